@@ -1,0 +1,26 @@
+"""The named agents: an algorithm of Stable-Baselines3, a policy, and hyperparameters; no mathematics.
+
+=============  =========  ===========================================================
+name           algorithm  policy
+=============  =========  ===========================================================
+``flow-sac``   SAC        ``FlowPolicy`` (``FlowCnnPolicy``, ``FlowMultiInputPolicy``)
+``flow-ppo``   PPO        the same
+``sac``        SAC        Stable-Baselines3's own Gaussian ``MlpPolicy`` (and so on)
+``ppo``        PPO        the same
+=============  =========  ===========================================================
+"""
+
+from agents.agent import AGENTS, Agent, find_agent, make_agent
+from agents.hyperparameters import PPO, PPO_DEFAULTS, SAC, SAC_DEFAULTS, hyperparameters
+
+__all__ = [
+    "AGENTS",
+    "PPO",
+    "PPO_DEFAULTS",
+    "SAC",
+    "SAC_DEFAULTS",
+    "Agent",
+    "find_agent",
+    "hyperparameters",
+    "make_agent",
+]

@@ -1,0 +1,96 @@
+"""An agent's name and what it stands for: which algorithm, and whether its policy is a flow."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecEnv
+
+import flowrl  # noqa: F401  registers the flow policies
+
+
+@dataclass(frozen=True)
+class Agent:
+    """
+    A named agent.
+
+    :param name: what the user types
+    :param algorithm: the Stable-Baselines3 algorithm
+    :param table: which table of hyperparameters it reads, ``"sac"`` or ``"ppo"``
+    :param flow: whether its policy is a flow policy; otherwise it is the algorithm's Gaussian
+    :param description: one line for ``--list``
+    """
+
+    name: str
+    algorithm: type[BaseAlgorithm]
+    table: str
+    flow: bool
+    description: str
+
+    def policy_name(self, observation_space: spaces.Space) -> str:
+        """
+        The name of this agent's policy for a kind of observation.
+
+        :param observation_space: vectors, images, or a dictionary of them
+        :return: an alias that the algorithm knows
+        """
+        if isinstance(observation_space, spaces.Dict):
+            kind = "MultiInputPolicy"
+        elif is_image_space(observation_space):
+            kind = "CnnPolicy"
+        else:
+            kind = "Policy" if self.flow else "MlpPolicy"
+        return f"Flow{kind}" if self.flow else kind
+
+    def policy_class(self, observation_space: spaces.Space) -> type[BasePolicy]:
+        """
+        The class behind :meth:`policy_name`.
+
+        :param observation_space: vectors, images, or a dictionary of them
+        :return: the policy class
+        """
+        return self.algorithm.policy_aliases[self.policy_name(observation_space)]
+
+
+AGENTS: dict[str, Agent] = {
+    agent.name: agent
+    for agent in (
+        Agent("flow-sac", SAC, "sac", flow=True, description="SAC with a normalizing-flow policy"),
+        Agent("flow-ppo", PPO, "ppo", flow=True, description="PPO with a normalizing-flow policy"),
+        Agent("sac", SAC, "sac", flow=False, description="SAC with Stable-Baselines3's squashed Gaussian"),
+        Agent("ppo", PPO, "ppo", flow=False, description="PPO with Stable-Baselines3's Gaussian"),
+    )
+}
+
+
+def find_agent(name: str) -> Agent:
+    """
+    Look an agent up by name.
+
+    :param name: one of ``AGENTS``
+    :return: the agent
+    """
+    if name not in AGENTS:
+        near = get_close_matches(name, AGENTS, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(f"unknown agent {name!r}: {hint}The agents are {', '.join(AGENTS)}")
+    return AGENTS[name]
+
+
+def make_agent(agent: Agent | str, env: VecEnv, settings: dict[str, Any], **kwargs: Any) -> BaseAlgorithm:
+    """
+    Build the Stable-Baselines3 model of an agent.
+
+    :param agent: the agent or its name
+    :param env: the vectorised training environment
+    :param settings: the algorithm's arguments, ``policy_kwargs`` among them (a flow agent's may name a ``flow``)
+    :param kwargs: what is not a hyperparameter: ``seed``, ``device``, ``verbose``
+    :return: the model, ready to ``learn``
+    """
+    agent = find_agent(agent) if isinstance(agent, str) else agent
+    return agent.algorithm(agent.policy_name(env.observation_space), env, **settings, **kwargs)

@@ -1,0 +1,123 @@
+"""A model on disk with all that training needs to go on: weights and optimisers, normalisation, replay buffer."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_wrapper
+
+MODEL, NORMALIZATION, REPLAY_BUFFER = "model.zip", "vecnormalize.pkl", "replay_buffer.pkl"
+
+Value = TypeVar("Value")
+
+
+def save_model(model: BaseAlgorithm, directory: Path, prefix: str = "") -> None:
+    """
+    Save a model, and the normalisation statistics that its observations went through.
+
+    Every file is written under another name first and renamed when it is whole: nobody ever finds half of one.
+
+    :param model: the model
+    :param directory: where the files go
+    :param prefix: how their names begin (``"best_"``)
+    """
+    normalization = model.get_vec_normalize_env()
+    if normalization is not None:
+        _write_whole(directory / (prefix + NORMALIZATION), lambda path: normalization.save(str(path)))
+    _write_whole(directory / (prefix + MODEL), model.save)
+
+
+def save_checkpoint(model: BaseAlgorithm, directory: Path) -> None:
+    """
+    Save a model with its replay buffer, as a directory that appears when it is complete.
+
+    :param model: the model
+    :param directory: replaced if it is there
+    """
+    unfinished = directory.with_name(f".{directory.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    save_model(model, unfinished)
+    if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
+        with open(unfinished / REPLAY_BUFFER, "wb") as file:
+            pickle.dump(_contents(model.replay_buffer), file, protocol=pickle.HIGHEST_PROTOCOL)
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(unfinished, directory)
+
+
+def load_model(
+    algorithm: type[BaseAlgorithm], directory: Path, env: VecEnv, device: str, prefix: str = ""
+) -> BaseAlgorithm:
+    """
+    Load a model into an environment, which gets the normalisation statistics saved with it.
+
+    :param algorithm: the model's class
+    :param directory: where it was saved
+    :param env: an environment that is wrapped as the model's was
+    :param device: where the model shall live
+    :param prefix: how the names of its files begin
+    :return: the model
+    """
+    model = algorithm.load(directory / (prefix + MODEL), env=env, device=device)
+    normalization = unwrap_vec_wrapper(env, VecNormalize)
+    if normalization is not None:
+        with open(directory / (prefix + NORMALIZATION), "rb") as file:
+            saved = pickle.load(file)
+        normalization.obs_rms, normalization.ret_rms = saved.obs_rms, saved.ret_rms
+    return model
+
+
+def load_checkpoint(algorithm: type[BaseAlgorithm], directory: Path, env: VecEnv, device: str) -> BaseAlgorithm:
+    """
+    Load what :func:`save_checkpoint` saved.
+
+    :param algorithm: the model's class
+    :param directory: the checkpoint
+    :param env: the training environment; it starts a new episode
+    :param device: where the model shall live
+    :return: the model, ready to ``learn`` with ``reset_num_timesteps=False``
+    """
+    model = load_model(algorithm, directory, env, device)
+    if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
+        with open(directory / REPLAY_BUFFER, "rb") as file:
+            _restore(model.replay_buffer, pickle.load(file))
+    return model
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    unfinished = path.with_name(f".unfinished_{path.name}")
+    write(unfinished)
+    os.replace(unfinished, path)
+
+
+def _contents(buffer: ReplayBuffer) -> dict[str, Any]:
+    """A replay buffer without its empty rows, which Stable-Baselines3 would save too (a million by default)."""
+    used = buffer.buffer_size if buffer.full else buffer.pos
+    arrays = {name: value for name, value in vars(buffer).items() if isinstance(value, (np.ndarray, dict))}
+    return dict(
+        position=buffer.pos,
+        full=buffer.full,
+        arrays={name: _map_arrays(value, lambda array: array[:used]) for name, value in arrays.items()},
+    )
+
+
+def _restore(buffer: ReplayBuffer, contents: dict[str, Any]) -> None:
+    buffer.pos, buffer.full = contents["position"], contents["full"]
+    for name, saved in contents["arrays"].items():
+        target = getattr(buffer, name)
+        parts = [(target[key], saved[key]) for key in saved] if isinstance(saved, dict) else [(target, saved)]
+        for array, rows in parts:
+            array[: len(rows)] = rows
+    # A new episode begins: n-step returns must not run across the seam.
+    buffer.timeouts[buffer.pos - 1] = True
+
+
+def _map_arrays(value: Any, function: Callable[[np.ndarray], np.ndarray]) -> Any:
+    return {key: function(array) for key, array in value.items()} if isinstance(value, dict) else function(value)

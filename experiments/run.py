@@ -1,0 +1,146 @@
+"""Train an agent: ``python experiments/run.py --env HalfCheetah --agent flow-sac``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and experiments/ are not installed
+
+from experiments.errors import TrainingError, UsageError
+
+EXAMPLES = """\
+examples:
+  python experiments/run.py --env HalfCheetah --agent flow-sac
+  python experiments/run.py --env Hopper --agent flow-ppo --flow nsf --steps 500000 --seed 3
+  python experiments/run.py --env Pendulum --agent sac --set learning_rate=3e-4 --set policy_kwargs.net_arch=[64,64]
+  python experiments/run.py --resume runs/HalfCheetah-v5/flow-sac/2026-01-31_12-00-00_seed0
+  tensorboard --logdir runs
+"""
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """
+    Read the command line.
+
+    :param argv: the arguments; those of the process by default
+    :return: the arguments; None where a default is decided later
+    """
+    parser = argparse.ArgumentParser(
+        prog="run.py",
+        description="Train a named agent in an environment; everything it writes goes to one run directory.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_argument_group("what to train")
+    what.add_argument("--env", help="environment: a short name (newest version), a full id, or module:Id")
+    what.add_argument("--agent", help="flow-sac (default), flow-ppo, sac, ppo")
+    what.add_argument("--flow", help="the flow agents' recipe (nsf, realnvp, ...; see --list)")
+    what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter; repeatable")
+    what.add_argument("--list", action="store_true", help="list agents, flows and known environments")
+
+    how = parser.add_argument_group("how to train")
+    how.add_argument("--steps", type=positive, help="environment steps in all (default: what the environment needs)")
+    how.add_argument("--seed", type=natural, help="seed of everything (default: 0)")
+    how.add_argument("--num-envs", type=positive, help="environments side by side (default: the agent's)")
+    how.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
+    how.add_argument("--resume", metavar="RUN_DIR", help="go on with a run, or from one of its checkpoints/step_*")
+
+    output = parser.add_argument_group("what to write")
+    output.add_argument("--logdir", default="runs", help="where run directories go (default: runs)")
+    output.add_argument(
+        "--eval-every",
+        type=natural,
+        metavar="STEPS",
+        help="steps between evaluations; 0: never (default: 10000, fewer in a short run)",
+    )
+    output.add_argument("--eval-episodes", type=positive, metavar="N", help="episodes per evaluation (default: 10)")
+    output.add_argument(
+        "--checkpoint-every",
+        type=natural,
+        metavar="STEPS",
+        help="steps between checkpoints; 0: only at the end (default: 50000)",
+    )
+    output.add_argument("--no-progress", action="store_true", help="plain lines instead of a progress bar")
+
+    arguments = parser.parse_args(argv)
+    if not (arguments.list or arguments.resume or arguments.env):
+        parser.error("the following arguments are required: --env (or --resume, or --list)")
+    return arguments
+
+
+def positive(text: str) -> int:
+    """
+    Read a number of at least one, with ``1_000_000`` and ``1e6`` understood.
+
+    :param text: the argument
+    :return: the number
+    """
+    number = natural(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def natural(text: str) -> int:
+    """
+    Read a number of at least zero, with ``1_000_000`` and ``1e6`` understood.
+
+    :param text: the argument
+    :return: the number
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not (number >= 0 and number == int(number)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(number)
+
+
+def print_list() -> None:
+    """Print agents, flows and the environments that have hyperparameters of their own."""
+    import flowrl
+    from agents import AGENTS, SAC
+    from experiments.environments import newest_ids
+
+    print("agents:")
+    for agent in AGENTS.values():
+        print(f"  {agent.name:<10} {agent.description}")
+    print("\nflows (--flow):")
+    for flow in flowrl.available_flows():
+        print(f"  {flow}{'  (default)' if flow == flowrl.DEFAULT_FLOW else ''}")
+    print(
+        "\nenvironments with tuned hyperparameters (--env); any other with continuous actions trains with the defaults:"
+    )
+    for name, full_id in newest_ids(SAC).items():
+        print(f"  {name:<24} {full_id}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Run the command.
+
+    :param argv: the arguments; those of the process by default
+    :return: the exit code: 0, 1 for training that failed, 2 for a request that cannot be met, 130 for Ctrl-C
+    """
+    arguments = parse_arguments(argv)
+    try:
+        if arguments.list:
+            print_list()
+            return 0
+        from experiments.training import resume, start  # torch takes seconds to import: not before --help
+
+        return resume(arguments) if arguments.resume else start(arguments)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

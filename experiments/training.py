@@ -1,0 +1,323 @@
+"""One training run from its arguments to its last model: started fresh or resumed."""
+
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from argparse import Namespace
+from copy import deepcopy
+from dataclasses import asdict
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+import flowrl
+from agents import find_agent, hyperparameters, make_agent
+from experiments.callbacks import Checkpoints, DumpLogs, Evaluation, Interruption, ProgressDisplay, TrainingClock, say
+from experiments.environments import (
+    Environment,
+    NonFiniteAction,
+    NonFiniteObservation,
+    find_environment,
+    make_environment,
+    make_vector_environment,
+)
+from experiments.errors import TrainingError, UsageError, did_you_mean
+from experiments.overrides import apply_overrides
+from experiments.run_directory import RunDirectory
+from flowrl.callbacks import DensityFigure, FlowLogger
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_LOG_EVERY = 1_000  # steps; short runs log more often
+INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
+
+
+def start(arguments: Namespace) -> int:
+    """
+    Train a new agent.
+
+    :param arguments: the command line
+    :return: the exit code
+    """
+    environment = find_environment(arguments.env)
+    try:
+        agent = find_agent(arguments.agent or "flow-sac")
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    device, seed = check_device(arguments.device), arguments.seed or 0
+    probe = make_environment(environment)
+    probe.close()
+
+    settings = hyperparameters(agent.table, environment.name)
+    settings = apply_overrides(settings, arguments.set or (), agent, probe.observation_space)
+    steps = arguments.steps or settings["steps"]
+    n_envs = arguments.num_envs or settings["n_envs"]
+    policy_kwargs = settings.setdefault("policy_kwargs", {})
+    if agent.flow:
+        # Named in full, so that the run means the same when the library's default changes.
+        policy_kwargs["flow"] = check_flow(arguments.flow or policy_kwargs.get("flow", flowrl.DEFAULT_FLOW))
+    elif arguments.flow:
+        raise UsageError(f"--flow {arguments.flow}: {agent.name} has a Gaussian policy; use --agent flow-{agent.name}")
+
+    config = dict(
+        environment=asdict(environment),
+        agent=agent.name,
+        flow=policy_kwargs.get("flow"),
+        seed=seed,
+        steps=steps,
+        n_envs=n_envs,
+        normalize=settings["normalize"],
+        eval_every=min(10_000, max(steps // 5, 1)) if arguments.eval_every is None else arguments.eval_every,
+        eval_episodes=10 if arguments.eval_episodes is None else arguments.eval_episodes,
+        checkpoint_every=50_000 if arguments.checkpoint_every is None else arguments.checkpoint_every,
+        hyperparameters={key: value for key, value in settings.items() if key not in ("steps", "n_envs", "normalize")},
+        arguments=vars(arguments),
+        sessions=[],
+    )
+    env = make_vector_environment(environment, n_envs, settings["normalize"], settings["gamma"])
+    try:
+        model = make_agent(agent, env, deepcopy(config["hyperparameters"]), seed=seed, device=device)
+    except (ValueError, AssertionError, TypeError) as error:
+        raise UsageError(f"{agent.name} refuses these hyperparameters: {error}") from error
+    run = RunDirectory.create(Path(arguments.logdir), environment.id, agent.name, seed)
+    return train(run, config, model, bar=not arguments.no_progress)
+
+
+def resume(arguments: Namespace) -> int:
+    """
+    Go on with a run from its newest checkpoint, or from the checkpoint that is named.
+
+    :param arguments: the command line
+    :return: the exit code
+    """
+    for name in ("env", "agent", "seed", "num_envs", "flow", "set"):
+        if getattr(arguments, name) is not None:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} cannot change when a run is resumed; drop --{flag}, or start a new run")
+    path = Path(arguments.resume)
+    named = path if path.parent.name == "checkpoints" else None
+    run = RunDirectory.open(path.parent.parent if named else path)
+    config = run.config
+    for name in ("steps", "eval_every", "eval_episodes", "checkpoint_every"):
+        if getattr(arguments, name) is not None:
+            config[name] = getattr(arguments, name)
+    environment = Environment(**config["environment"])
+    find_environment(environment.id)  # imports the module that registers it
+    settings = config["hyperparameters"]
+    env = make_vector_environment(environment, config["n_envs"], config["normalize"], settings["gamma"])
+    model = run.load_checkpoint(find_agent(config["agent"]).algorithm, named, env, check_device(arguments.device))
+    step = model.num_timesteps
+    if step >= config["steps"]:
+        raise UsageError(f"{run.path} is complete at {step:,} steps; to train on, add --steps {2 * config['steps']}")
+    run.forget_after(step)
+    # The environment starts a new episode; with the first seed again it would replay the start of the run.
+    model.set_random_seed(config["seed"] + step)
+    return train(run, config, model, bar=not arguments.no_progress)
+
+
+def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, bar: bool) -> int:
+    """
+    Train a model to its last step, or until it is interrupted.
+
+    :param run: where everything is written
+    :param config: what ``config.json`` holds
+    :param model: the model, new or resumed
+    :param bar: whether to show a progress bar (where stdout is a terminal)
+    :return: the exit code
+    """
+    config["sessions"].append(session(model))
+    run.config = config
+    console, clock = Console(), TrainingClock()
+    environment = Environment(**config["environment"])
+    title = f"{config['agent']} on {environment.id}"
+    say(console, f"{title}, {config['steps']:,} steps, seed {config['seed']}, on {model.device}")
+    say(console, f"writing {run.path}")
+
+    evaluation_env = make_vector_environment(
+        environment, 1, config["normalize"], config["hyperparameters"]["gamma"], training=False
+    )
+    evaluation = Evaluation(
+        run,
+        evaluation_env,
+        every=config["eval_every"],
+        episodes=config["eval_episodes"],
+        seed=config["seed"],
+        clock=clock,
+        console=console,
+    )
+    log_every = min(MAX_LOG_EVERY, max(config["steps"] // 10, 1))
+    interruption = Interruption()
+    progress = ProgressDisplay(
+        last_step(model, config["steps"]), clock, console, title, bar=bar and console.is_terminal
+    )
+    callbacks: list[BaseCallback] = [
+        DensityFigure(config["eval_every"]),
+        evaluation,
+        FlowLogger(log_every),
+        DumpLogs(log_every),
+        Checkpoints(run, config["checkpoint_every"]),
+        progress,
+        interruption,
+    ]
+    logger = run.logger()
+    model.set_logger(logger)
+    try:
+        with progress, interruption:
+            model.learn(
+                config["steps"] - model.num_timesteps,
+                callback=callbacks,
+                log_interval=None if isinstance(model, OffPolicyAlgorithm) else 1,  # type: ignore[arg-type]
+                reset_num_timesteps=False,
+            )
+        if interruption.requested:
+            interruption.forget_unfinished_rollout()
+            run.save_checkpoint(model)
+            run.save_model(model, "last")
+            say(console, f"interrupted and saved at step {model.num_timesteps:,}; to go on:")
+            say(console, f"    {resume_command(run)}")
+            return INTERRUPTED
+        evaluation.evaluate_at_end()
+        run.save_checkpoint(model)
+        run.save_model(model, "last")
+    except (TrainingError, ValueError) as error:
+        raise explain(error, run, model) from error
+    finally:
+        logger.close()
+        evaluation_env.close()
+        model.env.close()  # type: ignore[union-attr]
+    say(console, f"done: {model.num_timesteps:,} steps in {run.path}")
+    say(console, f"    curves      tensorboard --logdir {run.path}")
+    say(console, f"    evaluation  python experiments/evaluate.py {run.path}")
+    return 0
+
+
+def last_step(model: BaseAlgorithm, steps: int) -> int:
+    """
+    The step at which training ends: on-policy algorithms finish the rollout that they have begun.
+
+    :param model: the model
+    :param steps: the steps that were asked for
+    :return: the steps that are taken
+    """
+    if not isinstance(model, OnPolicyAlgorithm):
+        return steps
+    rollout = model.n_steps * model.n_envs
+    return model.num_timesteps + math.ceil((steps - model.num_timesteps) / rollout) * rollout
+
+
+def explain(error: Exception, run: RunDirectory, model: BaseAlgorithm) -> Exception:
+    """
+    Say what to do about an error that ended training; save what was learned where it is sound.
+
+    :param error: what was raised
+    :param run: the run
+    :param model: the model
+    :return: the error to raise
+    """
+    sound = all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+    if sound and isinstance(error, NonFiniteObservation):
+        run.save_checkpoint(model)
+        return TrainingError(
+            f"{error}. Mend the environment (it must give finite numbers: bound its state, check divisions), then go "
+            f"on from step {model.num_timesteps:,}, where everything is saved: {resume_command(run)}"
+        )
+    if not sound or isinstance(error, NonFiniteAction):
+        checkpoints = run.checkpoints()
+        cure = f"the last sound checkpoint is {checkpoints[-1]}" if checkpoints else "no checkpoint was saved yet"
+        return TrainingError(
+            f"training has diverged: the policy's weights or actions are not finite at step {model.num_timesteps:,}. "
+            f"Start again with a smaller --set learning_rate=..., or --set normalize=True; {cure}"
+        )
+    return error
+
+
+def resume_command(run: RunDirectory) -> str:
+    """
+    The command that goes on with a run.
+
+    :param run: the run
+    :return: what to type
+    """
+    return f"python {_relative(ROOT / 'experiments' / 'run.py')} --resume {shlex.quote(str(run.path))}"
+
+
+def check_device(name: str | None) -> str:
+    """
+    Refuse a device that is not there, where Stable-Baselines3 would quietly take another.
+
+    :param name: ``auto``, ``cpu`` or ``cuda``
+    :return: the name
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no CUDA device here; use --device cpu (or auto)")
+    return name or "auto"
+
+
+def check_flow(name: Any) -> Any:
+    """
+    Refuse an unknown flow.
+
+    :param name: the recipe's name
+    :return: the name
+    """
+    flows = flowrl.available_flows()
+    if name not in flows:
+        raise UsageError(f"unknown flow {name!r}: {did_you_mean(str(name), flows)}")
+    return name
+
+
+def session(model: BaseAlgorithm) -> dict[str, Any]:
+    """
+    The circumstances of one session of training, for ``config.json``.
+
+    :param model: the model at its start
+    :return: command line, time, device, versions, commit
+    """
+    return dict(
+        command=shlex.join(["python", *sys.argv]),
+        started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        from_step=model.num_timesteps,
+        device=str(model.device),
+        threads=torch.get_num_threads(),
+        platform=platform.platform(),
+        versions=versions(),
+        git=git_state(),
+    )
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of everything that a result depends on."""
+    result: dict[str, str | None] = dict(python=platform.python_version(), flowrl=flowrl.__version__)
+    for package in ("torch", "stable-baselines3", "gymnasium", "mujoco", "numpy"):
+        try:
+            result[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            result[package] = None
+    return result
+
+
+def git_state() -> dict[str, Any] | None:
+    """The checkout's commit, and whether files differ from it; None outside a repository."""
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return dict(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain")))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _relative(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)

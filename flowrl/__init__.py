@@ -1,0 +1,21 @@
+"""flowrl: normalizing-flow action distributions for Stable-Baselines3; importing it registers the flow policies."""
+
+from flowrl.distributions import FlowDistribution
+from flowrl.flow import Flow, NormalizingFlow
+from flowrl.policies.registration import register_policies
+from flowrl.recipes import DEFAULT_FLOW, available_flows, register_flow
+from flowrl.warm_start import from_gaussian
+
+__version__ = "0.1.0"
+
+register_policies()
+
+__all__ = [
+    "DEFAULT_FLOW",
+    "Flow",
+    "FlowDistribution",
+    "NormalizingFlow",
+    "available_flows",
+    "from_gaussian",
+    "register_flow",
+]

@@ -1,0 +1,104 @@
+"""The distribution of the action that the environment executes: a flow squashed by tanh onto [-1, 1]^d, or left as it is."""
+
+import torch
+from torch import Tensor
+from torch.distributions.kl import register_kl
+
+from flowrl.flow import NormalizingFlow
+from flowrl.reparameterized import ReparameterizedDistribution
+from flowrl.transforms import TanhBox
+
+SATURATED = 0.99  # |a| above this counts as saturated in the diagnostics
+
+
+class ActionFlow(ReparameterizedDistribution):
+    """Exact density of a = tanh(u), u from a flow; addressed by a itself, or by u where ``pre_squash``.
+
+    On-policy algorithms store what the policy emits and score it later: they get u, since tanh rounds to one in
+    float32 from |u| = 9 and cannot be undone. The density is that of the action a either way.
+
+    :param flow: distribution of u
+    :param squash: whether a = tanh(u), else a = u
+    :param pre_squash: whether samples and scored values are u rather than a
+    """
+
+    def __init__(self, flow: ReparameterizedDistribution, squash: bool, pre_squash: bool):
+        super().__init__(flow.batch_shape, flow.event_shape[0])
+        self.flow = flow
+        self.squash = TanhBox() if squash else None
+        self.pre_squash = pre_squash
+        # What log_prob was last asked, which TRPO's KL estimate reuses (SB3's KL is not told the stored actions).
+        self.scored: tuple[Tensor, Tensor] | None = None
+
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        u, log_prob = self.flow.rsample_and_log_prob(sample_shape)
+        if self.squash is None:
+            return u, log_prob
+        a, ladj = self.squash.call_and_ladj(u)
+        return (u if self.pre_squash else a), log_prob - ladj
+
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        return self._emit(self.flow.rsample(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """
+        :param value: a (u where ``pre_squash``), shape ``(*batch, d)``
+        :return: log-density of the action a, shape ``(*batch,)``
+        """
+        if self.squash is None:
+            log_prob = self.flow.log_prob(value)
+        elif self.pre_squash:
+            log_prob = self.flow.log_prob(value) - self.squash.call_and_ladj(value)[1]
+        else:
+            u, ladj = self.squash.inverse_and_ladj(value)
+            log_prob = self.flow.log_prob(u) - ladj
+        self.scored = (value, log_prob)
+        return log_prob
+
+    def center(self) -> Tensor:
+        return self._emit(self.flow.center())
+
+    def executed(self, value: Tensor) -> Tensor:
+        """The action a of an emitted value, in [-1, 1] where squashed."""
+        return torch.tanh(value) if self.squash is not None and self.pre_squash else value
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, float]:
+        """One sample per state, summed up: entropy (nats), mean log-prob, saturated fraction, range of the log-det.
+
+        The log-det is that of the flow, noise to u; a flow of another library need not have one.
+        """
+        u, log_prob = self.flow.rsample_and_log_prob()
+        a = u
+        if self.squash is not None:
+            a, ladj = self.squash.call_and_ladj(u)
+            log_prob = log_prob - ladj
+        summary = {
+            "entropy": -log_prob.mean().item(),
+            "log_prob_mean": log_prob.mean().item(),
+            "saturation": (a.abs() > SATURATED).float().mean().item(),
+        }
+        if isinstance(self.flow, NormalizingFlow):
+            log_det = self.flow.log_det(u)
+            summary |= {"log_det_min": log_det.min().item(), "log_det_max": log_det.max().item()}
+        return summary
+
+    def _emit(self, u: Tensor) -> Tensor:
+        return u if self.squash is None or self.pre_squash else torch.tanh(u)
+
+
+@register_kl(ActionFlow, ActionFlow)
+def _kl_on_scored_actions(p: ActionFlow, q: ActionFlow) -> Tensor:
+    r"""KL(p || q) = E_q[r log r - (r - 1)], r = p/q, on actions of q: those that both have scored, else a fresh draw.
+
+    Every term is non-negative; at p = q its value and gradient are zero and its Hessian is Fisher's, as TRPO needs.
+    """
+    if p.scored is not None:
+        value, log_p = p.scored
+        log_q = q.log_prob(value)
+    else:
+        with torch.no_grad():
+            value, log_q = q.rsample_and_log_prob()
+        log_p = p.log_prob(value)
+    log_ratio = log_p - log_q
+    return log_ratio.exp() * log_ratio - torch.expm1(log_ratio)

@@ -1,0 +1,226 @@
+"""Callbacks for any Stable-Baselines3 model: in TensorBoard, what the policy's distribution does as it learns."""
+
+import inspect
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Figure, HParam
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from flowrl.density import diagnose, has_density
+from flowrl.plot import density_figure
+
+# The formats of SB3's logger that can hold neither figures nor hyperparameters.
+TEXT_FORMATS = ("stdout", "log", "json", "csv")
+# What the HParams tab compares runs by; the values come from the scalars of the same name.
+METRICS = {"eval/mean_reward": 0.0, "rollout/ep_rew_mean": 0.0}
+# In SB3's actor-critic policies (PPO, A2C), which have one optimiser, these parameters are the critic's.
+CRITIC_PREFIXES = ("value_net", "mlp_extractor.value_net", "vf_features_extractor")
+
+
+class FlowLogger(BaseCallback):
+    """
+    Log the policy's distribution, the gradients and the speed; and the hyperparameters, once.
+
+    - ``flow/entropy``, ``flow/log_prob_mean``, ``flow/saturation`` (the fraction of action components beyond 0.99 of
+      the box), ``flow/log_det_min``, ``flow/log_det_max``: over the states visited last;
+    - ``train/grad_norm_actor``, ``train/grad_norm_critic``: of the gradients that the optimiser gets (PPO clips them
+      before, so that they end at its ``max_grad_norm``);
+    - ``time/steps_per_second``: since the last measurement.
+
+    It works with SB3's Gaussian policies too, which have no log-det. It draws none of training's random numbers: a run
+    with it is the run without it.
+
+    :param every: steps between two measurements
+    :param n_states: over how many of the last states to average
+    """
+
+    def __init__(self, every: int = 1_000, n_states: int = 256) -> None:
+        super().__init__()
+        self.every = every
+        self.recent: deque[Any] = deque(maxlen=n_states)
+        self.hooks: list[RemovableHandle] = []
+
+    def _on_training_start(self) -> None:
+        self.next_step = next_multiple(self.num_timesteps, self.every)
+        self.last_time, self.last_step = time.perf_counter(), self.num_timesteps
+        self.logger.record("hparams", HParam(hyperparameters(self.model), METRICS), exclude=TEXT_FORMATS)
+        self._remove_hooks()
+        self.optimizers_to_measure: set[Optimizer] = set()
+        for optimizer, parameters in parameter_groups(self.model):
+            hook = partial(self._measure_gradients, parameters=parameters)
+            self.hooks.append(optimizer.register_step_pre_hook(hook))
+
+    def _on_training_end(self) -> None:
+        self._remove_hooks()
+
+    def _on_rollout_start(self) -> None:
+        self.rollout_start = self.num_timesteps
+
+    def _on_step(self) -> bool:
+        self.recent.append(self.locals["new_obs"])
+        return True
+
+    def _on_rollout_end(self) -> None:
+        # In SAC a rollout is a single step: everything below the first test happens rarely.
+        if self.num_timesteps >= self.next_step:
+            self.next_step = next_multiple(self.num_timesteps, self.every)
+            self._log_speed()
+            self._log_distribution()
+        rollout_length = self.num_timesteps - self.rollout_start
+        if self.num_timesteps + rollout_length >= self.next_step:  # the last update before the next measurement
+            self.optimizers_to_measure = {optimizer for optimizer, _ in parameter_groups(self.model)}
+
+    def _log_speed(self) -> None:
+        now = time.perf_counter()
+        self.logger.record("time/steps_per_second", (self.num_timesteps - self.last_step) / (now - self.last_time))
+        self.last_time, self.last_step = now, self.num_timesteps
+
+    def _log_distribution(self) -> None:
+        policy = self.model.policy
+        if not has_density(policy):
+            return
+        obs = policy.obs_to_tensor(_concatenate(self.recent))[0]
+        with isolated_random_numbers(self.model.device):
+            for name, value in diagnose(policy, obs).items():
+                self.logger.record(f"flow/{name}", value)
+
+    def _measure_gradients(
+        self, optimizer: Optimizer, args: Any, kwargs: Any, parameters: dict[str, list[Tensor]]
+    ) -> None:
+        """Runs before an optimiser's step: the one moment when SAC's critic has its own gradients and no others."""
+        if optimizer not in self.optimizers_to_measure:
+            return
+        self.optimizers_to_measure.remove(optimizer)
+        for name, group in parameters.items():
+            norms = [parameter.grad.norm() for parameter in group if parameter.grad is not None]
+            if norms:
+                self.logger.record(f"train/grad_norm_{name}", torch.stack(norms).norm().item())
+
+    def _remove_hooks(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks.clear()
+
+
+class DensityFigure(BaseCallback):
+    """
+    Record a picture of the policy's action density at a few states, always the same ones (TensorBoard's Images tab).
+
+    :param every: steps between two pictures; 0: none
+    :param n_states: at how many of the states that training visited before the first picture
+    """
+
+    def __init__(self, every: int = 10_000, n_states: int = 3) -> None:
+        super().__init__()
+        self.every, self.n_states = every, n_states
+        self.states: Any = None
+        self.visited: deque[Any] = deque(maxlen=1_000)
+
+    def _on_training_start(self) -> None:
+        self.next_step = next_multiple(self.num_timesteps, self.every)
+
+    def _on_step(self) -> bool:
+        if self.every == 0 or not has_density(self.model.policy):
+            return True
+        normalization = self.model.get_vec_normalize_env()
+        if normalization is not None and not normalization.norm_obs:
+            normalization = None
+        if self.states is None:
+            self.visited.append(self.locals["new_obs"] if normalization is None else normalization.get_original_obs())
+        if self.num_timesteps >= self.next_step:
+            self.next_step = next_multiple(self.num_timesteps, self.every)
+            if self.states is None:
+                self.states = _evenly_spaced(_concatenate(self.visited), self.n_states)
+                self.visited.clear()
+            # What the policy sees of the same states changes with the running statistics.
+            states = self.states if normalization is None else normalization.normalize_obs(self.states)
+            with isolated_random_numbers(self.model.device):
+                figure = density_figure(self.model.policy, states)
+            self.logger.record("flow/action_density", Figure(figure, close=True), exclude=TEXT_FORMATS)
+        return True
+
+
+def parameter_groups(model: BaseAlgorithm) -> list[tuple[Optimizer, dict[str, list[Tensor]]]]:
+    """
+    Which parameters an algorithm's optimisers move, the actor's and the critic's apart.
+
+    :param model: SAC or one of its kin (two optimisers), PPO or one of its kin (one)
+    :return: each optimiser with its parameters by name
+    """
+    groups: list[tuple[Optimizer, dict[str, list[Tensor]]]] = []
+    for name in ("actor", "critic"):
+        optimizer = getattr(getattr(model, name, None), "optimizer", None)
+        if optimizer is not None:
+            groups.append((optimizer, {name: [p for group in optimizer.param_groups for p in group["params"]]}))
+    if not groups:
+        named: dict[str, list[Tensor]] = dict(actor=[], critic=[])
+        for name, parameter in model.policy.named_parameters():
+            named["critic" if name.startswith(CRITIC_PREFIXES) else "actor"].append(parameter)
+        groups.append((model.policy.optimizer, named))
+    return groups
+
+
+def hyperparameters(model: BaseAlgorithm) -> dict[str, bool | str | float | None]:
+    """
+    The constructor arguments of a model that can be shown in a table.
+
+    :param model: the model
+    :return: name to value; the policy's own arguments by their names too
+    """
+    values: dict[str, Any] = dict(algorithm=type(model).__name__, policy=type(model.policy).__name__)
+    arguments = inspect.signature(type(model).__init__).parameters
+    values |= {name: getattr(model, name) for name in arguments if name not in values and hasattr(model, name)}
+    values |= values.pop("policy_kwargs", None) or {}
+    return {
+        name: value if isinstance(value, (bool, int, float, str)) else str(value)
+        for name, value in values.items()
+        if isinstance(value, (bool, int, float, str, list, dict, tuple))
+    }
+
+
+@contextmanager
+def isolated_random_numbers(device: torch.device) -> Iterator[None]:
+    """
+    Leave torch's random numbers as they were, whatever is drawn inside.
+
+    :param device: the model's device
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def next_multiple(step: int, every: int) -> int:
+    """
+    When something that happens every so many steps happens next.
+
+    :param step: the present step
+    :param every: the interval; 0: never, and the result means nothing
+    :return: the first multiple of the interval after the step
+    """
+    return (step // every + 1) * every if every > 0 else 0
+
+
+def _concatenate(observations: Iterable[Any]) -> Any:
+    """Batches of observations as one batch."""
+    batches: Sequence[Any] = list(observations)
+    if isinstance(batches[0], dict):
+        return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    return np.concatenate(batches)
+
+
+def _evenly_spaced(observations: Any, n: int) -> Any:
+    """A few observations of a batch, from its first to its last."""
+    if isinstance(observations, dict):
+        return {key: _evenly_spaced(value, n) for key, value in observations.items()}
+    return observations[np.linspace(0, len(observations) - 1, n).round().astype(int)]

@@ -1,0 +1,108 @@
+"""One view of the action density of any Stable-Baselines3 policy with continuous actions, flow or Gaussian.
+
+Everything is said in the environment's own actions, so that a flow policy and its Gaussian baseline can be compared.
+"""
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import DiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
+
+from flowrl.action_flow import SATURATED
+from flowrl.policies import ActionDensity
+
+
+def half_widths(policy: BasePolicy) -> Tensor:
+    """
+    Half the width of the action box in every dimension, the unit of densities "on [-1, 1]".
+
+    :param policy: a policy with a ``Box`` of actions
+    :return: shape ``(d,)``
+    """
+    box = policy.action_space
+    assert isinstance(box, spaces.Box)
+    return torch.as_tensor((box.high - box.low).flatten() / 2, device=policy.device)
+
+
+def has_density(policy: BasePolicy) -> bool:
+    """
+    Whether :func:`action_log_prob` understands a policy.
+
+    :param policy: any policy
+    :return: True for flow policies and for SB3's diagonal Gaussians
+    """
+    if not isinstance(policy.action_space, spaces.Box):
+        return False
+    if isinstance(policy, ActionDensity):
+        return True
+    if isinstance(policy, ActorCriticPolicy):
+        return isinstance(policy.action_dist, DiagGaussianDistribution)
+    return isinstance(getattr(getattr(policy, "actor", None), "action_dist", None), DiagGaussianDistribution)
+
+
+def action_log_prob(policy: BasePolicy, obs: PyTorchObs, actions: Tensor) -> Tensor:
+    """
+    Log-density of environment actions. (PPO's Gaussian is that of the action before SB3 clips it to the box.)
+
+    :param policy: a flow policy, or one of SB3's with a diagonal Gaussian
+    :param obs: preprocessed observations, batch first
+    :param actions: environment actions, shape ``(batch, d)``
+    :return: shape ``(batch,)``
+    """
+    if isinstance(policy, ActionDensity):
+        return policy.log_prob(obs, actions.reshape(-1, *policy.action_space.shape))
+    if isinstance(policy, ActorCriticPolicy):
+        return policy.get_distribution(obs).log_prob(actions)
+    mean, log_std, _ = policy.actor.get_action_dist_params(obs)  # type: ignore[operator, union-attr]
+    gaussian = policy.actor.action_dist.proba_distribution(mean, log_std)  # type: ignore[operator, union-attr]
+    half = half_widths(policy)
+    low = torch.as_tensor(policy.action_space.low.flatten(), device=half.device)  # type: ignore[attr-defined]
+    return gaussian.log_prob((actions - low) / half - 1) - half.log().sum()
+
+
+def sample_actions(policy: BasePolicy, obs: PyTorchObs) -> Tensor:
+    """
+    One action per state, as the environment gets it.
+
+    :param policy: any policy with a ``Box`` of actions
+    :param obs: preprocessed observations, batch first
+    :return: shape ``(batch, d)``
+    """
+    actions = policy._predict(obs, deterministic=False).cpu().numpy().reshape(-1, *policy.action_space.shape)  # type: ignore[misc]
+    if policy.squash_output:
+        actions = policy.unscale_action(actions)
+    box = policy.action_space
+    assert isinstance(box, spaces.Box)
+    actions = np.clip(actions, box.low, box.high)
+    return torch.as_tensor(actions.reshape(len(actions), -1), device=policy.device)
+
+
+@torch.no_grad()
+def diagnose(policy: BasePolicy, obs: PyTorchObs) -> dict[str, float]:
+    """
+    What the curves under ``flow/`` show: entropy, mean log-prob, saturated fraction, range of the log-det.
+
+    Densities are those on [-1, 1], as SAC's target entropy takes them. A Gaussian has no flow and no log-det.
+
+    :param policy: a policy that :func:`has_density`
+    :param obs: preprocessed observations, batch first
+    :return: name to value
+    """
+    if isinstance(policy, ActionDensity):
+        return policy.get_distribution(obs).diagnostics()
+    half = half_widths(policy)
+    if isinstance(policy, ActorCriticPolicy):
+        actions = policy.get_distribution(obs).sample()
+        log_prob = policy.get_distribution(obs).log_prob(actions) + half.log().sum()
+        center = torch.as_tensor(policy.action_space.low.flatten(), device=half.device) + half  # type: ignore[attr-defined]
+        actions = (actions - center) / half
+    else:
+        actions, log_prob = policy.actor.action_log_prob(obs)  # type: ignore[operator, union-attr]
+    return {
+        "entropy": -log_prob.mean().item(),
+        "log_prob_mean": log_prob.mean().item(),
+        "saturation": (actions.abs() > SATURATED).float().mean().item(),
+    }

@@ -1,0 +1,174 @@
+"""`Flow`: a module that maps a context (a state's features) to an exact conditional distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions.transforms import Transform as TorchDistributionsTransform
+
+from flowrl.foreign import ForeignDistribution
+from flowrl.layers import Constant, Layer
+from flowrl.recipes import DEFAULT_FLOW, Builder, FlowParts, find_flow
+from flowrl.reparameterized import ReparameterizedDistribution
+from flowrl.transforms import Affine, Compose, TorchTransform, Transform
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the bounds of SB3's SAC
+
+
+class NormalizingFlow(ReparameterizedDistribution):
+    """Standard normal noise pushed through a transform: log p(x) = log N(z; 0, I) - ladj(z) with x = T(z).
+
+    :param transform: T, noise to value
+    :param like: any tensor of shape ``(*batch, d)`` with the dtype and device of the samples
+    """
+
+    def __init__(self, transform: Transform, like: Tensor):
+        super().__init__(like.shape[:-1], like.shape[-1])
+        self.transform = transform
+        self._like = like
+
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        shape = (*sample_shape, *self._like.shape)
+        z = torch.randn(shape, dtype=self._like.dtype, device=self._like.device)
+        x, ladj = self.transform.call_and_ladj(z)
+        return x, _standard_normal_log_prob(z) - ladj
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z, ladj = self.transform.inverse_and_ladj(value)
+        return _standard_normal_log_prob(z) - ladj
+
+    def center(self) -> Tensor:
+        return self.transform.call_and_ladj(torch.zeros_like(self._like))[0]
+
+    def log_det(self, value: Tensor) -> Tensor:
+        """log|det dx/dz| at a value, shape ``(*batch,)``: how far the flow stretches the noise there."""
+        return self.transform.inverse_and_ladj(value)[1]
+
+
+class Flow(nn.Module):
+    """A conditional normalizing flow: noise -> layers of the recipe -> scale and mean of the context.
+
+    One linear map of the context gives the mean, the log-std and every layer's slice of parameters. At the start every
+    layer is volume-preserving and keeps the noise's distribution, so that a new flow is exactly the Gaussian with that
+    mean and log-std.
+
+    :param features: d, dimension of the distribution
+    :param context: dimension of the context; 0 gives an unconditional flow
+    :param flow: a recipe's name (see :func:`flowrl.available_flows`), a builder, or a list of layers and transforms
+    :param options: passed to the recipe
+    :raises ValueError: for an unknown name, or options that the recipe does not take
+    """
+
+    def __init__(self, features: int, context: int = 0, flow: str | Builder | FlowParts = DEFAULT_FLOW, **options: Any):
+        super().__init__()
+        if features < 1 or context < 0:
+            raise ValueError(f"Flow needs features >= 1 and context >= 0, got features={features}, context={context}.")
+        self.features = features
+        self.context = context
+        parts = _build(flow, features, context, options)
+        self.foreign = parts if isinstance(parts, nn.Module) else None
+        self.layers = nn.ModuleList() if self.foreign else nn.ModuleList(map(_as_layer, parts))
+        if self.foreign is None:
+            self._sizes = [features, features, *(layer.context_size for layer in self._layers())]
+            # Unconditional: the map of an empty context is its bias alone.
+            self.context_map = nn.Linear(context, sum(self._sizes)) if context else _Bias(sum(self._sizes))
+            self._reset()
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the builder gave a module of its own in place of layers."""
+        return self.foreign is not None
+
+    def forward(self, context: Tensor | None = None) -> ReparameterizedDistribution:
+        """
+        :param context: shape ``(*batch, context)``; None where the flow is unconditional
+        :return: the distribution given the context, batch shape ``(*batch,)``
+        """
+        if (context is None) != (self.context == 0) or (context is not None and context.shape[-1] != self.context):
+            given = "no context" if context is None else f"one of shape {tuple(context.shape)}"
+            raise ValueError(f"This flow takes a context of size {self.context}, got {given}.")
+        if self.foreign is not None:
+            return ForeignDistribution(self.foreign() if context is None else self.foreign(context), self.features)
+        mean, log_std, *slices = self.context_map(context).split(self._sizes, dim=-1)
+        transforms = [layer(part) for layer, part in zip(self._layers(), slices, strict=True)]
+        return NormalizingFlow(Compose([*transforms, Affine(mean, soft_clamp(log_std))]), like=mean)
+
+    @torch.no_grad()
+    def set_gaussian(
+        self, mean_weight: Tensor, mean_bias: Tensor, log_std_weight: Tensor | None, log_std_bias: Tensor
+    ) -> None:
+        """Take the mean and log-std of a Gaussian policy's head; a new flow is then that Gaussian.
+
+        :param mean_weight: shape ``(d, context)``
+        :param mean_bias: shape ``(d,)``
+        :param log_std_weight: shape ``(d, context)``; None: the log-std is the same in every state
+        :param log_std_bias: shape ``(d,)``
+        """
+        d = self.features
+        weight, bias = self.context_map.weight, self.context_map.bias
+        weight[:d], bias[:d] = mean_weight, mean_bias
+        weight[d : 2 * d] = 0.0 if log_std_weight is None else log_std_weight
+        bias[d : 2 * d] = log_std_bias
+
+    def _layers(self) -> Sequence[Layer]:
+        return list(self.layers)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _reset(self) -> None:
+        weights = self.context_map.weight.split(self._sizes)
+        biases = self.context_map.bias.split(self._sizes)
+        if not self.context:
+            nn.init.zeros_(self.context_map.bias)
+        for layer, weight, bias in zip(self._layers(), weights[2:], biases[2:], strict=True):
+            layer.reset_context(weight, bias)
+
+
+class _Bias(nn.Module):
+    """The linear map of an empty context: its bias."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(size, 0))
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, context: None) -> Tensor:
+        return self.bias
+
+
+def soft_clamp(log_std: Tensor) -> Tensor:
+    """The log-std itself within SB3's bounds [-20, 2], and at most one unit beyond them, smoothly.
+
+    SB3 clips there, which stops the gradient; inside the bounds the two agree to the last bit.
+    """
+    inside = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    return inside + torch.tanh(log_std - inside)
+
+
+def _standard_normal_log_prob(z: Tensor) -> Tensor:
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
+
+
+def _build(flow: Any, features: int, context: int, options: dict[str, Any]) -> nn.Module | FlowParts:
+    if isinstance(flow, Sequence) and not isinstance(flow, str):
+        if options:
+            raise ValueError(f"A list of transforms takes no options, got {sorted(options)}.")
+        return flow
+    builder = find_flow(flow)
+    try:
+        return builder(features, context, **options)
+    except TypeError as error:
+        raise ValueError(f"Flow {flow!r} could not be built with options {options}: {error}") from error
+
+
+def _as_layer(part: Layer | TorchDistributionsTransform) -> Layer:
+    if isinstance(part, Layer):
+        return part
+    if isinstance(part, Transform):
+        return Constant(part)
+    if isinstance(part, TorchDistributionsTransform):
+        return Constant(TorchTransform(part))
+    raise ValueError(f"A flow is made of flowrl layers and torch.distributions transforms, got {type(part).__name__}.")

@@ -1,0 +1,25 @@
+"""Layers: the trainable parts that recipes are made of; each gives one transform from its slice of the context map."""
+
+from flowrl.layers.autoregressive import AutoregressiveLayer
+from flowrl.layers.bijectors import AffineBijector, SplineBijector
+from flowrl.layers.coupling import CouplingLayer
+from flowrl.layers.elementwise import Elementwise
+from flowrl.layers.layer import Constant, Layer
+from flowrl.layers.linear import ActNorm, InvertibleLinear, Shuffle, Triangular
+from flowrl.layers.residual import PlanarLayer, RadialLayer
+
+__all__ = [
+    "ActNorm",
+    "AffineBijector",
+    "AutoregressiveLayer",
+    "Constant",
+    "CouplingLayer",
+    "Elementwise",
+    "InvertibleLinear",
+    "Layer",
+    "PlanarLayer",
+    "RadialLayer",
+    "Shuffle",
+    "SplineBijector",
+    "Triangular",
+]

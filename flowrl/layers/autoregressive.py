@@ -1,0 +1,72 @@
+"""The masked autoregressive layer: one masked network (MADE) gives every feature's parameters from those before it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flowrl.layers.bijectors import Bijector
+from flowrl.layers.coupling import mlp_after_first
+from flowrl.layers.layer import Layer
+from flowrl.layers.linear import seeded_order
+from flowrl.transforms import Autoregressive, Compose, Inverse, Permutation, Transform
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer whose weight is multiplied by a fixed mask (Germain et al. 2015, MADE, eq. 12).
+
+    :param mask: which inputs each output sees, boolean, shape ``(out, in)``
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, bias: bool = True):
+        super().__init__(mask.shape[1], mask.shape[0], bias=bias)
+        self.register_buffer("mask", mask)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight * self.mask, self.bias)
+
+
+class AutoregressiveLayer(Layer):
+    """Masked autoregressive layer with an affine or spline bijector, in either orientation.
+
+    :param features: d
+    :param bijector: affine or spline
+    :param index: the layer's place in the flow, which seeds the order of its features
+    :param hidden: widths of the network's hidden layers
+    :param fast_sampling: True: IAF (one pass to sample, d for the log-prob of a given point); False: MAF, the reverse
+    """
+
+    order: Tensor
+
+    def __init__(self, features: int, bijector: Bijector, index: int, hidden: Sequence[int], fast_sampling: bool):
+        super().__init__()
+        self.bijector = bijector
+        self.fast_sampling = fast_sampling
+        self.context_size = hidden[0]
+        self.register_buffer("order", seeded_order(features, seed=index))
+        # Feature i has degree i + 1; a hidden unit of degree m sees the features of degree <= m, and feature i's
+        # parameters see the hidden units of degree <= i. Units of degree 0 see the context alone.
+        inputs = torch.arange(1, features + 1)
+        degrees = [torch.arange(width) % features for width in hidden]
+        outputs = torch.arange(features).repeat_interleave(bijector.parameters_per_feature)
+        self.first = MaskedLinear(degrees[0][:, None] >= inputs, bias=False)
+        self.rest = mlp_after_first([MaskedLinear(n[:, None] >= m) for m, n in zip(degrees, degrees[1:], strict=False)])
+        self.last = MaskedLinear(outputs[:, None] >= degrees[-1])
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def reset_context(self, weight: Tensor, bias: Tensor) -> None:
+        """Keep the linear map's own start: the network's last layer is zero already."""
+
+    def forward(self, parameters: Tensor) -> Transform:
+        def conditioner(x: Tensor) -> Transform:
+            raw = self.last(self.rest(self.first(x) + parameters))
+            return self.bijector(raw.unflatten(-1, (-1, self.bijector.parameters_per_feature)))
+
+        transform: Transform = Autoregressive(conditioner)
+        if not self.fast_sampling:
+            transform = Inverse(transform)
+        return Compose([Permutation(self.order), transform])

@@ -1,0 +1,23 @@
+"""Elementwise layers: each feature moves by itself, as the context alone says."""
+
+from torch import Tensor
+
+from flowrl.layers.bijectors import Bijector
+from flowrl.layers.layer import Layer
+from flowrl.transforms import Transform
+
+
+class Elementwise(Layer):
+    """A bijector of every feature whose parameters all come from the context: no network of its own.
+
+    :param features: d
+    :param bijector: affine or spline
+    """
+
+    def __init__(self, features: int, bijector: Bijector):
+        super().__init__()
+        self.bijector = bijector
+        self.context_size = features * bijector.parameters_per_feature
+
+    def forward(self, parameters: Tensor) -> Transform:
+        return self.bijector(parameters.unflatten(-1, (-1, self.bijector.parameters_per_feature)))

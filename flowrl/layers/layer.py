@@ -1,0 +1,42 @@
+"""The layer contract: the parameters of one transform, taken from a slice of the flow's single context map."""
+
+from torch import Tensor, nn
+
+from flowrl.transforms import Transform
+
+
+class Layer(nn.Module):
+    """Holds what one transform needs and builds it from its slice of the context map.
+
+    ``context_size`` is the number of columns of the context map that the layer takes. The transform is made anew in
+    every forward pass and never stored, so that flows copy and pickle.
+    """
+
+    context_size: int = 0
+
+    def reset_context(self, weight: Tensor, bias: Tensor) -> None:
+        """Start values of the layer's rows of the context map, in place; zeros, hence the identity, unless overridden.
+
+        :param weight: shape ``(context_size, context)``; context is 0 in an unconditional flow
+        :param bias: shape ``(context_size,)``
+        """
+        nn.init.zeros_(weight)
+        nn.init.zeros_(bias)
+
+    def forward(self, parameters: Tensor) -> Transform:
+        """
+        :param parameters: the layer's slice of the context map, shape ``(*batch, context_size)``
+        :return: the transform with these parameters
+        """
+        raise NotImplementedError
+
+
+class Constant(Layer):
+    """A transform without parameters of the context: one fixed, or one whose own parameters are trained."""
+
+    def __init__(self, transform: Transform):
+        super().__init__()
+        self.transform = transform
+
+    def forward(self, parameters: Tensor) -> Transform:
+        return self.transform

@@ -1,0 +1,122 @@
+"""Layers that mix the features linearly: triangular shear, Glow's invertible linear map and activation normalisation."""
+
+import torch
+from torch import Tensor, nn
+
+from flowrl.layers.bijectors import LOG_SCALE_LIMIT
+from flowrl.layers.layer import Layer
+from flowrl.transforms import Affine, LULinear, Permutation, Transform, TriangularAffine, bounded
+
+
+class Triangular(Layer):
+    """Triangular affine map from the context: shift, scale and shear (a full-covariance Gaussian, given the context).
+
+    :param features: d
+    :param upper: whether the matrix is upper triangular; alternate it between layers
+    """
+
+    index: Tensor
+
+    def __init__(self, features: int, upper: bool = False):
+        super().__init__()
+        self.upper = upper
+        self._sizes = (features, features, features * (features - 1) // 2)
+        self.context_size = sum(self._sizes)
+        self.register_buffer("index", triangular_index(features, upper))
+
+    def forward(self, parameters: Tensor) -> Transform:
+        shift, log_diagonal, shear = parameters.split(self._sizes, dim=-1)
+        diagonal = bounded(log_diagonal, LOG_SCALE_LIMIT).exp()
+        return TriangularAffine(shift, triangular_matrix(diagonal, shear, self.index), upper=self.upper)
+
+
+class InvertibleLinear(Layer):
+    """Glow's invertible 1x1 convolution for vectors: the matrix L U, the same in every state, starting at the identity.
+
+    With a permutation before it (`Shuffle`), L U reaches any invertible matrix (Kingma and Dhariwal 2018, section 3.2).
+
+    :param features: d
+    """
+
+    lower_index: Tensor
+    upper_index: Tensor
+
+    def __init__(self, features: int):
+        super().__init__()
+        shears = features * (features - 1) // 2
+        self.lower = nn.Parameter(torch.zeros(shears))
+        self.upper = nn.Parameter(torch.zeros(shears))
+        self.log_diagonal = nn.Parameter(torch.zeros(features))
+        self.register_buffer("lower_index", triangular_index(features, upper=False))
+        self.register_buffer("upper_index", triangular_index(features, upper=True))
+
+    def forward(self, parameters: Tensor) -> Transform:
+        diagonal = bounded(self.log_diagonal, LOG_SCALE_LIMIT).exp()
+        lower = triangular_matrix(torch.ones_like(diagonal), self.lower, self.lower_index)
+        return LULinear(lower, triangular_matrix(diagonal, self.upper, self.upper_index))
+
+
+class ActNorm(Layer):
+    """Activation normalisation: an elementwise affine map, the same in every state, starting at the identity.
+
+    Its data-dependent start is a call of :meth:`initialize`, never done by itself: a policy's rollout is a batch of one.
+
+    :param features: d
+    """
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(features))
+        self.log_scale = nn.Parameter(torch.zeros(features))
+
+    def forward(self, parameters: Tensor) -> Transform:
+        return Affine(self.shift, bounded(self.log_scale, LOG_SCALE_LIMIT))
+
+    @torch.no_grad()
+    def initialize(self, y: Tensor) -> None:
+        """Set shift and scale so that these outputs come from inputs of mean 0 and variance 1 (section 3.1).
+
+        :param y: values on the data side of the layer, shape ``(batch, d)``, batch >= 2
+        """
+        self.shift.copy_(y.mean(0))
+        # atanh undoes bounded(); its argument is kept inside (-1, 1)
+        ratio = (y.std(0).clamp_min(1e-6).log() / LOG_SCALE_LIMIT).clamp(-0.999, 0.999)
+        self.log_scale.copy_(LOG_SCALE_LIMIT * torch.atanh(ratio))
+
+
+class Shuffle(Layer):
+    """A fixed reordering of the features, drawn from a seed.
+
+    :param features: d
+    :param seed: the same seed gives the same order
+    """
+
+    order: Tensor
+
+    def __init__(self, features: int, seed: int):
+        super().__init__()
+        self.register_buffer("order", seeded_order(features, seed))
+
+    def forward(self, parameters: Tensor) -> Transform:
+        return Permutation(self.order)
+
+
+def seeded_order(features: int, seed: int) -> Tensor:
+    """A permutation of ``0 ... features - 1`` that depends on the seed alone, shape ``(features,)``."""
+    return torch.randperm(features, generator=torch.Generator().manual_seed(seed))
+
+
+def triangular_index(features: int, upper: bool) -> Tensor:
+    """Where each entry of a triangular matrix, read row by row, stands in (diagonal, shears, 0); shape ``(d * d,)``."""
+    shears = features * (features - 1) // 2
+    index = torch.full((features, features), features + shears)
+    rows, columns = torch.triu_indices(features, features, 1) if upper else torch.tril_indices(features, features, -1)
+    index[rows, columns] = features + torch.arange(shears)
+    index.diagonal().copy_(torch.arange(features))
+    return index.flatten()
+
+
+def triangular_matrix(diagonal: Tensor, shear: Tensor, index: Tensor) -> Tensor:
+    """The matrix of :func:`triangular_index`, ``(*, d), (*, d (d - 1) / 2) -> (*, d, d)``."""
+    entries = torch.cat((diagonal, shear, torch.zeros_like(diagonal[..., :1])), dim=-1)
+    return entries.index_select(-1, index).unflatten(-1, (diagonal.shape[-1], diagonal.shape[-1]))

@@ -1,0 +1,87 @@
+"""What every flow policy offers beside SB3's interface: exact log-prob and entropy in the environment's own actions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
+
+from flowrl.distributions import FlowDistribution
+from flowrl.recipes import DEFAULT_FLOW, find_flow
+
+
+class ActionDensity:
+    """Mixin of the flow policies: `log_prob(obs, env_action)` and `entropy(obs)` over the environment's action box."""
+
+    action_space: spaces.Box
+    squash_output: bool
+    get_distribution: Callable[[PyTorchObs], FlowDistribution]
+
+    def log_prob(self, obs: PyTorchObs, env_action: Tensor) -> Tensor:
+        """Exact log-density of environment actions; its exponential integrates to one over the action space's box.
+
+        :param obs: preprocessed observations (``policy.obs_to_tensor(obs)[0]``), batch first
+        :param env_action: actions in the environment's units, shape ``(batch, *action_shape)``; one on the box's edge
+            counts as the nearest float inside
+        :return: shape ``(batch,)``, nats
+        """
+        distribution = self.get_distribution(obs)
+        action = env_action.flatten(1)
+        if not self.squash_output:
+            return distribution.log_prob(action)
+        low, half = self._box(action)
+        action = (action - low) / half - 1
+        if distribution.pre_squash:
+            action = distribution.distribution.squash.inverse_and_ladj(action)[0]  # type: ignore[union-attr]
+        return distribution.log_prob(action) - half.log().sum()
+
+    def entropy(self, obs: PyTorchObs, n_samples: int = 16) -> Tensor:
+        """Monte-Carlo estimate of the differential entropy of the environment's action, differentiable.
+
+        :param obs: preprocessed observations, batch first
+        :param n_samples: draws per state
+        :return: shape ``(batch,)``, nats
+        """
+        entropy = self.get_distribution(obs).entropy(n_samples)
+        return entropy + self._box(entropy)[1].log().sum() if self.squash_output else entropy
+
+    def _box(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower edge and half-width of the action box, each of shape ``(d,)``."""
+        low = torch.as_tensor(self.action_space.low.flatten(), dtype=like.dtype, device=like.device)
+        high = torch.as_tensor(self.action_space.high.flatten(), dtype=like.dtype, device=like.device)
+        return low, (high - low) / 2
+
+
+def check_flow_arguments(action_space: spaces.Space, use_sde: bool, flow: Any = DEFAULT_FLOW) -> None:
+    """Refuse what a flow policy cannot be, before anything is built.
+
+    :raises ValueError: for gSDE, an action space that is no Box, or an unknown flow
+    """
+    if use_sde:
+        raise ValueError(
+            "use_sde=True is not available for flow policies: gSDE replaces the noise whose density the flow computes. "
+            "Set use_sde=False."
+        )
+    if not isinstance(action_space, spaces.Box):
+        raise ValueError(
+            f"Flow policies need a continuous action space (gymnasium.spaces.Box), got {action_space}; use SB3's "
+            '"MlpPolicy" for discrete actions.'
+        )
+    if not isinstance(flow, list | tuple):
+        find_flow(flow)
+
+
+def check_finite(action: np.ndarray) -> np.ndarray:
+    """
+    :raises ValueError: where the policy gave NaN or infinity instead of an action
+    """
+    if not np.isfinite(action).all():
+        raise ValueError(
+            "The flow policy's action is not finite. Either the observations hold NaN (check the environment, wrap it in "
+            "stable_baselines3.common.vec_env.VecCheckNan) or training has diverged (lower learning_rate, normalise "
+            "observations and rewards with VecNormalize); go on from the last checkpoint."
+        )
+    return action

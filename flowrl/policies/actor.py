@@ -1,0 +1,114 @@
+"""Flow actors for SAC and its kin (TQC, CrossQ): SB3's own actor and policy with a flow where the Gaussian was."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac import policies as sac
+from torch import nn
+
+from flowrl.distributions import FlowDistribution
+from flowrl.policies.action_density import ActionDensity, check_finite, check_flow_arguments
+from flowrl.recipes import DEFAULT_FLOW, Builder
+
+
+class FlowActorMixin:
+    """Turns an `Actor` of SAC's form (SB3 2.9: sac, tqc, crossq `policies.Actor`) into a flow actor.
+
+    :param flow: see :class:`flowrl.Flow`
+    :param flow_kwargs: options of the recipe
+    """
+
+    mu: nn.Linear
+    log_std: nn.Linear
+    action_dist: FlowDistribution
+
+    def __init__(
+        self, *args: Any, flow: str | Builder = DEFAULT_FLOW, flow_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ):
+        super().__init__(*args, **kwargs)
+        self.flow_spec = dict(flow=flow, flow_kwargs=flow_kwargs)
+        self.action_dist = FlowDistribution(get_action_dim(self.action_space), **self.flow_spec)  # type: ignore[attr-defined, arg-type]
+        self.flow = self.action_dist.proba_distribution_net(self.mu.in_features)
+        if not self.flow.is_foreign:
+            self.flow.set_gaussian(self.mu.weight, self.mu.bias, self.log_std.weight, self.log_std.bias)
+        del self.mu, self.log_std
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | self.flow_spec  # type: ignore[misc]
+
+    def get_distribution(self, obs: PyTorchObs) -> FlowDistribution:
+        features = self.extract_features(obs, self.features_extractor)  # type: ignore[attr-defined]
+        return self.action_dist.proba_distribution(self.flow(self.latent_pi(features)))  # type: ignore[attr-defined]
+
+    def get_action_dist_params(self, obs: PyTorchObs) -> Any:
+        raise NotImplementedError("A flow has no mean and log-std to return: use get_distribution(obs).")
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
+        return self.get_distribution(obs).get_actions(deterministic=deterministic)
+
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.get_distribution(obs).rsample_and_log_prob()
+
+
+class FlowActorPolicyMixin(ActionDensity):
+    """Turns a policy of SAC's form (SB3 2.9: `SACPolicy`, `TQCPolicy`, `CrossQPolicy`) into a flow policy.
+
+    :param flow: see :class:`flowrl.Flow`
+    :param flow_kwargs: options of the recipe
+    :raises ValueError: see :func:`flowrl.policies.action_density.check_flow_arguments`
+    """
+
+    actor_class: type
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        *args: Any,
+        flow: str | Builder = DEFAULT_FLOW,
+        flow_kwargs: dict[str, Any] | None = None,
+        use_sde: bool = False,
+        **kwargs: Any,
+    ):
+        check_flow_arguments(action_space, use_sde, flow)
+        self.flow_spec = dict(flow=flow, flow_kwargs=flow_kwargs)  # before _build, which super().__init__ calls
+        super().__init__(observation_space, action_space, *args, **kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)  # type: ignore[attr-defined]
+        return self.actor_class(**kwargs, **self.flow_spec).to(self.device)  # type: ignore[attr-defined]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | self.flow_spec  # type: ignore[misc]
+
+    def get_distribution(self, obs: PyTorchObs) -> FlowDistribution:
+        return self.actor.get_distribution(obs)  # type: ignore[attr-defined]
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        return super().unscale_action(check_finite(scaled_action))  # type: ignore[misc]
+
+
+class FlowActor(FlowActorMixin, sac.Actor):
+    """SAC's actor with a flow."""
+
+
+class FlowPolicy(FlowActorPolicyMixin, sac.SACPolicy):
+    """SAC's policy with a flow."""
+
+    actor_class = FlowActor
+
+
+class FlowCnnPolicy(FlowActorPolicyMixin, sac.CnnPolicy):
+    """SAC's image policy with a flow."""
+
+    actor_class = FlowActor
+
+
+class FlowMultiInputPolicy(FlowActorPolicyMixin, sac.MultiInputPolicy):
+    """SAC's policy for dictionaries of observations, with a flow."""
+
+    actor_class = FlowActor

@@ -1,0 +1,147 @@
+"""Flows by name: each recipe is a list of layers, and `register_flow` adds one of your own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+
+from torch import nn
+from torch.distributions.transforms import Transform as TorchDistributionsTransform
+
+from flowrl.layers import (
+    ActNorm,
+    AffineBijector,
+    AutoregressiveLayer,
+    CouplingLayer,
+    Elementwise,
+    InvertibleLinear,
+    Layer,
+    PlanarLayer,
+    RadialLayer,
+    Shuffle,
+    SplineBijector,
+    Triangular,
+)
+from flowrl.layers.bijectors import Bijector
+
+FlowParts = Sequence[Layer | TorchDistributionsTransform]
+Builder = Callable[..., "nn.Module | FlowParts"]
+"""``builder(features, context, **options)`` -> layers and transforms (noise to action), or a module whose
+``module(context)`` returns a distribution with ``log_prob`` and ``rsample``."""
+
+DEFAULT_FLOW = "triangular"
+HIDDEN = (64, 64)
+
+
+def triangular(features: int, context: int, layers: int = 1, bins: int = 8, bound: float = 4.0) -> FlowParts:
+    """Splines and triangular maps whose parameters come from the state alone: no network in either direction."""
+    parts: list[Layer] = []
+    for i in range(layers):
+        parts += [Elementwise(features, SplineBijector(bins, bound)), Triangular(features, upper=i % 2 == 1)]
+    return parts
+
+
+def affine(features: int, context: int) -> FlowParts:
+    """One triangular map: a Gaussian with full covariance given the state."""
+    return [Triangular(features)]
+
+
+def realnvp(features: int, context: int, layers: int = 4, hidden: Sequence[int] = HIDDEN) -> FlowParts:
+    """Affine coupling (Dinh et al. 2017)."""
+    return _couplings(features, AffineBijector(), layers, hidden)
+
+
+def nsf(
+    features: int,
+    context: int,
+    layers: int = 2,
+    bins: int = 8,
+    bound: float = 4.0,
+    hidden: Sequence[int] = HIDDEN,
+) -> FlowParts:
+    """Rational-quadratic spline coupling (Durkan et al. 2019)."""
+    return _couplings(features, SplineBijector(bins, bound), layers, hidden)
+
+
+def maf(features: int, context: int, layers: int = 2, hidden: Sequence[int] = HIDDEN) -> FlowParts:
+    """Masked autoregressive flow (Papamakarios et al. 2017): fast log-prob, sampling in d passes."""
+    return _autoregressive(features, layers, hidden, fast_sampling=False)
+
+
+def iaf(features: int, context: int, layers: int = 2, hidden: Sequence[int] = HIDDEN) -> FlowParts:
+    """Inverse autoregressive flow (Kingma et al. 2016): fast sampling, log-prob of a given action in d passes."""
+    return _autoregressive(features, layers, hidden, fast_sampling=True)
+
+
+def planar(features: int, context: int, layers: int = 4) -> FlowParts:
+    """Planar maps (Rezende and Mohamed 2015)."""
+    return [PlanarLayer(features, i) for i in range(layers)]
+
+
+def radial(features: int, context: int, layers: int = 4) -> FlowParts:
+    """Radial maps (Rezende and Mohamed 2015)."""
+    return [RadialLayer(features) for _ in range(layers)]
+
+
+def glow(features: int, context: int, layers: int = 3, hidden: Sequence[int] = HIDDEN) -> FlowParts:
+    """Glow's step for vectors (Kingma and Dhariwal 2018): activation norm, invertible linear map, affine coupling."""
+    parts: list[Layer] = []
+    for i, coupling in enumerate(_couplings(features, AffineBijector(), layers, hidden)):
+        parts += [ActNorm(features), Shuffle(features, seed=i), InvertibleLinear(features), coupling]
+    return parts
+
+
+# With one feature there is nothing to condition on: the context alone moves it, and no network is needed.
+
+
+def _couplings(features: int, bijector: Bijector, layers: int, hidden: Sequence[int]) -> list[Layer]:
+    if features == 1:
+        return [Elementwise(features, bijector) for _ in range(layers)]
+    return [CouplingLayer(features, bijector, i, hidden) for i in range(layers)]
+
+
+def _autoregressive(features: int, layers: int, hidden: Sequence[int], fast_sampling: bool) -> list[Layer]:
+    if features == 1:
+        return [Elementwise(features, AffineBijector()) for _ in range(layers)]
+    return [AutoregressiveLayer(features, AffineBijector(), i, hidden, fast_sampling) for i in range(layers)]
+
+
+_RECIPES: dict[str, Builder] = {
+    recipe.__name__: recipe for recipe in (triangular, affine, realnvp, nsf, maf, iaf, planar, radial, glow)
+}
+
+
+def register_flow(name: str, builder: Builder) -> None:
+    """Add a recipe that `Flow(..., flow=name)` and ``policy_kwargs=dict(flow=name)`` then find.
+
+    :param name: its name; an existing one is replaced
+    :param builder: ``builder(features, context, **options)``, see :data:`Builder`
+    """
+    if not callable(builder):
+        raise ValueError(
+            f"The builder of flow {name!r} must be callable as builder(features, context), got {builder!r}."
+        )
+    _RECIPES[name] = builder
+
+
+def available_flows() -> list[str]:
+    """Names of all recipes, your own included."""
+    return list(_RECIPES)
+
+
+def find_flow(flow: str | Builder) -> Builder:
+    """The builder of this name; a builder is returned as it is.
+
+    :raises ValueError: for an unknown name, with the nearest ones
+    """
+    if not isinstance(flow, str):
+        if not callable(flow):
+            raise ValueError(f"flow must be a name or a builder(features, context), got {flow!r}.")
+        return flow
+    if flow not in _RECIPES:
+        near = difflib.get_close_matches(flow, _RECIPES, n=3, cutoff=0.4)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(
+            f"Unknown flow {flow!r}.{hint} Available: {', '.join(_RECIPES)}; add one with flowrl.register_flow."
+        )
+    return _RECIPES[flow]

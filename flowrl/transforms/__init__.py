@@ -1,0 +1,32 @@
+"""Bijections x -> y with log|det dy/dx|, one family a file, as `torch.distributions` transforms."""
+
+from flowrl.transforms.affine import Affine, LULinear, TriangularAffine
+from flowrl.transforms.autoregressive import Autoregressive
+from flowrl.transforms.bounded import bounded
+from flowrl.transforms.coupling import Coupling
+from flowrl.transforms.permutation import Permutation
+from flowrl.transforms.planar import Planar, planar_displacement
+from flowrl.transforms.radial import Radial
+from flowrl.transforms.spline import RationalQuadraticSpline, spline_knots
+from flowrl.transforms.squash import TanhBox
+from flowrl.transforms.transform import Compose, Inverse, TorchTransform, Transform
+
+__all__ = [
+    "Affine",
+    "Autoregressive",
+    "Compose",
+    "Coupling",
+    "Inverse",
+    "LULinear",
+    "Permutation",
+    "Planar",
+    "Radial",
+    "RationalQuadraticSpline",
+    "TanhBox",
+    "TorchTransform",
+    "Transform",
+    "TriangularAffine",
+    "bounded",
+    "planar_displacement",
+    "spline_knots",
+]

@@ -1,0 +1,30 @@
+"""Autoregressive maps: feature i moves as the features before it say (Kingma et al. 2016; Papamakarios et al. 2017)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flowrl.transforms.transform import Transform
+
+
+class Autoregressive(Transform):
+    r"""Autoregressive map :math:`y_i = g(x_i; \theta(x_{<i}))`: one network pass forward, d passes back.
+
+    Forward it is IAF, whose samples are fast; its inverse (`Inverse(Autoregressive(...))`) is MAF, whose log-prob is.
+
+    :param conditioner: x, shape ``(*, d)`` -> elementwise transform g, whose i-th part depends on x_{<i} alone
+    """
+
+    def __init__(self, conditioner: Callable[[Tensor], Transform]):
+        super().__init__()
+        self.conditioner = conditioner
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.conditioner(x).call_and_ladj(x)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.zeros_like(y)
+        for _ in range(y.shape[-1] - 1):  # pass i makes features 0 ... i right
+            x, _ladj = self.conditioner(x).inverse_and_ladj(y)
+        return self.conditioner(x).inverse_and_ladj(y)

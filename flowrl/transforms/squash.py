@@ -1,0 +1,47 @@
+"""The tanh squash from R^d onto a box, stable where tanh rounds to one."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn import functional as F
+
+from flowrl.transforms.transform import Transform
+
+
+class TanhBox(Transform):
+    r"""Squash onto the open box (low, high): :math:`y = m + h \tanh x`, midpoint m and half-width h.
+
+    :math:`\log|\det| = \sum_i 2 (\log 2 - x_i - \mathrm{softplus}(-2 x_i)) + \log h_i`, finite for every finite x. The
+    inverse of a value that rounds to the box's edge is that of the nearest float inside.
+
+    :param low: lower edge, number or shape ``(*, d)``
+    :param high: upper edge, number or shape ``(*, d)``
+    """
+
+    def __init__(self, low: float | Tensor = -1.0, high: float | Tensor = 1.0):
+        super().__init__()
+        self.low, self.high = low, high
+        self.codomain = constraints.independent(constraints.interval(low, high), 1)
+        self._unit = isinstance(low, float) and isinstance(high, float) and low == -1.0 and high == 1.0
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._scale(torch.tanh(x)), self._ladj(x)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        limit = 1 - torch.finfo(y.dtype).eps / 2
+        x = torch.atanh(self._unscale(y).clamp(-limit, limit))
+        return x, self._ladj(x)
+
+    def _scale(self, t: Tensor) -> Tensor:
+        return t if self._unit else self.low + (self.high - self.low) * (t + 1) / 2
+
+    def _unscale(self, y: Tensor) -> Tensor:
+        return y if self._unit else 2 * (y - self.low) / (self.high - self.low) - 1
+
+    def _ladj(self, x: Tensor) -> Tensor:
+        ladj = 2 * (math.log(2) - x - F.softplus(-2 * x))
+        if not self._unit:
+            ladj = ladj + torch.log(torch.as_tensor(self.high - self.low, dtype=x.dtype, device=x.device) / 2)
+        return ladj.sum(-1)

@@ -1,0 +1,183 @@
+"""`FlowLogger` and `DensityFigure` in people's own Stable-Baselines3 projects."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import A2C, PPO, SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import Figure, HParam, KVWriter, Logger
+from stable_baselines3.common.vec_env import VecNormalize
+
+import flowrl
+from flowrl.callbacks import DensityFigure, FlowLogger, hyperparameters, parameter_groups
+from flowrl.density import action_log_prob, half_widths, sample_actions
+
+SMALL = {
+    SAC: dict(learning_starts=20, batch_size=16, buffer_size=1_000),
+    PPO: dict(n_steps=64, n_epochs=2),
+    A2C: dict(n_steps=16),
+}
+
+
+class Memory(KVWriter):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        self.records = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.records += [(step, key, value) for key, value in key_values.items()]
+
+    def close(self):
+        pass
+
+    def values(self, key):
+        return [value for _, name, value in self.records if name == key]
+
+
+class DumpAtRolloutEnd(BaseCallback):
+    def __init__(self, every):
+        super().__init__()
+        self.every = every
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        if self.num_timesteps % self.every == 0:
+            self.logger.dump(self.num_timesteps)
+
+
+def learn(algorithm, policy, callbacks, steps=160, env="Pendulum-v1", **policy_kwargs):
+    policy_kwargs = dict(net_arch=[16]) | policy_kwargs
+    model = algorithm(policy, env, policy_kwargs=policy_kwargs, seed=0, device="cpu", **SMALL[algorithm])
+    memory = Memory()
+    model.set_logger(Logger(None, [memory]))
+    model.learn(steps, callback=[*callbacks, DumpAtRolloutEnd(16)], log_interval=None)
+    return model, memory
+
+
+@pytest.mark.parametrize("policy", ["FlowPolicy", "MlpPolicy"])
+@pytest.mark.parametrize("algorithm", SMALL)
+def test_what_is_logged(algorithm, policy):
+    _, memory = learn(algorithm, policy, [FlowLogger(every=32)])
+    names = ["flow/entropy", "flow/log_prob_mean", "flow/saturation", "time/steps_per_second"]
+    names += ["train/grad_norm_actor", "train/grad_norm_critic"]
+    if policy == "FlowPolicy":
+        names += ["flow/log_det_min", "flow/log_det_max"]
+    for name in names:
+        assert memory.values(name) and np.isfinite(memory.values(name)).all(), name
+    assert max(memory.values("flow/entropy")) <= np.log(2) + 0.3, "no density on [-1, 1] has more entropy than log 2"
+    assert all(0 <= value <= 1 for value in memory.values("flow/saturation"))
+    (hparams,) = memory.values("hparams")
+    assert isinstance(hparams, HParam) and hparams.hparam_dict["algorithm"] == algorithm.__name__
+
+
+def test_it_measures_as_often_as_it_is_told():
+    _, memory = learn(SAC, "FlowPolicy", [FlowLogger(every=48)], steps=160)
+    steps = [step for step, key, _ in memory.records if key == "flow/entropy"]
+    assert steps == [48, 96, 144]
+
+
+@pytest.mark.parametrize("algorithm", [SAC, PPO])
+def test_logging_changes_nothing(algorithm):
+    plain, _ = learn(algorithm, "FlowPolicy", [])
+    logged, _ = learn(algorithm, "FlowPolicy", [FlowLogger(every=16), DensityFigure(every=32)])
+    for first, second in zip(plain.policy.parameters(), logged.policy.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_gradient_norms_are_those_that_the_optimiser_gets(monkeypatch):
+    model = SAC("FlowPolicy", "Pendulum-v1", seed=0, **SMALL[SAC], policy_kwargs=dict(net_arch=[16]))
+    memory, norms = Memory(), []
+    model.set_logger(Logger(None, [memory]))
+    step = model.critic.optimizer.step
+
+    def spy(*args, **kwargs):
+        parameters = model.critic.parameters()
+        norms.append(torch.stack([p.grad.norm() for p in parameters]).norm().item())
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(model.critic.optimizer, "step", spy)
+    logger = FlowLogger(every=1)
+    model.learn(40, callback=[logger, DumpAtRolloutEnd(1)], log_interval=None)
+    # A dump comes before the update that follows it.
+    assert memory.values("train/grad_norm_critic") == pytest.approx(norms[:-1])
+    assert not model.critic.optimizer._optimizer_step_pre_hooks, "nothing stays behind on the optimiser"
+
+
+@pytest.mark.parametrize("algorithm", SMALL)
+def test_actor_and_critic_share_no_parameter_and_leave_none_out(algorithm):
+    model = algorithm("FlowPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[16]))
+    groups = parameter_groups(model)
+    parameters = [parameter for _, named in groups for group in named.values() for parameter in group]
+    optimised = [p for optimizer, _ in groups for group in optimizer.param_groups for p in group["params"]]
+    assert len(set(map(id, parameters))) == len(parameters) and set(map(id, parameters)) == set(map(id, optimised))
+    assert {name for _, named in groups for name in named} == {"actor", "critic"}
+
+
+def test_a_discrete_policy_has_gradients_but_no_density():
+    _, memory = learn(PPO, "MlpPolicy", [FlowLogger(every=32), DensityFigure(every=32)], env="CartPole-v1")
+    assert memory.values("train/grad_norm_actor") and not memory.values("flow/entropy")
+    assert not memory.values("flow/action_density")
+
+
+def test_figures_come_at_every_multiple_and_show_the_same_states():
+    callback = DensityFigure(every=50)
+    _, memory = learn(SAC, "FlowPolicy", [callback])
+    figures = memory.values("flow/action_density")
+    assert len(figures) == 3 and all(isinstance(figure, Figure) for figure in figures)
+    states = callback.states.copy()
+    assert states.shape == (3, 3)
+    learn(SAC, "FlowPolicy", [callback])
+    assert np.array_equal(callback.states, states)
+
+
+def test_figures_normalise_their_states_as_training_does():
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    callback = DensityFigure(every=50)
+    _, memory = learn(SAC, "FlowPolicy", [callback], env=env)
+    assert memory.values("flow/action_density")
+    assert np.allclose(callback.states[:, 0] ** 2 + callback.states[:, 1] ** 2, 1, atol=1e-5), "raw cosine and sine"
+
+
+def test_dictionary_observations():
+    env = gym.wrappers.FlattenObservation(gym.make("Pendulum-v1"))
+    env = gym.wrappers.TransformObservation(
+        env, lambda obs: {"pendulum": obs}, gym.spaces.Dict(pendulum=env.observation_space)
+    )
+    _, memory = learn(SAC, "FlowMultiInputPolicy", [FlowLogger(every=32), DensityFigure(every=50)], env=env)
+    assert memory.values("flow/entropy") and memory.values("flow/action_density")
+
+
+def test_hyperparameters_are_plain_values():
+    values = hyperparameters(
+        SAC("FlowPolicy", "Pendulum-v1", gamma=0.9, policy_kwargs=dict(flow="radial", net_arch=[8]))
+    )
+    assert values["gamma"] == 0.9 and values["flow"] == "radial" and values["net_arch"] == "[8]"
+    assert values["policy"] == "FlowPolicy" and all(
+        isinstance(value, (bool, int, float, str)) for value in values.values()
+    )
+
+
+@pytest.mark.parametrize(("algorithm", "policy"), [(SAC, "FlowPolicy"), (SAC, "MlpPolicy"), (PPO, "FlowPolicy")])
+def test_densities_integrate_to_one_over_the_action_box(algorithm, policy):
+    torch.manual_seed(0)
+    model = algorithm(policy, "Pendulum-v1", policy_kwargs=dict(net_arch=[16]))
+    obs = torch.zeros(1, 3)
+    half = half_widths(model.policy)
+    cells = 20_000
+    grid = (torch.arange(cells)[:, None] + 0.5) / cells * 2 * half - half
+    with torch.no_grad():
+        density = action_log_prob(model.policy, obs.expand(cells, -1), grid).exp()
+        samples = sample_actions(model.policy, obs.expand(4_000, -1))
+    assert (density.mean() * 2 * half).item() == pytest.approx(1, abs=2e-3)
+    inside = density[(grid[:, 0] > 0)].sum() / density.sum()
+    assert (samples > 0).float().mean().item() == pytest.approx(inside.item(), abs=0.03)
+    assert samples.abs().max() <= half.max()
+
+
+def test_the_callbacks_are_public():
+    assert flowrl.FlowLogger is FlowLogger and flowrl.DensityFigure is DensityFigure

@@ -1,0 +1,56 @@
+"""Other libraries as oracles: with the same constrained parameters, the same values and log-determinants to 1e-8."""
+
+import pytest
+import torch
+
+from flowrl.transforms import Planar, Radial, RationalQuadraticSpline
+
+
+def test_spline_agrees_with_zuko():
+    zuko = pytest.importorskip("zuko", reason="zuko is a development dependency: pip install -e .[dev]")
+    torch.manual_seed(0)
+    bins, bound = 8, 5.0
+    raw = torch.randn(50, 2, 3 * bins - 1, dtype=torch.float64).split((bins, bins, bins - 1), dim=-1)
+    theirs = zuko.transforms.MonotonicRQSTransform(*raw, bound=bound)
+    knots = torch.stack((theirs.horizontal, theirs.vertical, theirs.derivatives), dim=-2)
+    knots[..., :2, 0], knots[..., :2, -1] = -bound, bound  # zuko's ends are the bound up to rounding
+    ours = RationalQuadraticSpline(knots, bound)
+    x = 6 * torch.randn(50, 2, dtype=torch.float64)
+    y, ladj = ours.call_and_ladj(x)
+    their_y, their_ladj = theirs.call_and_ladj(x)
+    torch.testing.assert_close(y, their_y, atol=1e-8, rtol=0)
+    torch.testing.assert_close(ladj, their_ladj.sum(-1), atol=1e-8, rtol=0)
+    torch.testing.assert_close(ours.inverse_and_ladj(their_y)[0], theirs.inv(their_y), atol=1e-8, rtol=0)
+
+
+def test_planar_agrees_with_normflows():
+    normflows = pytest.importorskip("normflows", reason="normflows is a development dependency")
+    torch.manual_seed(0)
+    theirs = normflows.flows.Planar((3,)).double()
+    with torch.no_grad():
+        theirs.w.normal_()
+        theirs.u.normal_()
+        theirs.b.normal_()
+        dot = (theirs.w * theirs.u).sum()
+        u = theirs.u + (torch.log1p(dot.exp()) - 1 - dot) * theirs.w / theirs.w.square().sum()
+        x = torch.randn(50, 3, dtype=torch.float64)
+        their_y, their_ladj = theirs(x)
+        y, ladj = Planar(theirs.w[0], u[0], theirs.b[0]).call_and_ladj(x)
+    torch.testing.assert_close(y, their_y, atol=1e-8, rtol=0)
+    torch.testing.assert_close(ladj, their_ladj, atol=1e-8, rtol=0)
+
+
+def test_radial_agrees_with_normflows():
+    normflows = pytest.importorskip("normflows", reason="normflows is a development dependency")
+    torch.manual_seed(0)
+    theirs = normflows.flows.Radial((3,)).double()
+    with torch.no_grad():
+        theirs.alpha.fill_(0.8)
+        theirs.beta.fill_(1.3)
+        alpha = theirs.alpha.abs()
+        gamma = torch.log1p(theirs.beta.exp())  # their beta = -alpha + softplus(raw)
+        x = torch.randn(50, 3, dtype=torch.float64)
+        their_y, their_ladj = theirs(x)
+        y, ladj = Radial(theirs.z_0[0], alpha[0], gamma[0]).call_and_ladj(x)
+    torch.testing.assert_close(y, their_y, atol=1e-8, rtol=0)
+    torch.testing.assert_close(ladj, their_ladj, atol=1e-8, rtol=0)
