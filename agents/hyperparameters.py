@@ -67,6 +67,8 @@ SAC: dict[str, Hyperparameters] = {
         tau=0.01,
         policy_kwargs=dict(net_arch=[400, 300]),
     ),
+    # zoo, without its gSDE, whose steady pushes are what finds the flag: noise drawn afresh at every step seldom does,
+    # so expect seeds that learn to stand still.
     "MountainCarContinuous": dict(
         steps=50_000,
         buffer_size=50_000,

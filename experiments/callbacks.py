@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -235,27 +235,25 @@ class ProgressDisplay(BaseCallback):
     :param total: the step at which training ends
     :param clock: the speed is that of training alone
     :param console: where it is shown
-    :param title: what is being trained
     :param bar: False: plain lines
     """
 
     PLAIN_LINES = 20
 
-    def __init__(self, total: int, clock: TrainingClock, console: Console, title: str, bar: bool) -> None:
+    def __init__(self, total: int, clock: TrainingClock, console: Console, bar: bool) -> None:
         super().__init__()
-        self.total, self.clock, self.console, self.title = total, clock, console, title
+        self.total, self.clock, self.console = total, clock, console
         self.bar: Progress | None = None
         if bar:
             self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=None),
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
                 TextColumn("return {task.fields[mean_return]}"),
                 TextColumn("{task.fields[steps_per_second]} steps/s"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
                 TimeRemainingColumn(),
+                TextColumn("left"),
                 console=console,
+                expand=True,
             )
 
     def __enter__(self) -> "ProgressDisplay":
@@ -268,10 +266,10 @@ class ProgressDisplay(BaseCallback):
             self.bar.stop()
 
     def _on_training_start(self) -> None:
-        self.last_time, self.last_step = self.clock.seconds, self.num_timesteps
+        self.start = self.last_time, self.last_step = self.clock.seconds, self.num_timesteps
         if self.bar is not None:
             self.task: TaskID = self.bar.add_task(
-                self.title,
+                "",
                 total=self.total,
                 completed=self.num_timesteps,
                 mean_return="-",
@@ -287,6 +285,10 @@ class ProgressDisplay(BaseCallback):
         if due:
             self._show(now)
         return True
+
+    def _on_training_end(self) -> None:
+        self.last_time, self.last_step = self.start  # the last speed shown is the average
+        self._show(self.clock.seconds)
 
     def _show(self, now: float) -> None:
         episodes = self.model.ep_info_buffer or ()

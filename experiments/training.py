@@ -2,15 +2,10 @@
 
 import math
 import os
-import platform
 import shlex
-import subprocess
-import sys
 from argparse import Namespace
 from copy import deepcopy
 from dataclasses import asdict
-from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +29,10 @@ from experiments.environments import (
 )
 from experiments.errors import TrainingError, UsageError, did_you_mean
 from experiments.overrides import apply_overrides
+from experiments.provenance import ROOT, session
 from experiments.run_directory import RunDirectory
 from flowrl.callbacks import DensityFigure, FlowLogger
 
-ROOT = Path(__file__).resolve().parent.parent
 MAX_LOG_EVERY = 1_000  # steps; short runs log more often
 INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
 
@@ -139,8 +134,10 @@ def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, bar: 
     run.config = config
     console, clock = Console(), TrainingClock()
     environment = Environment(**config["environment"])
-    title = f"{config['agent']} on {environment.id}"
-    say(console, f"{title}, {config['steps']:,} steps, seed {config['seed']}, on {model.device}")
+    say(
+        console,
+        f"{config['agent']} on {environment.id}, {config['steps']:,} steps, seed {config['seed']}, on {model.device}",
+    )
     say(console, f"writing {run.path}")
 
     evaluation_env = make_vector_environment(
@@ -157,9 +154,7 @@ def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, bar: 
     )
     log_every = min(MAX_LOG_EVERY, max(config["steps"] // 10, 1))
     interruption = Interruption()
-    progress = ProgressDisplay(
-        last_step(model, config["steps"]), clock, console, title, bar=bar and console.is_terminal
-    )
+    progress = ProgressDisplay(last_step(model, config["steps"]), clock, console, bar=bar and console.is_terminal)
     callbacks: list[BaseCallback] = [
         DensityFigure(config["eval_every"]),
         evaluation,
@@ -274,48 +269,6 @@ def check_flow(name: Any) -> Any:
     if name not in flows:
         raise UsageError(f"unknown flow {name!r}: {did_you_mean(str(name), flows)}")
     return name
-
-
-def session(model: BaseAlgorithm) -> dict[str, Any]:
-    """
-    The circumstances of one session of training, for ``config.json``.
-
-    :param model: the model at its start
-    :return: command line, time, device, versions, commit
-    """
-    return dict(
-        command=shlex.join(["python", *sys.argv]),
-        started=datetime.now().astimezone().isoformat(timespec="seconds"),
-        from_step=model.num_timesteps,
-        device=str(model.device),
-        threads=torch.get_num_threads(),
-        platform=platform.platform(),
-        versions=versions(),
-        git=git_state(),
-    )
-
-
-def versions() -> dict[str, str | None]:
-    """The versions of everything that a result depends on."""
-    result: dict[str, str | None] = dict(python=platform.python_version(), flowrl=flowrl.__version__)
-    for package in ("torch", "stable-baselines3", "gymnasium", "mujoco", "numpy"):
-        try:
-            result[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            result[package] = None
-    return result
-
-
-def git_state() -> dict[str, Any] | None:
-    """The checkout's commit, and whether files differ from it; None outside a repository."""
-
-    def git(*command: str) -> str:
-        return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return dict(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain")))
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _relative(path: Path) -> str:

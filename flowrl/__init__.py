@@ -1,5 +1,6 @@
 """flowrl: normalizing-flow action distributions for Stable-Baselines3; importing it registers the flow policies."""
 
+from flowrl.callbacks import DensityFigure, FlowLogger
 from flowrl.distributions import FlowDistribution
 from flowrl.flow import Flow, NormalizingFlow
 from flowrl.policies.registration import register_policies
@@ -12,8 +13,10 @@ register_policies()
 
 __all__ = [
     "DEFAULT_FLOW",
+    "DensityFigure",
     "Flow",
     "FlowDistribution",
+    "FlowLogger",
     "NormalizingFlow",
     "available_flows",
     "from_gaussian",

@@ -1,4 +1,4 @@
-"""The distribution of the action that the environment executes: a flow squashed by tanh onto [-1, 1]^d, or left as it is."""
+"""The distribution of the action that the environment executes: a flow, squashed by tanh onto [-1, 1]^d or not."""
 
 import torch
 from torch import Tensor
@@ -89,16 +89,19 @@ class ActionFlow(ReparameterizedDistribution):
 
 @register_kl(ActionFlow, ActionFlow)
 def _kl_on_scored_actions(p: ActionFlow, q: ActionFlow) -> Tensor:
-    r"""KL(p || q) = E_q[r log r - (r - 1)], r = p/q, on actions of q: those that both have scored, else a fresh draw.
+    r"""KL(p || q) = E_q[r log r - (r - 1)], r = p/q, on actions of q: those that p has scored, else a fresh draw.
 
     Every term is non-negative; at p = q its value and gradient are zero and its Hessian is Fisher's, as TRPO needs.
+    It has no gradient in q, and q's score of the same actions is kept: TRPO's line search moves the weights of the
+    networks that q's layers still read, and q must stay what it was.
     """
-    if p.scored is not None:
-        value, log_p = p.scored
-        log_q = q.log_prob(value)
-    else:
-        with torch.no_grad():
-            value, log_q = q.rsample_and_log_prob()
-        log_p = p.log_prob(value)
-    log_ratio = log_p - log_q
+    with torch.no_grad():
+        if p.scored is None:
+            q.scored = q.rsample_and_log_prob()
+        elif q.scored is None or not torch.equal(q.scored[0], p.scored[0]):
+            q.log_prob(p.scored[0])
+    assert q.scored is not None
+    value, log_q = q.scored
+    log_p = p.scored[1] if p.scored is not None else p.log_prob(value)
+    log_ratio = log_p - log_q.detach()
     return log_ratio.exp() * log_ratio - torch.expm1(log_ratio)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowrl.action_flow import ActionFlow
 from flowrl.flow import Flow
-from flowrl.recipes import DEFAULT_FLOW, Builder
+from flowrl.recipes import DEFAULT_FLOW, AnyFlow
 from flowrl.reparameterized import ReparameterizedDistribution
 
 
@@ -31,7 +31,7 @@ class FlowDistribution(Distribution):
     def __init__(
         self,
         action_dim: int,
-        flow: str | Builder = DEFAULT_FLOW,
+        flow: AnyFlow = DEFAULT_FLOW,
         flow_kwargs: dict[str, Any] | None = None,
         squash: bool = True,
         pre_squash: bool = False,
@@ -76,6 +76,20 @@ class FlowDistribution(Distribution):
     def mode(self) -> Tensor:
         """The base's mean pushed through the flow: the deterministic action, not in general the densest one."""
         return self.distribution.mode()
+
+    def get_actions(self, deterministic: bool = False) -> Tensor:
+        """Actions to execute.
+
+        :raises ValueError: where the policy gives NaN or infinity instead of an action
+        """
+        actions = super().get_actions(deterministic)
+        if not actions.isfinite().all():
+            raise ValueError(
+                "The flow policy's action is not finite. Either the observations hold NaN (check the environment, wrap "
+                "it in stable_baselines3.common.vec_env.VecCheckNan) or training has diverged (lower learning_rate, "
+                "normalise observations and rewards with VecNormalize); go on from the last checkpoint."
+            )
+        return actions
 
     def box_actions(self, actions: Tensor) -> Tensor:
         """Emitted actions as executed, in [-1, 1] where squashed."""

@@ -12,7 +12,7 @@ from torch.distributions.transforms import Transform as TorchDistributionsTransf
 
 from flowrl.foreign import ForeignDistribution
 from flowrl.layers import Constant, Layer
-from flowrl.recipes import DEFAULT_FLOW, Builder, FlowParts, find_flow
+from flowrl.recipes import DEFAULT_FLOW, AnyFlow, FlowParts, find_flow
 from flowrl.reparameterized import ReparameterizedDistribution
 from flowrl.transforms import Affine, Compose, TorchTransform, Transform
 
@@ -63,7 +63,9 @@ class Flow(nn.Module):
     :raises ValueError: for an unknown name, or options that the recipe does not take
     """
 
-    def __init__(self, features: int, context: int = 0, flow: str | Builder | FlowParts = DEFAULT_FLOW, **options: Any):
+    context_map: nn.Linear | _Bias
+
+    def __init__(self, features: int, context: int = 0, flow: AnyFlow = DEFAULT_FLOW, **options: Any):
         super().__init__()
         if features < 1 or context < 0:
             raise ValueError(f"Flow needs features >= 1 and context >= 0, got features={features}, context={context}.")
@@ -71,7 +73,7 @@ class Flow(nn.Module):
         self.context = context
         parts = _build(flow, features, context, options)
         self.foreign = parts if isinstance(parts, nn.Module) else None
-        self.layers = nn.ModuleList() if self.foreign else nn.ModuleList(map(_as_layer, parts))
+        self.layers = nn.ModuleList([] if isinstance(parts, nn.Module) else map(_as_layer, parts))
         if self.foreign is None:
             self._sizes = [features, features, *(layer.context_size for layer in self._layers())]
             # Unconditional: the map of an empty context is its bias alone.
@@ -130,6 +132,8 @@ class Flow(nn.Module):
 class _Bias(nn.Module):
     """The linear map of an empty context: its bias."""
 
+    weight: Tensor
+
     def __init__(self, size: int):
         super().__init__()
         self.register_buffer("weight", torch.zeros(size, 0))
@@ -152,7 +156,7 @@ def _standard_normal_log_prob(z: Tensor) -> Tensor:
     return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
 
 
-def _build(flow: Any, features: int, context: int, options: dict[str, Any]) -> nn.Module | FlowParts:
+def _build(flow: AnyFlow, features: int, context: int, options: dict[str, Any]) -> nn.Module | FlowParts:
     if isinstance(flow, Sequence) and not isinstance(flow, str):
         if options:
             raise ValueError(f"A list of transforms takes no options, got {sorted(options)}.")

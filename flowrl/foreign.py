@@ -23,8 +23,8 @@ class ForeignDistribution(ReparameterizedDistribution):
         for method in ("log_prob", "rsample"):
             if not callable(getattr(distribution, method, None)):
                 raise ValueError(
-                    f"A flow must return a distribution with log_prob and rsample; {type(distribution).__name__} has no "
-                    f"{method}."
+                    f"A flow must return a distribution with log_prob and rsample; "
+                    f"{type(distribution).__name__} has no {method}."
                 )
         event_shape = tuple(getattr(distribution, "event_shape", (features,)))
         if event_shape != (features,):
@@ -47,7 +47,7 @@ class ForeignDistribution(ReparameterizedDistribution):
         return self.distribution.log_prob(value)
 
     def center(self) -> Tensor:
-        """The base's mean pushed through (torch's or zuko's flows), else its own mean, else the densest of a fixed draw."""
+        """The base's mean pushed through (torch's or zuko's flow), else its own mean, else the densest of a draw."""
         distribution = self.distribution
         if isinstance(distribution, TransformedDistribution):
             x = distribution.base_dist.mean

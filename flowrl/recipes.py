@@ -29,6 +29,9 @@ Builder = Callable[..., "nn.Module | FlowParts"]
 """``builder(features, context, **options)`` -> layers and transforms (noise to action), or a module whose
 ``module(context)`` returns a distribution with ``log_prob`` and ``rsample``."""
 
+AnyFlow = str | Builder | FlowParts
+"""What names a flow: a recipe's name, a builder, or the layers and transforms themselves."""
+
 DEFAULT_FLOW = "triangular"
 HIDDEN = (64, 64)
 

@@ -15,7 +15,7 @@ class ReparameterizedDistribution(Distribution):
     :param features: d
     """
 
-    arg_constraints: dict = {}  # noqa: RUF012 - torch's own spelling
+    arg_constraints: dict = {}
     support = torch.distributions.constraints.real_vector
     has_rsample = True
 
@@ -36,7 +36,7 @@ class ReparameterizedDistribution(Distribution):
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
         return self.rsample_and_log_prob(sample_shape)[0]
 
-    def entropy(self, n_samples: int = 1) -> Tensor:  # type: ignore[override]
+    def entropy(self, n_samples: int = 1) -> Tensor:
         """Monte-Carlo estimate of -E log p, unbiased and differentiable (reparameterised).
 
         :param n_samples: draws per distribution

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from flowrl.flow import Flow
 from flowrl.policies.action_density import ActionDensity
-from flowrl.recipes import DEFAULT_FLOW, Builder
+from flowrl.recipes import DEFAULT_FLOW, AnyFlow
 
 Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 
 
 def from_gaussian(
-    model: Algorithm, flow: str | Builder = DEFAULT_FLOW, flow_kwargs: dict[str, Any] | None = None
+    model: Algorithm, flow: AnyFlow = DEFAULT_FLOW, flow_kwargs: dict[str, Any] | None = None
 ) -> Algorithm:
     """A model of the same algorithm with a flow policy that acts, at first, exactly as the given Gaussian one.
 
@@ -34,7 +34,9 @@ def from_gaussian(
     data, parameters, variables = load_from_zip_file(buffer, device=model.device)
     assert data is not None  # a model saved by SB3 has it
 
-    warm = type(model)(policy=_flow_policy_class(model), env=None, device=model.device, _init_setup_model=False)  # type: ignore[call-arg, arg-type]
+    warm = type(model)(
+        policy=_flow_policy_class(model), env=model.get_env(), device=model.device, _init_setup_model=False
+    )  # type: ignore[call-arg]
     policy_class = warm.policy_class
     warm.__dict__.update(data)
     warm.policy_class = policy_class
@@ -47,7 +49,7 @@ def from_gaussian(
     head: Flow = warm.policy.action_net if on_policy else warm.policy.actor.flow  # type: ignore[assignment, union-attr]
     if head.is_foreign:
         raise ValueError(f"Flow {flow!r} has no Gaussian start to warm up from: use one of flowrl's recipes.")
-    weights = parameters.pop("policy")
+    weights: Any = parameters.pop("policy")
     head.set_gaussian(*_pop_gaussian_head(weights, on_policy))
     missing, unexpected = warm.policy.load_state_dict(weights, strict=False)
     prefix = "action_net." if on_policy else "actor.flow."
@@ -59,8 +61,6 @@ def from_gaussian(
     for name, value in (variables or {}).items():
         recursive_setattr(warm, f"{name}.data", value.data)
 
-    if model.get_env() is not None:
-        warm.set_env(model.get_env(), force_reset=False)  # type: ignore[arg-type]
     if getattr(model, "replay_buffer", None) is not None:
         warm.replay_buffer = model.replay_buffer  # type: ignore[attr-defined]
     return warm
@@ -72,8 +72,8 @@ def _flow_policy_class(model: BaseAlgorithm) -> Any:
     flow_name = "Flow" + names[0].removeprefix("Mlp") if names else ""
     if isinstance(model.policy, ActionDensity) or flow_name not in aliases or getattr(model, "use_sde", False):
         raise ValueError(
-            f"from_gaussian needs {type(model).__name__} with SB3's own Gaussian policy and use_sde=False; this model's "
-            f"policy is {model.policy_class.__name__}."
+            f"from_gaussian needs {type(model).__name__} with SB3's own Gaussian policy and use_sde=False; "
+            f"this model's policy is {model.policy_class.__name__}."
         )
     return aliases[flow_name]
 

@@ -20,7 +20,8 @@ def policy_of(algorithm, policy, dimensions):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "policy"), [(SAC, "FlowPolicy"), (PPO, "FlowPolicy"), (SAC, "MlpPolicy"), (PPO, "MlpPolicy")]
+    ("algorithm", "policy"),
+    [(SAC, "FlowPolicy"), (PPO, "FlowPolicy"), (SAC, "MlpPolicy"), (PPO, "MlpPolicy")],
 )
 @pytest.mark.parametrize(("dimensions", "rows"), [(1, 1), (2, 1), (3, 2), (6, 3), (17, 4)])
 def test_a_figure_shows_the_whole_box_of_every_state(algorithm, policy, dimensions, rows):

@@ -1,6 +1,7 @@
 """The masked autoregressive layer: one masked network (MADE) gives every feature's parameters from those before it."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class AutoregressiveLayer(Layer):
         degrees = [torch.arange(width) % features for width in hidden]
         outputs = torch.arange(features).repeat_interleave(bijector.parameters_per_feature)
         self.first = MaskedLinear(degrees[0][:, None] >= inputs, bias=False)
-        self.rest = mlp_after_first([MaskedLinear(n[:, None] >= m) for m, n in zip(degrees, degrees[1:], strict=False)])
+        self.rest = mlp_after_first([MaskedLinear(n[:, None] >= m) for m, n in pairwise(degrees)])
         self.last = MaskedLinear(outputs[:, None] >= degrees[-1])
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)

@@ -1,6 +1,7 @@
 """The coupling layer: half of the features, through a small network, say how the other half moves."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -36,7 +37,7 @@ class CouplingLayer(Layer):
         self.register_buffer("change", order[:half].sort().values)
         self.register_buffer("keep", order[half:].sort().values)
         self.first = nn.Linear(features - half, hidden[0], bias=False)
-        self.rest = mlp_after_first([nn.Linear(m, n) for m, n in zip(hidden, hidden[1:], strict=False)])
+        self.rest = mlp_after_first([nn.Linear(m, n) for m, n in pairwise(hidden)])
         self.last = nn.Linear(hidden[-1], half * bijector.parameters_per_feature)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)

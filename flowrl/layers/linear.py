@@ -1,4 +1,4 @@
-"""Layers that mix the features linearly: triangular shear, Glow's invertible linear map and activation normalisation."""
+"""Linear layers: triangular maps of the context, Glow's invertible linear map, activation normalisation, shuffles."""
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class InvertibleLinear(Layer):
 class ActNorm(Layer):
     """Activation normalisation: an elementwise affine map, the same in every state, starting at the identity.
 
-    Its data-dependent start is a call of :meth:`initialize`, never done by itself: a policy's rollout is a batch of one.
+    Its data-dependent start is a call of :meth:`initialize`, never automatic: a policy's rollout is a batch of one.
 
     :param features: d
     """

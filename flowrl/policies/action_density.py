@@ -1,7 +1,6 @@
 """What every flow policy offers beside SB3's interface: exact log-prob and entropy in the environment's own actions."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
 from flowrl.distributions import FlowDistribution
-from flowrl.recipes import DEFAULT_FLOW, find_flow
+from flowrl.recipes import DEFAULT_FLOW, AnyFlow, find_flow
 
 
 class ActionDensity:
@@ -55,7 +54,7 @@ class ActionDensity:
         return low, (high - low) / 2
 
 
-def check_flow_arguments(action_space: spaces.Space, use_sde: bool, flow: Any = DEFAULT_FLOW) -> None:
+def check_flow_arguments(action_space: spaces.Space, use_sde: bool, flow: AnyFlow = DEFAULT_FLOW) -> None:
     """Refuse what a flow policy cannot be, before anything is built.
 
     :raises ValueError: for gSDE, an action space that is no Box, or an unknown flow
@@ -70,18 +69,10 @@ def check_flow_arguments(action_space: spaces.Space, use_sde: bool, flow: Any = 
             f"Flow policies need a continuous action space (gymnasium.spaces.Box), got {action_space}; use SB3's "
             '"MlpPolicy" for discrete actions.'
         )
-    if not isinstance(flow, list | tuple):
+    if isinstance(flow, str):
         find_flow(flow)
 
 
-def check_finite(action: np.ndarray) -> np.ndarray:
-    """
-    :raises ValueError: where the policy gave NaN or infinity instead of an action
-    """
-    if not np.isfinite(action).all():
-        raise ValueError(
-            "The flow policy's action is not finite. Either the observations hold NaN (check the environment, wrap it in "
-            "stable_baselines3.common.vec_env.VecCheckNan) or training has diverged (lower learning_rate, normalise "
-            "observations and rewards with VecNormalize); go on from the last checkpoint."
-        )
-    return action
+def into_box(action: np.ndarray, action_space: spaces.Box) -> np.ndarray:
+    """The action itself, or the box's edge where rescaling in float32 has rounded to just beyond it."""
+    return np.clip(action, action_space.low, action_space.high)

@@ -11,8 +11,8 @@ from stable_baselines3.sac import policies as sac
 from torch import nn
 
 from flowrl.distributions import FlowDistribution
-from flowrl.policies.action_density import ActionDensity, check_finite, check_flow_arguments
-from flowrl.recipes import DEFAULT_FLOW, Builder
+from flowrl.policies.action_density import ActionDensity, check_flow_arguments, into_box
+from flowrl.recipes import DEFAULT_FLOW, AnyFlow
 
 
 class FlowActorMixin:
@@ -27,22 +27,22 @@ class FlowActorMixin:
     action_dist: FlowDistribution
 
     def __init__(
-        self, *args: Any, flow: str | Builder = DEFAULT_FLOW, flow_kwargs: dict[str, Any] | None = None, **kwargs: Any
+        self, *args: Any, flow: AnyFlow = DEFAULT_FLOW, flow_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ):
         super().__init__(*args, **kwargs)
-        self.flow_spec = dict(flow=flow, flow_kwargs=flow_kwargs)
-        self.action_dist = FlowDistribution(get_action_dim(self.action_space), **self.flow_spec)  # type: ignore[attr-defined, arg-type]
+        self.flow_spec: dict[str, Any] = dict(flow=flow, flow_kwargs=flow_kwargs)
+        self.action_dist = FlowDistribution(get_action_dim(self.action_space), **self.flow_spec)
         self.flow = self.action_dist.proba_distribution_net(self.mu.in_features)
         if not self.flow.is_foreign:
             self.flow.set_gaussian(self.mu.weight, self.mu.bias, self.log_std.weight, self.log_std.bias)
         del self.mu, self.log_std
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | self.flow_spec  # type: ignore[misc]
+        return super()._get_constructor_parameters() | self.flow_spec
 
     def get_distribution(self, obs: PyTorchObs) -> FlowDistribution:
-        features = self.extract_features(obs, self.features_extractor)  # type: ignore[attr-defined]
-        return self.action_dist.proba_distribution(self.flow(self.latent_pi(features)))  # type: ignore[attr-defined]
+        features = self.extract_features(obs, self.features_extractor)
+        return self.action_dist.proba_distribution(self.flow(self.latent_pi(features)))
 
     def get_action_dist_params(self, obs: PyTorchObs) -> Any:
         raise NotImplementedError("A flow has no mean and log-std to return: use get_distribution(obs).")
@@ -69,27 +69,29 @@ class FlowActorPolicyMixin(ActionDensity):
         observation_space: Any,
         action_space: Any,
         *args: Any,
-        flow: str | Builder = DEFAULT_FLOW,
+        flow: AnyFlow = DEFAULT_FLOW,
         flow_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
         **kwargs: Any,
     ):
         check_flow_arguments(action_space, use_sde, flow)
-        self.flow_spec = dict(flow=flow, flow_kwargs=flow_kwargs)  # before _build, which super().__init__ calls
+        self.flow_spec: dict[str, Any] = dict(
+            flow=flow, flow_kwargs=flow_kwargs
+        )  # before _build, which super().__init__ calls
         super().__init__(observation_space, action_space, *args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
-        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)  # type: ignore[attr-defined]
-        return self.actor_class(**kwargs, **self.flow_spec).to(self.device)  # type: ignore[attr-defined]
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return self.actor_class(**kwargs, **self.flow_spec).to(self.device)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | self.flow_spec  # type: ignore[misc]
+        return super()._get_constructor_parameters() | self.flow_spec
 
     def get_distribution(self, obs: PyTorchObs) -> FlowDistribution:
-        return self.actor.get_distribution(obs)  # type: ignore[attr-defined]
+        return self.actor.get_distribution(obs)
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
-        return super().unscale_action(check_finite(scaled_action))  # type: ignore[misc]
+        return into_box(super().unscale_action(scaled_action), self.action_space)
 
 
 class FlowActor(FlowActorMixin, sac.Actor):

@@ -7,8 +7,6 @@ log-probs are those of the executed action. To score environment actions yoursel
 from typing import Any
 
 import numpy as np
-import torch
-from gymnasium import spaces
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -20,8 +18,8 @@ from torch import Tensor
 
 from flowrl.distributions import FlowDistribution
 from flowrl.flow import Flow
-from flowrl.policies.action_density import ActionDensity, check_finite, check_flow_arguments
-from flowrl.recipes import DEFAULT_FLOW, Builder
+from flowrl.policies.action_density import ActionDensity, check_flow_arguments, into_box
+from flowrl.recipes import DEFAULT_FLOW, AnyFlow
 
 
 class FlowActorCriticMixin(ActionDensity):
@@ -29,8 +27,8 @@ class FlowActorCriticMixin(ActionDensity):
 
     :param flow: see :class:`flowrl.Flow`
     :param flow_kwargs: options of the recipe
-    :param squash_output: whether actions are squashed by tanh onto the action box; False: they are clipped to it by SB3,
-        as a Gaussian's are, and the log-prob is that of the action before the clip. An unbounded box is never squashed.
+    :param squash_output: whether actions are squashed by tanh onto the action box; False: SB3 clips them to it, as it
+        does a Gaussian's, and the log-prob is that of the action before the clip. An unbounded box is never squashed.
     :raises ValueError: see :func:`flowrl.policies.action_density.check_flow_arguments`
     """
 
@@ -42,51 +40,53 @@ class FlowActorCriticMixin(ActionDensity):
         observation_space: Any,
         action_space: Any,
         *args: Any,
-        flow: str | Builder = DEFAULT_FLOW,
+        flow: AnyFlow = DEFAULT_FLOW,
         flow_kwargs: dict[str, Any] | None = None,
         squash_output: bool = True,
         use_sde: bool = False,
         **kwargs: Any,
     ):
         check_flow_arguments(action_space, use_sde, flow)
-        self.flow_spec = dict(flow=flow, flow_kwargs=flow_kwargs)  # before _build, which super().__init__ calls
+        self.flow_spec: dict[str, Any] = dict(
+            flow=flow, flow_kwargs=flow_kwargs
+        )  # before _build, which super().__init__ calls
         self._squash = squash_output and action_space.is_bounded()
         super().__init__(observation_space, action_space, *args, **kwargs)
         self._squash_output = self._squash
 
     def _build(self, lr_schedule: Schedule) -> None:
         """SB3 builds its Gaussian, then the flow takes over the head's start values and its place in the optimiser."""
-        super()._build(lr_schedule)  # type: ignore[misc]
+        super()._build(lr_schedule)
         self.action_dist = FlowDistribution(
             get_action_dim(self.action_space),
             squash=self._squash,
             pre_squash=True,
-            **self.flow_spec,  # type: ignore[arg-type]
+            **self.flow_spec,
         )
-        flow = self.action_dist.proba_distribution_net(self.mlp_extractor.latent_dim_pi)  # type: ignore[attr-defined]
+        flow = self.action_dist.proba_distribution_net(self.mlp_extractor.latent_dim_pi)
         if not flow.is_foreign:
-            flow.set_gaussian(self.action_net.weight, self.action_net.bias, None, self.log_std)  # type: ignore[arg-type, attr-defined]
+            flow.set_gaussian(self.action_net.weight, self.action_net.bias, None, self.log_std)  # type: ignore[arg-type]
         del self.log_std  # SB3 would log it as train/std
         self.action_net = flow
-        self.optimizer = self.optimizer_class(  # type: ignore[attr-defined]
-            self.parameters(),  # type: ignore[attr-defined]
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
             lr=lr_schedule(1),
-            **self.optimizer_kwargs,  # type: ignore[attr-defined]
+            **self.optimizer_kwargs,
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | self.flow_spec | dict(squash_output=self._squash)  # type: ignore[misc]
+        return super()._get_constructor_parameters() | self.flow_spec | dict(squash_output=self._squash)
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> FlowDistribution:
         return self.action_dist.proba_distribution(self.action_net(latent_pi))
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         """Stored action u -> environment action, through tanh."""
-        return super().unscale_action(np.tanh(check_finite(scaled_action)))  # type: ignore[misc]
+        return into_box(super().unscale_action(np.tanh(scaled_action)), self.action_space)
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """Environment action -> the u that is stored; one on the box's edge counts as the nearest float inside."""
-        scaled = super().scale_action(action)  # type: ignore[misc]
+        scaled = super().scale_action(action)
         limit = 1 - np.finfo(scaled.dtype).eps / 2
         return np.arctanh(np.clip(scaled, -limit, limit))
 

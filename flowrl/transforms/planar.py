@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from flowrl.transforms.transform import Transform
 
 MIN_SLOPE = 1e-2  # smallest slope along w: bounds the stretch of the inverse, and so its error in float32
-NEWTON_STEPS = 40  # in float64, safeguarded Newton is at rounding error long before, even at the smallest slope
+NEWTON_STEPS = 12  # 8 reach float64's rounding error over all slopes from 0.01 to 1e4
 
 
 class Planar(Transform):

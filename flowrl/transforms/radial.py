@@ -12,7 +12,9 @@ class Radial(Transform):
     Invertible where :math:`\beta > -\alpha`, so that it is given :math:`\gamma = \alpha + \beta > 0`:
     :math:`y - x_0 = \frac{r + \gamma}{r + \alpha} (x - x_0)` and
 
-    .. math:: |\det| = \Big(\frac{r + \gamma}{r + \alpha}\Big)^{d - 1} \frac{r^2 + 2 \alpha r + \alpha \gamma}{(r + \alpha)^2}.
+    .. math::
+        |\det| = \Big(\frac{r + \gamma}{r + \alpha}\Big)^{d - 1}
+        \frac{r^2 + 2 \alpha r + \alpha \gamma}{(r + \alpha)^2}.
 
     :param center: x_0, shape ``(*, d)``
     :param alpha: positive, shape ``(*,)``

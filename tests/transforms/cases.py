@@ -1,4 +1,4 @@
-"""All transforms, made from their layers at chosen parameters: a new layer joins every exactness test from this list."""
+"""All transforms, made from their layers: a new layer in this list joins every exactness test."""
 
 from collections.abc import Callable
 

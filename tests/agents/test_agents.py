@@ -1,0 +1,84 @@
+"""The named agents: a flow agent and its Gaussian twin differ in the policy and in nothing else."""
+
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+
+from agents import AGENTS, PPO, PPO_DEFAULTS, SAC, SAC_DEFAULTS, find_agent, hyperparameters, make_agent
+from flowrl.policies import ActionDensity
+
+ENVIRONMENTS = """HalfCheetah Hopper Walker2d Ant Humanoid Swimmer Reacher Pusher InvertedPendulum
+    InvertedDoublePendulum Pendulum BipedalWalker LunarLanderContinuous MountainCarContinuous""".split()
+OBSERVATIONS = {
+    "Policy": spaces.Box(-1, 1, (3,)),
+    "CnnPolicy": spaces.Box(0, 255, (36, 36, 3), "uint8"),
+    "MultiInputPolicy": spaces.Dict(a=spaces.Box(-1, 1, (3,))),
+}
+
+
+@pytest.mark.parametrize("table", [SAC, PPO], ids=["sac", "ppo"])
+def test_the_tables_cover_the_same_environments(table):
+    assert list(table) == ENVIRONMENTS
+
+
+def test_an_environment_without_an_entry_gets_the_defaults():
+    assert hyperparameters("sac", "Unheard") == SAC_DEFAULTS
+    assert hyperparameters("ppo", "Unheard") == PPO_DEFAULTS
+
+
+def test_changing_hyperparameters_changes_no_table():
+    hyperparameters("sac", "Ant")["policy_kwargs"]["net_arch"].append(1)
+    assert hyperparameters("sac", "Ant")["policy_kwargs"]["net_arch"] == [256, 256]
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+def test_every_entry_is_accepted_by_its_algorithm(algorithm, environment):
+    settings = hyperparameters(algorithm, environment)
+    assert settings.pop("steps") >= 10_000 and isinstance(settings.pop("normalize"), bool)
+    settings |= {"buffer_size": 10} if algorithm == "sac" else {}
+    env = make_vec_env("Pendulum-v1", n_envs=settings.pop("n_envs"))
+    model = make_agent(algorithm, env, settings)
+    if algorithm == "ppo":
+        assert model.n_steps * model.n_envs % model.batch_size == 0, "no truncated minibatch"
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+def test_a_flow_agent_and_its_baseline_share_everything_but_the_policy(algorithm):
+    env = make_vec_env("Pendulum-v1")
+    flow, gaussian = (
+        make_agent(name, env, dict(policy_kwargs=dict(net_arch=[16, 16])), seed=0)
+        for name in (f"flow-{algorithm}", algorithm)
+    )
+    assert AGENTS[f"flow-{algorithm}"].table == AGENTS[algorithm].table
+    assert type(flow) is type(gaussian)
+    assert isinstance(flow.policy, ActionDensity) and not isinstance(gaussian.policy, ActionDensity)
+    critics = [
+        {
+            name: parameter.shape
+            for name, parameter in model.policy.named_parameters()
+            if "critic" in name or "value" in name
+        }
+        for model in (flow, gaussian)
+    ]
+    assert critics[0] == critics[1] and critics[0]
+    trunk = "actor.latent_pi" if algorithm == "sac" else "mlp_extractor.policy_net"
+    trunks = [
+        {name: parameter.shape for name, parameter in model.policy.named_parameters() if name.startswith(trunk)}
+        for model in (flow, gaussian)
+    ]
+    assert trunks[0] == trunks[1] and trunks[0]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("kind", OBSERVATIONS)
+def test_the_policy_fits_the_observations(name, kind):
+    agent = find_agent(name)
+    gaussian = "MlpPolicy" if kind == "Policy" else kind
+    assert agent.policy_name(OBSERVATIONS[kind]) == (f"Flow{kind}" if agent.flow else gaussian)
+    assert issubclass(agent.policy_class(OBSERVATIONS[kind]), ActionDensity) == agent.flow
+
+
+def test_an_unknown_agent_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean flow-sac"):
+        find_agent("flowsac")

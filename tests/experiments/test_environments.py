@@ -1,0 +1,92 @@
+"""From names to environments."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_wrapper
+
+from agents import SAC
+from experiments import environments
+from experiments.environments import (
+    NonFiniteAction,
+    NonFiniteObservation,
+    find_environment,
+    make_environment,
+    make_vector_environment,
+)
+from experiments.errors import UsageError, did_you_mean
+
+
+@pytest.mark.parametrize(
+    ("name", "full_id", "short"),
+    [
+        ("HalfCheetah", "HalfCheetah-v5", "HalfCheetah"),
+        ("halfcheetah", "HalfCheetah-v5", "HalfCheetah"),
+        ("HalfCheetah-v4", "HalfCheetah-v4", "HalfCheetah"),
+        ("halfcheetah-V4", "HalfCheetah-v4", "HalfCheetah"),
+        ("Pendulum", "Pendulum-v1", "Pendulum"),
+        ("phys2d/Pendulum", "phys2d/Pendulum-v0", "Pendulum"),
+        (
+            "tests.experiments.nan_environment:NanPendulum",
+            "tests.experiments.nan_environment:NanPendulum-v0",
+            "NanPendulum",
+        ),
+    ],
+)
+def test_names_resolve(name, full_id, short):
+    found = find_environment(name)
+    assert (found.id, found.name) == (full_id, short)
+
+
+def test_every_environment_with_hyperparameters_is_registered():
+    assert set(environments.newest_ids(SAC)) == set(SAC)
+
+
+def test_continuous_lunar_lander_without_an_id_of_its_own(monkeypatch):
+    for name in [name for name in gym.registry if name.startswith("LunarLanderContinuous")]:
+        monkeypatch.delitem(gym.registry, name)
+    found = find_environment("LunarLanderContinuous")
+    assert found.id.startswith("LunarLander-v") and found.kwargs == {"continuous": True}
+    assert make_environment(found).action_space.shape == (2,)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("HalfCheetah", "mujoco"), ("BipedalWalker", "box2d")])
+def test_a_missing_package_names_the_extra(monkeypatch, name, extra):
+    def make(*args, **kwargs):
+        raise gym.error.DependencyNotInstalled("no such package")
+
+    monkeypatch.setattr(environments.gym, "make", make)
+    with pytest.raises(UsageError, match=rf"pip install -e '\.\[{extra}\]'"):
+        make_environment(find_environment(name))
+
+
+def test_normalisation_leaves_evaluation_rewards_as_they_are():
+    environment = find_environment("Pendulum")
+    training = make_vector_environment(environment, 2, normalize=True, gamma=0.9)
+    evaluation = make_vector_environment(environment, 1, normalize=True, gamma=0.9, training=False)
+    assert training.num_envs == 2
+    wrapper = unwrap_vec_wrapper(evaluation, VecNormalize)
+    assert not wrapper.training and not wrapper.norm_reward and wrapper.norm_obs
+    assert unwrap_vec_wrapper(make_vector_environment(environment, 1, False, 0.9), VecNormalize) is None
+
+
+def test_nan_is_stopped_before_it_reaches_the_running_statistics():
+    environment = find_environment("tests.experiments.nan_environment:NanPendulum")
+    env = make_vector_environment(environment, 1, normalize=True, gamma=0.9)
+    env.reset()
+    with pytest.raises(NonFiniteObservation, match=r"observation\[0\] = nan"):
+        for _ in range(200):
+            env.step(np.zeros((1, 1), dtype=np.float32))
+    assert np.isfinite(env.obs_rms.mean).all()
+
+
+def test_an_action_that_is_not_finite_is_refused():
+    env = make_vector_environment(find_environment("Pendulum"), 1, normalize=False, gamma=0.9)
+    env.reset()
+    with pytest.raises(NonFiniteAction):
+        env.step(np.full((1, 1), np.inf))
+
+
+def test_hints():
+    assert did_you_mean("hoper", ["Hopper", "Ant"]) == "did you mean Hopper?"
+    assert did_you_mean("zzz", ["Hopper", "Ant"]) == "valid names are Ant, Hopper"

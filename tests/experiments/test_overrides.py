@@ -1,0 +1,82 @@
+"""``--set key=value``."""
+
+import pytest
+from gymnasium import spaces
+from torch import nn
+
+from agents import AGENTS, find_agent, hyperparameters
+from experiments.errors import UsageError
+from experiments.overrides import apply_overrides, constructor_types
+
+OBSERVATIONS = spaces.Box(-1, 1, (3,))
+
+
+def override(agent, *overrides):
+    agent = find_agent(agent)
+    return apply_overrides(hyperparameters(agent.table, "Hopper"), overrides, agent, OBSERVATIONS)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("learning_rate=1e-3", "learning_rate", 1e-3),
+        ("learning_rate=1", "learning_rate", 1),
+        ("ent_coef=auto_0.1", "ent_coef", "auto_0.1"),
+        ("ent_coef=0.2", "ent_coef", 0.2),
+        ("train_freq=(4,'step')", "train_freq", (4, "step")),
+        ("normalize=True", "normalize", True),
+        ("optimize_memory_usage=False", "optimize_memory_usage", False),
+    ],
+)
+def test_values_are_read_as_python_reads_them(text, key, value):
+    assert override("sac", text)[key] == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "batch_size=1.5",
+        "batch_size=True",
+        "learning_rate=fast",
+        "normalize=1",
+        "train_freq=[4]",
+        "policy_kwargs.net_arch=['a']",
+        "policy_kwargs.activation_fn=Rellu",
+        "policy_kwargs.optimizer_class=Adam",
+        "replay_buffer_class=ReplayBuffer",
+    ],
+)
+def test_values_of_another_type_are_refused(text):
+    with pytest.raises(UsageError, match="expected"):
+        override("sac", text)
+
+
+def test_dots_reach_into_policy_kwargs_and_nothing_else_changes():
+    plain, changed = (
+        override("flow-ppo"),
+        override(
+            "flow-ppo",
+            "policy_kwargs.net_arch=dict(pi=[8],vf=[8])".replace("dict(pi=[8],vf=[8])", "{'pi':[8],'vf':[8]}"),
+            "policy_kwargs.activation_fn=ReLU",
+        ),
+    )
+    assert changed["policy_kwargs"] == {"net_arch": {"pi": [8], "vf": [8]}, "activation_fn": nn.ReLU}
+    assert {k: v for k, v in plain.items() if k != "policy_kwargs"} == {
+        k: v for k, v in changed.items() if k != "policy_kwargs"
+    }
+    assert hyperparameters("ppo", "Hopper")["policy_kwargs"] == plain["policy_kwargs"]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_hyperparameter_of_the_tables_can_be_set(agent):
+    agent = find_agent(agent)
+    settable = {*constructor_types(agent.algorithm), "normalize", "policy_kwargs"}
+    assert set(hyperparameters(agent.table, "HalfCheetah")) - {"steps", "n_envs"} <= settable
+    policy = constructor_types(agent.policy_class(OBSERVATIONS))
+    assert {"net_arch", "activation_fn"} <= set(policy) and ("flow" in policy) == agent.flow
+
+
+@pytest.mark.parametrize("key", ["env", "seed", "device", "policy", "policy_kwargs.action_space", "steps"])
+def test_what_the_run_decides_cannot_be_set(key):
+    with pytest.raises(UsageError, match="unknown key"):
+        override("sac", f"{key}=1")

@@ -1,0 +1,348 @@
+"""`experiments/run.py`: what a run writes, how it resumes, stops and fails."""
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from stable_baselines3 import PPO, SAC
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import flowrl
+from agents import AGENTS
+from experiments.callbacks import ProgressDisplay, TrainingClock
+from experiments.run import main, parse_arguments
+from experiments.run_directory import RunDirectory, read_csv
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "sac": ("learning_starts=50", "batch_size=32", "policy_kwargs.net_arch=[16,16]"),
+    "ppo": ("n_steps=64", "n_epochs=2", "policy_kwargs.net_arch=[16,16]"),
+}
+# SAC stops where it is told to; PPO at the end of a rollout.
+STEPS = {"sac": 300, "ppo": 512}
+
+
+def train(logdir, agent, *more, steps=None, seed=0):
+    """Train a small agent on Pendulum for a moment, and return its run directory."""
+    kind = agent.removeprefix("flow-")
+    settings = [word for setting in SMALL[kind] for word in ("--set", setting)]
+    before = set(logdir.glob("*/*/*"))
+    command = ["--env", "Pendulum", "--agent", agent, "--steps", str(steps or STEPS[kind]), "--seed", str(seed)]
+    code = main([*command, "--logdir", str(logdir), "--eval-episodes", "1", "--no-progress", *settings, *more])
+    assert code == 0
+    (path,) = set(logdir.glob("*/*/*")) - before
+    return path
+
+
+@pytest.fixture(scope="module", params=list(AGENTS))
+def run(request, tmp_path_factory):
+    """A finished run of each agent: its name and its directory."""
+    return request.param, train(tmp_path_factory.mktemp("runs"), request.param, "--eval-every", "150")
+
+
+def scalars(path):
+    events = EventAccumulator(str(path), size_guidance={"images": 0})
+    events.Reload()
+    return events.Tags()
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
+
+
+# -- what a run writes ----------------------------------------------------------------------------------------------
+
+
+def test_run_directory_is_complete(run):
+    agent, path = run
+    assert path.parent.parent.name == "Pendulum-v1" and path.parent.name == agent
+    names = {file.name for file in path.iterdir()}
+    assert {"config.json", "progress.csv", "evaluations.csv", "best_model.zip", "last_model.zip"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not any(name.startswith(".") for name in names), "unfinished files were left behind"
+
+
+def test_config_says_how_to_reproduce_the_run(run):
+    agent, path = run
+    config = json.loads((path / "config.json").read_text())
+    assert config["agent"] == agent and config["environment"]["id"] == "Pendulum-v1" and config["seed"] == 0
+    assert config["hyperparameters"]["policy_kwargs"]["net_arch"] == [16, 16]
+    assert config["flow"] == (flowrl.DEFAULT_FLOW if agent.startswith("flow") else None)
+    (session,) = config["sessions"]
+    assert session["device"] == "cpu" and session["threads"] >= 1 and "git" in session
+    assert session["versions"]["stable-baselines3"] and session["versions"]["torch"]
+
+
+def test_evaluations_are_recorded(run):
+    _, path = run
+    rows = RunDirectory.open(path).evaluations()
+    # Four environments step at once in PPO; the model that training ends with is evaluated too.
+    assert [row["step"] for row in rows] == ([150, 300] if "sac" in run[0] else [152, 300, 452, 512])
+    for row in rows:
+        assert row["min_return"] <= row["mean_return"] <= row["max_return"]
+        assert row["steps_per_second"] > 0 and row["episodes"] == 1 and row["training_seconds"] <= row["wall_seconds"]
+
+
+def test_tensorboard_has_the_curves_and_pictures(run):
+    agent, path = run
+    tags = scalars(path)
+    expected = {"flow/entropy", "flow/log_prob_mean", "flow/saturation", "eval/mean_reward", "time/steps_per_second"}
+    expected |= {"train/grad_norm_actor", "train/grad_norm_critic"}
+    if agent.startswith("flow"):
+        expected |= {"flow/log_det_min", "flow/log_det_max"}
+    assert expected <= set(tags["scalars"])
+    assert tags["images"] == ["flow/action_density"]
+
+
+def test_progress_csv_has_the_same_scalars(run):
+    _, path = run
+    columns = set(read_csv(path / "progress.csv")[0])
+    assert set(scalars(path)["scalars"]) <= columns
+
+
+def test_models_load_without_this_repository(run):
+    agent, path = run
+    model = (SAC if agent.endswith("sac") else PPO).load(path / "last_model.zip")
+    action, _ = model.predict(np.zeros(3, dtype=np.float32), deterministic=True)
+    assert action.shape == (1,)
+    assert isinstance(model.policy, flowrl.policies.ActionDensity) == agent.startswith("flow")
+
+
+def test_same_seed_same_run(tmp_path):
+    runs = [train(tmp_path, "flow-sac", "--eval-every", "0", steps=80, seed=seed) for seed in (1, 1, 2)]
+    first, again, other = (weights(SAC.load(path / "last_model.zip")) for path in runs)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_evaluations_do_not_change_training(tmp_path):
+    with_them = train(tmp_path, "flow-sac", "--eval-every", "50", steps=80)
+    without = train(tmp_path, "flow-sac", "--eval-every", "0", steps=80)
+    assert not (without / "evaluations.csv").exists()
+    first, second = (weights(SAC.load(path / "last_model.zip")) for path in (with_them, without))
+    assert torch.equal(first, second)
+
+
+def test_flow_and_settings_reach_the_policy(tmp_path):
+    path = train(tmp_path, "flow-sac", "--flow", "radial", "--set", "gamma=0.5", "--eval-every", "0", steps=20)
+    model = SAC.load(path / "last_model.zip")
+    assert model.gamma == 0.5 and model.policy_kwargs["flow"] == "radial"
+    assert json.loads((path / "config.json").read_text())["flow"] == "radial"
+
+
+# -- resuming -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agent", ["flow-sac", "flow-ppo"])
+def test_resume_goes_on_where_the_run_ended(tmp_path, agent):
+    path = train(tmp_path, agent, "--set", "normalize=True", "--eval-every", "100", steps={"flow-sac": 120}.get(agent))
+    run = RunDirectory.open(path)
+    algorithm = AGENTS[agent].algorithm
+    before = algorithm.load(path / "last_model.zip")
+    total = 2 * before.num_timesteps
+    assert main(["--resume", str(path), "--steps", str(total)]) == 0
+
+    after = algorithm.load(path / "last_model.zip")
+    assert after.num_timesteps == total and after._n_updates > before._n_updates
+    steps = [row["step"] for row in run.evaluations()]
+    assert steps == sorted(set(steps)) and steps[-1] == total
+    logged = [int(row["time/total_timesteps"]) for row in run.progress()]
+    assert logged == sorted(logged) and logged[0] <= before.num_timesteps < logged[-1]
+    assert [session["from_step"] for session in run.config["sessions"]] == [0, before.num_timesteps]
+
+
+def test_resume_restores_weights_optimiser_replay_buffer_and_normalization(tmp_path):
+    from experiments.environments import Environment, make_vector_environment
+
+    path = train(tmp_path, "sac", "--set", "normalize=True", "--eval-every", "0")
+    env = make_vector_environment(Environment("Pendulum-v1", "Pendulum"), 1, normalize=True, gamma=0.99)
+    model = RunDirectory.open(path).load_checkpoint(SAC, None, env, "cpu")
+    last = SAC.load(path / "last_model.zip")
+    assert torch.equal(weights(model), weights(last))
+    moments = [model.critic.optimizer.state_dict()["state"][0]["exp_avg"] for model in (model, last)]
+    assert torch.equal(*moments) and moments[0].abs().sum() > 0
+    assert model.replay_buffer.pos == 300 and not model.replay_buffer.full
+    assert model.replay_buffer.observations[:300].any(axis=(1, 2)).all()
+    assert not model.replay_buffer.observations[300:].any()
+    assert env.obs_rms.count > 250, "the statistics of 300 steps"
+
+
+def test_resume_drops_what_was_recorded_after_the_checkpoint(tmp_path):
+    path = train(tmp_path, "sac", "--checkpoint-every", "100", "--eval-every", "100")
+    run = RunDirectory.open(path)
+    assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_100", "step_200", "step_300"]
+    assert [(checkpoint / "replay_buffer.pkl").exists() for checkpoint in run.checkpoints()] == [False, True, True]
+    assert main(["--resume", str(path / "checkpoints" / "step_200"), "--steps", "250", "--eval-every", "50"]) == 0
+    assert [row["step"] for row in run.evaluations()] == [100, 200, 250]
+    assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_100", "step_200", "step_250"]
+
+
+def test_a_broken_checkpoint_names_one_that_loads(tmp_path, capsys):
+    path = train(tmp_path, "sac", "--checkpoint-every", "200", "--eval-every", "0")
+    (path / "checkpoints" / "step_300" / "model.zip").write_bytes(b"half a fi")
+    assert main(["--resume", str(path), "--steps", "400"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and f"--resume {path / 'checkpoints' / 'step_200'}" in message
+    assert main(["--resume", str(path / "checkpoints" / "step_200"), "--steps", "210"]) == 0
+
+
+def test_resume_of_a_finished_run_says_how_to_train_on(run, capsys):
+    _, path = run
+    assert main(["--resume", str(path)]) == 2
+    assert "--steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_saves_and_says_how_to_resume(tmp_path, number):
+    command = [sys.executable, "experiments/run.py", "--env", "Pendulum", "--agent", "sac", "--logdir", str(tmp_path)]
+    command += ["--steps", "1000000", "--set", "policy_kwargs.net_arch=[16,16]", "--eval-every", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/*/*/events*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.5)  # now it is training
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    (path,) = tmp_path.glob("*/*/*")
+    assert f"python experiments/run.py --resume {path}" in output
+    assert "Traceback" not in errors
+    (checkpoint,) = RunDirectory.open(path).checkpoints()
+    step = int(checkpoint.name.removeprefix("step_"))
+    assert step > 0
+    assert main(["--resume", str(path), "--steps", str(step + 5)]) == 0
+    assert SAC.load(path / "last_model.zip").num_timesteps == step + 5
+
+
+# -- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--env", "HalfCheeta"], "HalfCheetah"),
+        (["--env", "Pendulum-v9"], "Pendulum-v1"),
+        (["--env", "no_such_module:Thing-v0"], "no_such_module"),
+        (["--env", "CartPole"], "Discrete"),
+        (["--env", "LunarLander"], "LunarLanderContinuous"),
+        (["--env", "HalfCheetah-v3"], "HalfCheetah-v5"),
+        (["--env", "Pendulum", "--agent", "flow-sca"], "flow-sac"),
+        (["--env", "Pendulum", "--flow", "realnpv"], "realnvp"),
+        (["--env", "Pendulum", "--agent", "sac", "--flow", "nsf"], "flow-sac"),
+        (["--env", "Pendulum", "--set", "learning_rat=1"], "learning_rate"),
+        (["--env", "Pendulum", "--set", "policy_kwargs.net_arc=1"], "policy_kwargs.net_arch"),
+        (["--env", "Pendulum", "--set", "batch_size"], "key=value"),
+        (["--env", "Pendulum", "--set", "batch_size=big"], "int"),
+        (["--env", "Pendulum", "--set", "policy_kwargs.net_arch=64"], "list"),
+        (["--env", "Pendulum", "--agent", "ppo", "--set", "batch_size=1"], "batch_size"),
+        (["--resume", "no/such/run"], "no/such/run"),
+        (["--resume", "runs", "--agent", "sac"], "--agent"),
+        *([(["--env", "Pendulum", "--device", "cuda"], "CUDA")] if not torch.cuda.is_available() else []),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_gives_one_line_and_exit_code_2(tmp_path, capsys, arguments, expected):
+    logdir = [] if "--resume" in arguments else ["--logdir", str(tmp_path)]
+    assert main([*arguments, *logdir]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    assert expected in message
+    assert not list(tmp_path.iterdir()), "nothing is written for a run that never starts"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--env", "Pendulum", "--steps", "0"], ["--env", "Pendulum", "--seed", "x"]])
+def test_argparse_refuses(arguments):
+    with pytest.raises(SystemExit) as error:
+        parse_arguments(arguments)
+    assert error.value.code == 2
+
+
+def test_numbers_may_be_written_as_people_write_them():
+    assert (
+        parse_arguments(["--env", "x", "--steps", "1e5"]).steps
+        == parse_arguments(["--env", "x", "--steps", "100_000"]).steps
+    )
+
+
+def test_nan_observation_saves_and_names_the_cure(tmp_path, capsys):
+    arguments = ["--env", "tests.experiments.nan_environment:NanPendulum", "--agent", "flow-sac", "--eval-every", "0"]
+    arguments += [word for setting in SMALL["sac"] for word in ("--set", setting)]
+    assert main([*arguments, "--logdir", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "nan" in message and "--resume" in message
+    (path,) = tmp_path.glob("*/*/*")
+    assert [checkpoint.name for checkpoint in RunDirectory.open(path).checkpoints()] == ["step_120"]
+
+
+def test_diverged_weights_are_not_saved_and_the_error_names_the_last_sound_checkpoint(tmp_path, capsys, monkeypatch):
+    from stable_baselines3.sac import sac
+
+    healthy = sac.SAC.train
+
+    def diverge(self, *args, **kwargs):
+        healthy(self, *args, **kwargs)
+        if self.num_timesteps == 80:
+            for parameter in self.actor.parameters():
+                parameter.data.fill_(float("nan"))
+
+    monkeypatch.setattr(sac.SAC, "train", diverge)
+    arguments = ["--env", "Pendulum", "--agent", "flow-sac", "--eval-every", "0", "--checkpoint-every", "60"]
+    arguments += [word for setting in SMALL["sac"] for word in ("--set", setting)]
+    assert main([*arguments, "--logdir", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "learning_rate" in message and "step_60" in message
+
+
+def test_no_traceback_from_the_command_line(tmp_path):
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), "--env", "Pendulm"]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("error: unknown environment 'Pendulm': did you mean Pendulum ")
+    assert finished.stderr.count("\n") == 1
+
+
+# -- listing --------------------------------------------------------------------------------------------------------
+
+
+def test_list_names_agents_flows_and_environments(capsys):
+    assert main(["--list"]) == 0
+    output = capsys.readouterr().out
+    for name in (*AGENTS, *flowrl.available_flows(), "HalfCheetah-v5", "MountainCarContinuous-v0"):
+        assert name in output
+
+
+def test_csv_stays_readable_when_columns_appear_after_a_resume(tmp_path):
+    run = RunDirectory(tmp_path)
+    for step, names in ((1, "a"), (2, "ab"), (3, "abc")):
+        logger = run.logger()
+        for name in names:
+            logger.record(name, step)
+        logger.record("time/total_timesteps", step)
+        logger.dump(step)
+        logger.close()
+    with open(tmp_path / "progress.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["a"], row["b"], row["c"]) for row in rows] == [("1", "", ""), ("2", "2", ""), ("3", "3", "3")]
+
+
+# -- progress -------------------------------------------------------------------------------------------------------
+
+
+def test_progress_shows_return_speed_and_time_left(tmp_path):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    model = SAC("MlpPolicy", "Pendulum-v1", learning_starts=1_000)
+    with ProgressDisplay(250, TrainingClock(), console, bar=True) as progress:
+        model.learn(250, callback=progress)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    assert re.search(r"250/250 return -\d+\.\d [\d,]+ steps/s 0:00:00 left", shown)

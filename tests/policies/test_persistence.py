@@ -1,0 +1,100 @@
+"""A flow policy copies, pickles and saves at any time, with every argument that built it."""
+
+import copy
+import pickle
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+
+from flowrl.policies import FlowActorCriticPolicy
+from tests.environments import Aim
+from tests.models import (
+    ALGORITHMS,
+    FLOWS,
+    assert_same_policy,
+    build,
+    build_policy,
+    head,
+    observations,
+    perturb,
+)
+
+
+def use(policy) -> None:
+    """Sample, score and differentiate, as training does."""
+    obs = observations(4)
+    policy.predict(obs.numpy())
+    policy.log_prob(obs, torch.ones(4, 2)).sum().backward()
+    policy.entropy(obs).sum().backward()
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: through(pickle, p), lambda p: through(cloudpickle, p)])
+def test_a_used_policy_copies_and_pickles(algorithm, flow, copied):
+    policy = build_policy(algorithm, flow=flow)
+    perturb(policy)
+    use(policy)
+    policy.lr_schedule = None  # SB3's actor-critic policies hold none; build_policy's is a lambda
+    twin = copied(policy)
+    assert_same_policy(policy, twin, Aim())
+    perturb(policy, seed=9)
+    assert not torch.equal(head(policy).state_dict()["context_map.bias"], head(twin).state_dict()["context_map.bias"])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_policy_kwargs_survive_saving(algorithm, tmp_path):
+    kwargs = dict(flow="nsf", flow_kwargs=dict(layers=3, bins=5, hidden=[8]), activation_fn=torch.nn.ELU)
+    model = build(algorithm, policy_kwargs=kwargs)
+    perturb(head(model.policy))
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model")
+    assert kwargs.items() <= loaded.policy_kwargs.items()
+    assert len(head(loaded.policy).layers) == 3
+    assert_same_policy(model, loaded, Aim())
+
+
+@pytest.mark.parametrize("kwargs", [{}, dict(squash_output=False), dict(flow="nsf", flow_kwargs=dict(bins=4))])
+def test_a_policy_alone_remembers_how_it_was_built(kwargs, tmp_path):
+    policy = build_policy("PPO", **kwargs)
+    perturb(policy)
+    policy.save(tmp_path / "policy.pt")
+    loaded = FlowActorCriticPolicy.load(tmp_path / "policy.pt")
+    assert loaded.squash_output == kwargs.get("squash_output", True)
+    assert_same_policy(policy, loaded, Aim())
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_parameters_go_from_model_to_model(algorithm):
+    first, second = build(algorithm), build(algorithm, seed=1)
+    perturb(first.policy)
+    second.set_parameters(first.get_parameters())
+    assert_same_policy(first, second, Aim())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_training_logs_no_std(algorithm):
+    """SB3 logs `train/std` where a policy has `log_std`: no flow's spread."""
+    model = build(algorithm)
+    assert not hasattr(model.policy, "log_std")
+    assert not hasattr(getattr(model, "actor", None), "log_std")
+    model.learn(256, log_interval=10_000)
+    logged = model.logger.name_to_value
+    assert any(name.startswith("train/") for name in logged)
+    assert "train/std" not in logged
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_same_seed_gives_the_same_run(algorithm):
+    first, second = (build(algorithm).learn(256) for _ in range(2))
+    for a, b in zip(first.policy.parameters(), second.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+    obs = np.zeros((4, 3), np.float32)
+    np.testing.assert_array_equal(first.predict(obs, deterministic=True)[0], second.predict(obs, deterministic=True)[0])
+
+
+def through(module, policy):
+    """There and back."""
+    return pickle.loads(module.dumps(policy))
