@@ -17,13 +17,7 @@ CONTEXT = 4
 flows = pytest.mark.parametrize("name", FLOWS)
 dimensions = pytest.mark.parametrize("d", [1, 2, 3, 17])
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def perturbed(name: str, d: int, context: int = CONTEXT, spread: float = 0.1, **options) -> Flow:

@@ -1,6 +1,7 @@
 """The masked autoregressive layer: one masked network (MADE) gives every feature's parameters from those before it."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowrl.layers.bijectors import Bijector
-from flowrl.layers.coupling import mlp_after_first
+from flowrl.layers.conditioner import Conditioner
 from flowrl.layers.layer import Layer
 from flowrl.layers.linear import seeded_order
 from flowrl.transforms import Autoregressive, Compose, Inverse, Permutation, Transform
@@ -44,7 +45,6 @@ class AutoregressiveLayer(Layer):
 
     def __init__(self, features: int, bijector: Bijector, index: int, hidden: Sequence[int], fast_sampling: bool):
         super().__init__()
-        self.bijector = bijector
         self.fast_sampling = fast_sampling
         self.context_size = hidden[0]
         self.register_buffer("order", seeded_order(features, seed=index))
@@ -53,21 +53,16 @@ class AutoregressiveLayer(Layer):
         inputs = torch.arange(1, features + 1)
         degrees = [torch.arange(width) % features for width in hidden]
         outputs = torch.arange(features).repeat_interleave(bijector.parameters_per_feature)
-        self.first = MaskedLinear(degrees[0][:, None] >= inputs, bias=False)
-        self.rest = mlp_after_first([MaskedLinear(n[:, None] >= m) for m, n in pairwise(degrees)])
-        self.last = MaskedLinear(outputs[:, None] >= degrees[-1])
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        first = MaskedLinear(degrees[0][:, None] >= inputs, bias=False)
+        between = [MaskedLinear(n[:, None] >= m) for m, n in pairwise(degrees)]
+        last = MaskedLinear(outputs[:, None] >= degrees[-1])
+        self.conditioner = Conditioner([first, *between, last], bijector)
 
     def reset_context(self, weight: Tensor, bias: Tensor) -> None:
-        """Keep the linear map's own start: the network's last layer is zero already."""
+        """Keep the linear map's own start: the conditioner's last layer is zero already."""
 
     def forward(self, parameters: Tensor) -> Transform:
-        def conditioner(x: Tensor) -> Transform:
-            raw = self.last(self.rest(self.first(x) + parameters))
-            return self.bijector(raw.unflatten(-1, (-1, self.bijector.parameters_per_feature)))
-
-        transform: Transform = Autoregressive(conditioner)
+        transform: Transform = Autoregressive(partial(self.conditioner, context=parameters))
         if not self.fast_sampling:
             transform = Inverse(transform)
         return Compose([Permutation(self.order), transform])

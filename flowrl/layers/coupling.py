@@ -1,11 +1,13 @@
 """The coupling layer: half of the features, through a small network, say how the other half moves."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from flowrl.layers.bijectors import Bijector
+from flowrl.layers.conditioner import Conditioner
 from flowrl.layers.layer import Layer
 from flowrl.layers.linear import seeded_order
 from flowrl.transforms import Coupling, Transform
@@ -15,7 +17,7 @@ class CouplingLayer(Layer):
     """Affine (RealNVP, Dinh et al. 2017) or spline (Neural Spline Flows, Durkan et al. 2019) coupling.
 
     Layers 2 i and 2 i + 1 move the first and the last half of one seeded order of the features, so that two of them
-    leave nothing unchanged. The first linear layer is split, W [x_A; context] = W_A x_A + slice of the context map.
+    leave nothing unchanged.
 
     :param features: d >= 2 (at d = 1 nothing is left to condition on: use `Elementwise`)
     :param bijector: affine or spline
@@ -28,7 +30,6 @@ class CouplingLayer(Layer):
 
     def __init__(self, features: int, bijector: Bijector, index: int, hidden: Sequence[int]):
         super().__init__()
-        self.bijector = bijector
         self.context_size = hidden[0]
         order = seeded_order(features, seed=index // 2)
         if index % 2:
@@ -36,26 +37,12 @@ class CouplingLayer(Layer):
         half = (features + 1) // 2
         self.register_buffer("change", order[:half].sort().values)
         self.register_buffer("keep", order[half:].sort().values)
-        self.first = nn.Linear(features - half, hidden[0], bias=False)
-        self.rest = mlp_after_first([nn.Linear(m, n) for m, n in pairwise(hidden)])
-        self.last = nn.Linear(hidden[-1], half * bijector.parameters_per_feature)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        widths = (*hidden, half * bijector.parameters_per_feature)
+        first = nn.Linear(features - half, hidden[0], bias=False)
+        self.conditioner = Conditioner([first, *(nn.Linear(m, n) for m, n in pairwise(widths))], bijector)
 
     def reset_context(self, weight: Tensor, bias: Tensor) -> None:
-        """Keep the linear map's own start: the network's last layer is zero already."""
+        """Keep the linear map's own start: the conditioner's last layer is zero already."""
 
     def forward(self, parameters: Tensor) -> Transform:
-        def conditioner(kept: Tensor) -> Transform:
-            raw = self.last(self.rest(self.first(kept) + parameters))
-            return self.bijector(raw.unflatten(-1, (-1, self.bijector.parameters_per_feature)))
-
-        return Coupling(conditioner, self.keep, self.change)
-
-
-def mlp_after_first(linears: Sequence[nn.Module]) -> nn.Sequential:
-    """The activations and hidden layers between a conditioner's split first layer and its last."""
-    modules: list[nn.Module] = [nn.ReLU()]
-    for linear in linears:
-        modules += [linear, nn.ReLU()]
-    return nn.Sequential(*modules)
+        return Coupling(partial(self.conditioner, context=parameters), self.keep, self.change)

@@ -13,13 +13,7 @@ SPREADS = {"untrained": 0.0, "perturbed": 0.3}
 cases = pytest.mark.parametrize(("name", "d"), CASES, ids=[f"{name}-{d}" for name, d in CASES])
 spreads = pytest.mark.parametrize("spread", SPREADS.values(), ids=SPREADS.keys())
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @cases

@@ -1,0 +1,38 @@
+"""The small network of coupling and autoregressive layers: from other features and the context to a bijector."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from flowrl.layers.bijectors import Bijector
+from flowrl.transforms import Transform
+
+
+class Conditioner(nn.Module):
+    """A ReLU network whose first linear layer is split, W [x; context] = W_x x + slice of the flow's context map.
+
+    Its last layer starts at zero, hence the bijector at the identity.
+
+    :param linears: the linear layers, the first without a bias (the slice has it)
+    :param bijector: what the outputs are parameters of
+    """
+
+    def __init__(self, linears: Sequence[nn.Linear], bijector: Bijector):
+        super().__init__()
+        self.bijector = bijector
+        self.first, *hidden, self.last = linears
+        modules: list[nn.Module] = [nn.ReLU()]
+        for linear in hidden:
+            modules += [linear, nn.ReLU()]
+        self.hidden = nn.Sequential(*modules)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, context: Tensor) -> Transform:
+        """
+        :param x: the features that condition, shape ``(*batch, n)``
+        :param context: the layer's slice of the context map, shape ``(*batch, width of the first layer)``
+        :return: the elementwise transform of the features that are conditioned
+        """
+        raw = self.last(self.hidden(self.first(x) + context))
+        return self.bijector(raw.unflatten(-1, (-1, self.bijector.parameters_per_feature)))
