@@ -1,7 +1,7 @@
 """Why a flow: SAC where two actions are good and their mean is not: ``python experiments/why.py``.
 
 The environment has one step and a known optimum: at temperature alpha, the best policy has the density
-exp(r(a) / alpha) / Z. Unmodified SAC learns it once with SB3's Gaussian and once with a flow, all else the same; the
+exp(r(a) / alpha) / Z. Unmodified SAC learns it with SB3's Gaussian and with flows, all else the same; the
 gap of each to the optimum, KL(policy || optimum), is measured by quadrature. Writes ``why.png``, ``.csv`` and ``.json``
 to ``experiments/results/``.
 """
@@ -9,6 +9,7 @@ to ``experiments/results/``.
 import argparse
 import csv
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from stable_baselines3 import SAC
 
-import flowrl
+import flowrl  # noqa: F401  registers the flow policies
 from experiments.provenance import git_state, versions
 from flowrl.density import action_log_prob
 from flowrl.plot import draw_contours
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="why.py", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--flow", default=flowrl.DEFAULT_FLOW, help=f"recipe (default: {flowrl.DEFAULT_FLOW})")
+    parser.add_argument("--flows", nargs="+", default=["triangular", "nsf"], help="recipes (default: triangular nsf)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
     arguments = parser.parse_args(argv)
 
@@ -126,7 +127,8 @@ def main(argv: list[str] | None = None) -> int:
 
     panels: list[tuple[str, Any]] = [("best policy, exp(r / α) / Z", log_optimum)]
     rows = []
-    for name, flow in (("Gaussian SAC", None), (f"flow-sac ({arguments.flow})", arguments.flow)):
+    for flow in (None, *arguments.flows):
+        name = f"flow-sac, {flow}" if flow else "Gaussian SAC"
         policy = train(flow, arguments.seed).policy
 
         @torch.no_grad()
@@ -135,11 +137,11 @@ def main(argv: list[str] | None = None) -> int:
 
         row = evaluate(log_prob(actions).numpy().astype(float), log_optimum(actions).numpy().astype(float))
         rows.append(dict(policy=name, seed=arguments.seed, steps=STEPS, **{k: round(v, 4) for k, v in row.items()}))
-        panels.append((f"{name}: {row['kl_to_optimum']:.2f} nats from it", log_prob))
+        panels.append((f"{name}: {row['kl_to_optimum']:.2f} nats away", log_prob))
         print(rows[-1])
 
-    figure = Figure(figsize=(10.5, 3.8), layout="constrained")
-    for axes, (title, log_density) in zip(figure.subplots(1, 3), panels):
+    figure = Figure(figsize=(3.4 * len(panels), 3.8), layout="constrained")
+    for axes, (title, log_density) in zip(figure.subplots(1, len(panels)), panels):
         draw_contours(axes, log_density, (-1.0, -1.0), (1.0, 1.0))
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("action 1")
@@ -151,8 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    command = f"python experiments/why.py --seed {arguments.seed} --flow {arguments.flow}"
-    provenance = dict(command=command, versions=versions(), git=git_state())
+    provenance = dict(command=shlex.join(["python", *sys.argv]), versions=versions(), git=git_state())
     (arguments.output / "why.json").write_text(json.dumps(provenance, indent=2) + "\n")
     return 0
 
