@@ -220,6 +220,9 @@ class Interruption(BaseCallback):
     def _on_rollout_start(self) -> None:
         self.complete_steps = self.model.num_timesteps
 
+    def _on_rollout_end(self) -> None:
+        self.complete_steps = self.model.num_timesteps
+
     def _on_step(self) -> bool:
         return not self.requested
 

@@ -100,7 +100,7 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def _contents(buffer: ReplayBuffer) -> dict[str, Any]:
     """A replay buffer without its empty rows, which Stable-Baselines3 would save too (a million by default)."""
     used = buffer.buffer_size if buffer.full else buffer.pos
-    arrays = {name: value for name, value in vars(buffer).items() if isinstance(value, (np.ndarray, dict))}
+    arrays = {name: value for name, value in vars(buffer).items() if _holds_rows(value)}
     return dict(
         position=buffer.pos,
         full=buffer.full,
@@ -115,8 +115,15 @@ def _restore(buffer: ReplayBuffer, contents: dict[str, Any]) -> None:
         parts = [(target[key], saved[key]) for key in saved] if isinstance(saved, dict) else [(target, saved)]
         for array, rows in parts:
             array[: len(rows)] = rows
-    # A new episode begins: n-step returns must not run across the seam.
-    buffer.timeouts[buffer.pos - 1] = True
+    # A new episode begins: n-step returns must not run across the seam. An episode that had ended stays ended.
+    last = buffer.pos - 1
+    buffer.timeouts[last] = np.maximum(buffer.timeouts[last], 1 - buffer.dones[last])
+
+
+def _holds_rows(value: Any) -> bool:
+    """Whether an attribute of a replay buffer is an array of transitions, or one for each part of an observation."""
+    values = list(value.values()) if isinstance(value, dict) else [value]
+    return bool(values) and all(isinstance(array, np.ndarray) for array in values)
 
 
 def _map_arrays(value: Any, function: Callable[[np.ndarray], np.ndarray]) -> Any:

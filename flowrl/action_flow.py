@@ -63,16 +63,21 @@ class ActionFlow(ReparameterizedDistribution):
         return torch.tanh(value) if self.squash is not None and self.pre_squash else value
 
     @torch.no_grad()
-    def diagnostics(self) -> dict[str, float]:
+    def diagnostics(self, center: float | Tensor = 0.0, half: float | Tensor = 1.0) -> dict[str, float]:
         """One sample per state, summed up: entropy (nats), mean log-prob, saturated fraction, range of the log-det.
 
         The log-det is that of the flow, noise to u; a flow of another library need not have one.
+
+        :param center: middle of the box of actions, where they are not squashed
+        :param half: half its width; the density is that on [-1, 1] once the box is scaled to it
         """
         u, log_prob = self.flow.rsample_and_log_prob()
         a = u
         if self.squash is not None:
             a, ladj = self.squash.call_and_ladj(u)
             log_prob = log_prob - ladj
+        half = torch.as_tensor(half, dtype=u.dtype, device=u.device).expand(u.shape[-1])
+        a, log_prob = (a - center) / half, log_prob + half.log().sum()
         summary = {
             "entropy": -log_prob.mean().item(),
             "log_prob_mean": log_prob.mean().item(),

@@ -48,7 +48,7 @@ def action_log_prob(policy: BasePolicy, obs: PyTorchObs, actions: Tensor) -> Ten
     Log-density of environment actions. (PPO's Gaussian is that of the action before SB3 clips it to the box.)
 
     :param policy: a flow policy, or one of SB3's with a diagonal Gaussian
-    :param obs: preprocessed observations, batch first
+    :param obs: preprocessed observations, batch first; one alone goes with all actions
     :param actions: environment actions, shape ``(batch, d)``
     :return: shape ``(batch,)``
     """
@@ -91,13 +91,14 @@ def diagnose(policy: BasePolicy, obs: PyTorchObs) -> dict[str, float]:
     :param obs: preprocessed observations, batch first
     :return: name to value
     """
-    if isinstance(policy, ActionDensity):
-        return policy.get_distribution(obs).diagnostics()
     half = half_widths(policy)
+    center = torch.as_tensor(policy.action_space.low.flatten(), device=half.device) + half  # type: ignore[attr-defined]
+    if isinstance(policy, ActionDensity):
+        distribution = policy.get_distribution(obs)
+        return distribution.diagnostics() if policy.squash_output else distribution.diagnostics(center, half)
     if isinstance(policy, ActorCriticPolicy):
         actions = policy.get_distribution(obs).sample()
         log_prob = policy.get_distribution(obs).log_prob(actions) + half.log().sum()
-        center = torch.as_tensor(policy.action_space.low.flatten(), device=half.device) + half  # type: ignore[attr-defined]
         actions = (actions - center) / half
     else:
         actions, log_prob = policy.actor.action_log_prob(obs)  # type: ignore[operator, union-attr]

@@ -95,9 +95,9 @@ class FlowDistribution(Distribution):
         """Emitted actions as executed, in [-1, 1] where squashed."""
         return self.distribution.executed(actions)
 
-    def diagnostics(self) -> dict[str, float]:
+    def diagnostics(self, center: float | Tensor = 0.0, half: float | Tensor = 1.0) -> dict[str, float]:
         """See :meth:`flowrl.action_flow.ActionFlow.diagnostics`."""
-        return self.distribution.diagnostics()
+        return self.distribution.diagnostics(center, half)
 
     def actions_from_params(self, flow: ReparameterizedDistribution, deterministic: bool = False) -> Tensor:
         return self.proba_distribution(flow).get_actions(deterministic=deterministic)

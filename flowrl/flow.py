@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +39,7 @@ class NormalizingFlow(ReparameterizedDistribution):
         return x, _standard_normal_log_prob(z) - ladj
 
     def log_prob(self, value: Tensor) -> Tensor:
+        value = value.expand(torch.broadcast_shapes(value.shape, self._like.shape))
         z, ladj = self.transform.inverse_and_ladj(value)
         return _standard_normal_log_prob(z) - ladj
 
@@ -59,6 +61,7 @@ class Flow(nn.Module):
     :param features: d, dimension of the distribution
     :param context: dimension of the context; 0 gives an unconditional flow
     :param flow: a recipe's name (see :func:`flowrl.available_flows`), a builder, or a list of layers and transforms
+        (a copy is used; a plain transform's parameters must be numbers, since `Module.to` does not move its tensors)
     :param options: passed to the recipe
     :raises ValueError: for an unknown name, or options that the recipe does not take
     """
@@ -160,7 +163,7 @@ def _build(flow: AnyFlow, features: int, context: int, options: dict[str, Any]) 
     if isinstance(flow, Sequence) and not isinstance(flow, str):
         if options:
             raise ValueError(f"A list of transforms takes no options, got {sorted(options)}.")
-        return flow
+        return copy.deepcopy(flow)  # two flows of one list share no parameters, and training leaves the list alone
     builder = find_flow(flow)
     try:
         return builder(features, context, **options)

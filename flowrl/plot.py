@@ -25,6 +25,7 @@ COLORS = "Blues"
 LINE = "#08519c"
 MARK = "#d95f02"
 MAX_PAIRS = 4
+SAMPLES_AT_ONCE = 256
 
 LogProb = Callable[[Tensor], Tensor]  # (batch, d) -> (batch,)
 
@@ -107,7 +108,7 @@ def density_figure(policy: BasePolicy, observations: Any, n_samples: int = 4_096
         state = _select(obs, column)
 
         def log_prob(actions: Tensor, state: Any = state) -> Tensor:
-            return action_log_prob(policy, _repeat(state, len(actions)), actions.to(policy.device))
+            return action_log_prob(policy, state, actions.to(policy.device))
 
         grid[0, column].set_title(f"state {column + 1}", fontsize=10)
         if dimensions == 1:
@@ -118,7 +119,7 @@ def density_figure(policy: BasePolicy, observations: Any, n_samples: int = 4_096
             if column == 0:
                 axes.set_ylabel("density")
             continue
-        samples = sample_actions(policy, _repeat(state, n_samples)).cpu().numpy() if dimensions > 2 else None
+        samples = _sample(policy, state, n_samples) if dimensions > 2 else None
         for row, (i, j) in enumerate(pairs):
             axes = grid[row, column]
             box = (low[[i, j]], high[[i, j]])
@@ -161,6 +162,12 @@ def _select(obs: Any, index: int) -> Any:
     if isinstance(obs, dict):
         return {key: value[index : index + 1] for key, value in obs.items()}
     return obs[index : index + 1]
+
+
+def _sample(policy: BasePolicy, state: Any, n: int) -> NDArray[Any]:
+    """Actions in one state, a few at a time: an image would otherwise stand in memory n times."""
+    batches = [sample_actions(policy, _repeat(state, SAMPLES_AT_ONCE)) for _ in range(-(-n // SAMPLES_AT_ONCE))]
+    return torch.cat(batches).cpu().numpy()
 
 
 def _repeat(obs: Any, times: int) -> Any:

@@ -19,6 +19,8 @@ def from_gaussian(
 ) -> Algorithm:
     """A model of the same algorithm with a flow policy that acts, at first, exactly as the given Gaussian one.
 
+    (Where SB3's SAC clips a log-std to [-20, 2], a flow goes on, smoothly, by at most one unit.)
+
     Networks, critics, values, temperature, their optimisers, hyperparameters, environment, replay buffer and step count
     are taken over; the policy's own optimiser starts anew, since its parameters are not the same. A Gaussian PPO clips
     its actions to the box, so that its flow does too (``squash_output=False``).

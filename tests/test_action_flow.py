@@ -17,7 +17,7 @@ def flow_of(name: str, features: int = 2, seed: int = 0) -> Flow:
     """A perturbed flow in float64 with a context of 3."""
     torch.manual_seed(seed)
     flow = Flow(features, 3, name).double()
-    perturb(flow)
+    perturb(flow, 0.05)
     return flow
 
 

@@ -192,3 +192,19 @@ def test_torch_transforms_of_scalars_and_vectors_have_one_log_det_per_vector():
     y, ladj = TorchTransform(torch.distributions.ExpTransform()).call_and_ladj(x)
     torch.testing.assert_close(ladj, x.sum(-1))
     torch.testing.assert_close(TorchTransform(torch.distributions.ExpTransform()).inverse_and_ladj(y)[0], x)
+
+
+def test_one_value_is_scored_under_a_batch_of_contexts_and_the_reverse():
+    for name in flowrl.available_flows():
+        flow = Flow(2, 3, name)
+        context, x = torch.randn(5, 3), torch.randn(5, 2)
+        torch.testing.assert_close(flow(context).log_prob(x[0]), flow(context).log_prob(x[0].expand(5, 2)))
+        torch.testing.assert_close(flow(context[:1]).log_prob(x), flow(context[:1].expand(5, 3)).log_prob(x))
+
+
+def test_two_flows_of_one_list_share_nothing():
+    layers = [ActNorm(2)]
+    first, second = Flow(2, 3, layers), Flow(2, 3, layers)
+    with torch.no_grad():
+        first.layers[0].shift += 1
+    assert second.layers[0].shift.abs().sum() == 0 and layers[0].shift.abs().sum() == 0

@@ -1,12 +1,13 @@
 """What every flow policy offers beside SB3's interface: exact log-prob and entropy in the environment's own actions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
+from torch.nn import Parameter
 
 from flowrl.distributions import FlowDistribution
 from flowrl.recipes import DEFAULT_FLOW, AnyFlow, find_flow
@@ -18,6 +19,7 @@ class ActionDensity:
     action_space: spaces.Box
     squash_output: bool
     get_distribution: Callable[[PyTorchObs], FlowDistribution]
+    parameters: Callable[[], Iterator[Parameter]]
 
     def log_prob(self, obs: PyTorchObs, env_action: Tensor) -> Tensor:
         """Exact log-density of environment actions; its exponential integrates to one over the action space's box.
@@ -28,7 +30,7 @@ class ActionDensity:
         :return: shape ``(batch,)``, nats
         """
         distribution = self.get_distribution(obs)
-        action = env_action.flatten(1)
+        action = env_action.flatten(1).to(next(self.parameters()))  # the policy's dtype and device
         if not self.squash_output:
             return distribution.log_prob(action)
         low, half = self._box(action)

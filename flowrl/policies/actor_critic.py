@@ -82,10 +82,14 @@ class FlowActorCriticMixin(ActionDensity):
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         """Stored action u -> environment action, through tanh."""
+        if not self.squash_output:
+            return into_box(scaled_action, self.action_space)
         return into_box(super().unscale_action(np.tanh(scaled_action)), self.action_space)
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """Environment action -> the u that is stored; one on the box's edge counts as the nearest float inside."""
+        if not self.squash_output:
+            return action
         scaled = super().scale_action(action)
         limit = 1 - np.finfo(scaled.dtype).eps / 2
         return np.arctanh(np.clip(scaled, -limit, limit))
