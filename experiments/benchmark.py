@@ -62,8 +62,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    # Read before the outputs make the checkout differ from its commit.
-    provenance = dict(command=shlex.join(["python", *sys.argv]), versions=versions(), git=git_state())
 
     models = {"sac": contender("sac", None, arguments.env)}
     models |= {f"flow-sac ({flow})": contender("flow-sac", flow, arguments.env) for flow in arguments.flows}
@@ -98,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    provenance = dict(command=shlex.join(["python", *sys.argv]), versions=versions(), git=git_state())
     (arguments.output / "speed.json").write_text(json.dumps(provenance, indent=2) + "\n")
     return 0
 

@@ -54,6 +54,7 @@ def git_state() -> dict[str, Any] | None:
         return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return dict(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain")))
+        changes = git("status", "--porcelain", "--", ".", ":!experiments/results")  # results change no result
+        return dict(commit=git("rev-parse", "HEAD"), dirty=bool(changes))
     except (OSError, subprocess.CalledProcessError):
         return None

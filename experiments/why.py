@@ -119,9 +119,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
     arguments = parser.parse_args(argv)
 
-    # Read before the outputs make the checkout differ from its commit.
-    provenance = dict(command=shlex.join(["python", *sys.argv]), versions=versions(), git=git_state())
-
     actions = grid()
     log_z = torch.logsumexp(reward(actions) / ALPHA, 0) + np.log((2 / GRID) ** 2)
 
@@ -156,6 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    provenance = dict(command=shlex.join(["python", *sys.argv]), versions=versions(), git=git_state())
     (arguments.output / "why.json").write_text(json.dumps(provenance, indent=2) + "\n")
     return 0
 
