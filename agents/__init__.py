@@ -11,7 +11,7 @@ name           algorithm  policy
 """
 
 from agents.agent import AGENTS, Agent, find_agent, make_agent
-from agents.hyperparameters import PPO, PPO_DEFAULTS, SAC, SAC_DEFAULTS, hyperparameters
+from agents.hyperparameters import PPO, PPO_DEFAULTS, SAC, SAC_DEFAULTS, hyperparameters, model_arguments
 
 __all__ = [
     "AGENTS",
@@ -23,4 +23,5 @@ __all__ = [
     "find_agent",
     "hyperparameters",
     "make_agent",
+    "model_arguments",
 ]

@@ -1,6 +1,6 @@
 """Hyperparameters per environment, one table for SAC and one for PPO, shared by a flow agent and its Gaussian twin.
 
-Every key is an argument of the Stable-Baselines3 algorithm, except these three:
+Every key is an argument of the Stable-Baselines3 algorithm, except these three (``NOT_ARGUMENTS``):
 
 - ``steps``: how long to train when the user does not say;
 - ``n_envs``: how many environments run side by side;
@@ -132,6 +132,9 @@ TABLES: dict[str, tuple[Hyperparameters, dict[str, Hyperparameters]]] = {
 }
 
 
+NOT_ARGUMENTS = ("steps", "n_envs", "normalize")
+
+
 def hyperparameters(algorithm: str, environment: str) -> Hyperparameters:
     """
     The hyperparameters of an algorithm on an environment; the defaults where the environment has no entry.
@@ -142,3 +145,13 @@ def hyperparameters(algorithm: str, environment: str) -> Hyperparameters:
     """
     defaults, table = TABLES[algorithm]
     return deepcopy(defaults | table.get(environment, {}))
+
+
+def model_arguments(settings: Hyperparameters) -> Hyperparameters:
+    """
+    The part of an agent's hyperparameters that its Stable-Baselines3 model takes.
+
+    :param settings: what :func:`hyperparameters` gave
+    :return: all but how long, on how many environments and whether normalised
+    """
+    return {key: value for key, value in settings.items() if key not in NOT_ARGUMENTS}

@@ -6,9 +6,6 @@ are printed and written to ``experiments/results/speed.csv`` and ``.json``.
 """
 
 import argparse
-import csv
-import json
-import shlex
 import statistics
 import sys
 import time
@@ -21,10 +18,9 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 
-from agents import hyperparameters, make_agent
-from experiments.provenance import git_state, versions
+from agents import hyperparameters, make_agent, model_arguments
+from experiments.results import RESULTS, write_results
 
-RESULTS = Path(__file__).resolve().parent / "results"
 WARM_UP = 300  # environment steps before the clock runs
 
 
@@ -37,9 +33,7 @@ def contender(agent: str, flow: str | None, env: str) -> BaseAlgorithm:
     :param env: environment id
     :return: the model, warmed up
     """
-    settings = hyperparameters("sac", gym.spec(env).name)
-    for key in ("steps", "n_envs", "normalize"):
-        settings.pop(key)
+    settings = model_arguments(hyperparameters("sac", gym.spec(env).name))
     settings["learning_starts"] = 2
     if flow:
         settings["policy_kwargs"]["flow"] = flow
@@ -91,13 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"{name:<24} {median:7.1f} steps/s ({low:.1f} to {high:.1f})   {ratio:.2f} x sac")
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    with open(arguments.output / "speed.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    provenance = dict(command=shlex.join(["python", *sys.argv]), versions=versions(), git=git_state())
-    (arguments.output / "speed.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    write_results(arguments.output, "speed", rows)
     return 0
 
 

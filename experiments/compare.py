@@ -5,12 +5,9 @@ Writes to ``experiments/results/``: ``NAME.csv`` (a row per evaluation), ``NAME.
 """
 
 import argparse
-import csv
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and experiments/ are not installed
 
@@ -18,14 +15,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.errors import UsageError
+from experiments.results import RESULTS, Row, write_results
 from experiments.run_directory import RunDirectory
 
-RESULTS = Path(__file__).resolve().parent / "results"
-COLUMNS = ("agent", "flow", "env", "seed", "step", "mean_return", "std_return", "episodes", "steps_per_second")
 # Dark and distinct, also for readers who do not see red and green apart (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-Row = dict[str, Any]
 
 
 def collect(runs: list[RunDirectory]) -> list[Row]:
@@ -132,13 +126,8 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    write_results(arguments.output, arguments.name, rows, made=metadata(runs))
     path = arguments.output / arguments.name
-    with open(f"{path}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    Path(f"{path}.json").write_text(json.dumps(metadata(runs), indent=2) + "\n")
     plot(rows, arguments.name).savefig(f"{path}.png", dpi=160)
     print(f"wrote {path}.csv, .json and .png")
     return 0

@@ -17,7 +17,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 import flowrl
-from agents import find_agent, hyperparameters, make_agent
+from agents import find_agent, hyperparameters, make_agent, model_arguments
 from experiments.callbacks import Checkpoints, DumpLogs, Evaluation, Interruption, ProgressDisplay, TrainingClock, say
 from experiments.environments import (
     Environment,
@@ -75,7 +75,7 @@ def start(arguments: Namespace) -> int:
         eval_every=min(10_000, max(steps // 5, 1)) if arguments.eval_every is None else arguments.eval_every,
         eval_episodes=10 if arguments.eval_episodes is None else arguments.eval_episodes,
         checkpoint_every=50_000 if arguments.checkpoint_every is None else arguments.checkpoint_every,
-        hyperparameters={key: value for key, value in settings.items() if key not in ("steps", "n_envs", "normalize")},
+        hyperparameters=model_arguments(settings),
         arguments=vars(arguments),
         sessions=[],
     )

@@ -7,9 +7,6 @@ to ``experiments/results/``.
 """
 
 import argparse
-import csv
-import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,11 +22,10 @@ from numpy.typing import NDArray
 from stable_baselines3 import SAC
 
 import flowrl  # noqa: F401  registers the flow policies
-from experiments.provenance import git_state, versions
+from experiments.results import RESULTS, write_results
 from flowrl.density import action_log_prob
 from flowrl.plot import draw_contours
 
-RESULTS = Path(__file__).resolve().parent / "results"
 ALPHA = 0.2  # SAC's entropy coefficient, held fixed
 STEPS = 6_000
 GRID = 200  # points along each side of the action box for the quadrature
@@ -82,7 +78,6 @@ def train(flow: str | None, seed: int) -> SAC:
     return model.learn(STEPS)
 
 
-@torch.no_grad()
 def evaluate(log_prob: NDArray[Any], log_optimum: NDArray[Any]) -> dict[str, float]:
     """
     Compare a density with the optimum on the grid.
@@ -147,14 +142,8 @@ def main(argv: list[str] | None = None) -> int:
         axes.set_xlabel("action 1")
     figure.axes[0].set_ylabel("action 2")
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    write_results(arguments.output, "why", rows)
     figure.savefig(arguments.output / "why.png", dpi=160)
-    with open(arguments.output / "why.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    provenance = dict(command=shlex.join(["python", *sys.argv]), versions=versions(), git=git_state())
-    (arguments.output / "why.json").write_text(json.dumps(provenance, indent=2) + "\n")
     return 0
 
 

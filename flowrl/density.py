@@ -12,19 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
 from flowrl.action_flow import SATURATED
-from flowrl.policies import ActionDensity
-
-
-def half_widths(policy: BasePolicy) -> Tensor:
-    """
-    Half the width of the action box in every dimension, the unit of densities "on [-1, 1]".
-
-    :param policy: a policy with a ``Box`` of actions
-    :return: shape ``(d,)``
-    """
-    box = policy.action_space
-    assert isinstance(box, spaces.Box)
-    return torch.as_tensor((box.high - box.low).flatten() / 2, device=policy.device)
+from flowrl.policies.action_density import ActionDensity, action_box
 
 
 def has_density(policy: BasePolicy) -> bool:
@@ -58,8 +46,7 @@ def action_log_prob(policy: BasePolicy, obs: PyTorchObs, actions: Tensor) -> Ten
         return policy.get_distribution(obs).log_prob(actions)
     mean, log_std, _ = policy.actor.get_action_dist_params(obs)  # type: ignore[operator, union-attr]
     gaussian = policy.actor.action_dist.proba_distribution(mean, log_std)  # type: ignore[operator, union-attr]
-    half = half_widths(policy)
-    low = torch.as_tensor(policy.action_space.low.flatten(), device=half.device)  # type: ignore[attr-defined]
+    low, half = action_box(policy.action_space, actions)  # type: ignore[arg-type]
     return gaussian.log_prob((actions - low) / half - 1) - half.log().sum()
 
 
@@ -91,8 +78,8 @@ def diagnose(policy: BasePolicy, obs: PyTorchObs) -> dict[str, float]:
     :param obs: preprocessed observations, batch first
     :return: name to value
     """
-    half = half_widths(policy)
-    center = torch.as_tensor(policy.action_space.low.flatten(), device=half.device) + half  # type: ignore[attr-defined]
+    low, half = action_box(policy.action_space, next(policy.parameters()))  # type: ignore[arg-type]
+    center = low + half
     if isinstance(policy, ActionDensity):
         distribution = policy.get_distribution(obs)
         return distribution.diagnostics() if policy.squash_output else distribution.diagnostics(center, half)

@@ -12,7 +12,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import flowrl
 from flowrl.callbacks import DensityFigure, FlowLogger, hyperparameters, parameter_groups
-from flowrl.density import action_log_prob, half_widths, sample_actions
+from flowrl.density import action_log_prob, sample_actions
+from flowrl.policies.action_density import action_box
 
 SMALL = {
     SAC: dict(learning_starts=20, batch_size=16, buffer_size=1_000),
@@ -167,7 +168,7 @@ def test_densities_integrate_to_one_over_the_action_box(algorithm, policy):
     torch.manual_seed(0)
     model = algorithm(policy, "Pendulum-v1", policy_kwargs=dict(net_arch=[16]))
     obs = torch.zeros(1, 3)
-    half = half_widths(model.policy)
+    _, half = action_box(model.policy.action_space, next(model.policy.parameters()))
     cells = 20_000
     grid = (torch.arange(cells)[:, None] + 0.5) / cells * 2 * half - half
     with torch.no_grad():

@@ -33,7 +33,7 @@ class ActionDensity:
         action = env_action.flatten(1).to(next(self.parameters()))  # the policy's dtype and device
         if not self.squash_output:
             return distribution.log_prob(action)
-        low, half = self._box(action)
+        low, half = action_box(self.action_space, action)
         action = (action - low) / half - 1
         if distribution.pre_squash:
             action = distribution.distribution.squash.inverse_and_ladj(action)[0]  # type: ignore[union-attr]
@@ -47,13 +47,14 @@ class ActionDensity:
         :return: shape ``(batch,)``, nats
         """
         entropy = self.get_distribution(obs).entropy(n_samples)
-        return entropy + self._box(entropy)[1].log().sum() if self.squash_output else entropy
+        return entropy + action_box(self.action_space, entropy)[1].log().sum() if self.squash_output else entropy
 
-    def _box(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower edge and half-width of the action box, each of shape ``(d,)``."""
-        low = torch.as_tensor(self.action_space.low.flatten(), dtype=like.dtype, device=like.device)
-        high = torch.as_tensor(self.action_space.high.flatten(), dtype=like.dtype, device=like.device)
-        return low, (high - low) / 2
+
+def action_box(action_space: spaces.Box, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower edge and half-width of a box of actions, each of shape ``(d,)``, with the dtype and device of ``like``."""
+    low = torch.as_tensor(action_space.low.flatten(), dtype=like.dtype, device=like.device)
+    high = torch.as_tensor(action_space.high.flatten(), dtype=like.dtype, device=like.device)
+    return low, (high - low) / 2
 
 
 def check_flow_arguments(action_space: spaces.Space, use_sde: bool, flow: AnyFlow = DEFAULT_FLOW) -> None:

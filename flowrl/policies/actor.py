@@ -75,9 +75,8 @@ class FlowActorPolicyMixin(ActionDensity):
         **kwargs: Any,
     ):
         check_flow_arguments(action_space, use_sde, flow)
-        self.flow_spec: dict[str, Any] = dict(
-            flow=flow, flow_kwargs=flow_kwargs
-        )  # before _build, which super().__init__ calls
+        # Before _build, which super().__init__ calls
+        self.flow_spec: dict[str, Any] = dict(flow=flow, flow_kwargs=flow_kwargs)
         super().__init__(observation_space, action_space, *args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:

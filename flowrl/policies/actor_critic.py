@@ -47,9 +47,8 @@ class FlowActorCriticMixin(ActionDensity):
         **kwargs: Any,
     ):
         check_flow_arguments(action_space, use_sde, flow)
-        self.flow_spec: dict[str, Any] = dict(
-            flow=flow, flow_kwargs=flow_kwargs
-        )  # before _build, which super().__init__ calls
+        # Before _build, which super().__init__ calls
+        self.flow_spec: dict[str, Any] = dict(flow=flow, flow_kwargs=flow_kwargs)
         self._squash = squash_output and action_space.is_bounded()
         super().__init__(observation_space, action_space, *args, **kwargs)
         self._squash_output = self._squash

@@ -1,0 +1,33 @@
+"""Where results that documents quote are kept, and their one writer: a table, and beside it how it was made."""
+
+import csv
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.provenance import git_state, versions
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+Row = dict[str, Any]
+
+
+def write_results(directory: Path, name: str, rows: list[Row], made: Any = None) -> None:
+    """
+    Write ``NAME.csv`` and ``NAME.json``.
+
+    :param directory: where; made if it is not there
+    :param name: of the files
+    :param rows: the table, all rows with the same keys
+    :param made: how it was made; by default this process's command, with versions and commit
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / f"{name}.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    if made is None:
+        made = dict(command=shlex.join(["python", *sys.argv]), versions=versions(), git=git_state())
+    (directory / f"{name}.json").write_text(json.dumps(made, indent=2) + "\n")
