@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+import stable_baselines3
 from gymnasium import spaces
-from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
-import flowrl  # noqa: F401  registers the flow policies
+from flowrl import algorithms
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Agent:
     A named agent.
 
     :param name: what the user types
-    :param algorithm: the Stable-Baselines3 algorithm
+    :param algorithm: Stable-Baselines3's algorithm, or flowrl's faster form of it
     :param table: which table of hyperparameters it reads, ``"sac"`` or ``"ppo"``
     :param flow: whether its policy is a flow policy; otherwise it is the algorithm's Gaussian
     :param description: one line for ``--list``
@@ -31,6 +31,11 @@ class Agent:
     table: str
     flow: bool
     description: str
+
+    @property
+    def plain_algorithm(self) -> type[BaseAlgorithm]:
+        """Stable-Baselines3's own form of the algorithm."""
+        return PLAIN[self.table]
 
     def policy_name(self, observation_space: spaces.Space) -> str:
         """
@@ -57,13 +62,15 @@ class Agent:
         return self.algorithm.policy_aliases[self.policy_name(observation_space)]
 
 
+PLAIN: dict[str, type[BaseAlgorithm]] = {"sac": stable_baselines3.SAC, "ppo": stable_baselines3.PPO}
+
 AGENTS: dict[str, Agent] = {
     agent.name: agent
     for agent in (
-        Agent("flow-sac", SAC, "sac", flow=True, description="SAC with a normalizing-flow policy"),
-        Agent("flow-ppo", PPO, "ppo", flow=True, description="PPO with a normalizing-flow policy"),
-        Agent("sac", SAC, "sac", flow=False, description="SAC with Stable-Baselines3's squashed Gaussian"),
-        Agent("ppo", PPO, "ppo", flow=False, description="PPO with Stable-Baselines3's Gaussian"),
+        Agent("flow-sac", algorithms.SAC, "sac", flow=True, description="SAC with a normalizing-flow policy"),
+        Agent("flow-ppo", algorithms.PPO, "ppo", flow=True, description="PPO with a normalizing-flow policy"),
+        Agent("sac", PLAIN["sac"], "sac", flow=False, description="SAC with Stable-Baselines3's squashed Gaussian"),
+        Agent("ppo", PLAIN["ppo"], "ppo", flow=False, description="PPO with Stable-Baselines3's Gaussian"),
     )
 }
 
@@ -82,15 +89,19 @@ def find_agent(name: str) -> Agent:
     return AGENTS[name]
 
 
-def make_agent(agent: Agent | str, env: VecEnv, settings: dict[str, Any], **kwargs: Any) -> BaseAlgorithm:
+def make_agent(
+    agent: Agent | str, env: VecEnv, settings: dict[str, Any], plain: bool = False, **kwargs: Any
+) -> BaseAlgorithm:
     """
     Build the Stable-Baselines3 model of an agent.
 
     :param agent: the agent or its name
     :param env: the vectorised training environment
     :param settings: the algorithm's arguments, ``policy_kwargs`` among them (a flow agent's may name a ``flow``)
+    :param plain: whether to take Stable-Baselines3's own algorithm, which computes the same more slowly
     :param kwargs: what is not a hyperparameter: ``seed``, ``device``, ``verbose``
     :return: the model, ready to ``learn``
     """
     agent = find_agent(agent) if isinstance(agent, str) else agent
-    return agent.algorithm(agent.policy_name(env.observation_space), env, **settings, **kwargs)
+    algorithm = agent.plain_algorithm if plain else agent.algorithm
+    return algorithm(agent.policy_name(env.observation_space), env, **settings, **kwargs)

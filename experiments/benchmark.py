@@ -1,43 +1,46 @@
-"""How fast flow agents train beside their Gaussian peer: ``python experiments/benchmark.py``.
+"""How fast everything is, beside everything it could be compared with: ``python experiments/benchmark.py [MODE ...]``.
 
-Every contender is a full model on the same environment. They take turns (A B C A B C ...) for the same number of
-environment steps, so that whatever else the machine does meets all of them; medians and their ratio to the first one
-are printed and written to ``experiments/results/speed.csv`` and ``.json``.
+==============  ========================================================================================
+mode            what takes turns
+==============  ========================================================================================
+``transforms``  a pass through flowrl's flows and through zuko's, normflows' and nflows' spline couplings
+``sac``         training of SAC: Stable-Baselines3's Gaussian, flows in it and in flowrl's SAC, SBX
+``ppo``         training of PPO, on one environment and on eight
+``act``         one action of each of them
+``scale``       flows over dimension, depth and batch; rollouts over the number of environments
+``memory``      peak memory of SAC
+==============  ========================================================================================
+
+The contenders of a case take turns (A B C A B C ...) for the same amount of work, so that whatever else the machine
+does meets all of them; the ratio to the reference is taken round by round. Every mode writes ``speed_MODE.csv``,
+``.json`` and ``.png`` to ``experiments/results/``. Peers that are not installed are skipped; ``pip install zuko
+normflows nflows sbx-rl`` brings all of them.
 """
 
 import argparse
-import statistics
+import multiprocessing
+import os
+import platform
 import sys
-import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and experiments/ are not installed
 
-import gymnasium as gym
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.env_util import make_vec_env
 
-from agents import hyperparameters, make_agent, model_arguments
-from experiments.results import RESULTS, write_results
+from experiments.benchmarks import act, memory, ppo, sac, scale, table, transforms
+from experiments.benchmarks.mode import Mode, Options
+from experiments.benchmarks.peers import peer_versions
+from experiments.benchmarks.turns import cuda_clock, take_turns, wall_clock
+from experiments.environments import find_environment
+from experiments.errors import UsageError, did_you_mean
+from experiments.results import RESULTS, circumstances, write_results
+from experiments.training import check_device, check_flow
+from flowrl import DEFAULT_FLOW
 
-WARM_UP = 300  # environment steps before the clock runs
-
-
-def contender(agent: str, flow: str | None, env: str) -> BaseAlgorithm:
-    """
-    A SAC agent that updates at every step from the first.
-
-    :param agent: ``sac`` or ``flow-sac``
-    :param flow: the flow agent's recipe
-    :param env: environment id
-    :return: the model, warmed up
-    """
-    settings = model_arguments(hyperparameters("sac", gym.spec(env).name))
-    settings["learning_starts"] = 2
-    if flow:
-        settings["policy_kwargs"]["flow"] = flow
-    return make_agent(agent, make_vec_env(env, seed=0), settings, seed=0, device="cpu").learn(WARM_UP)
+MODES: dict[str, Mode] = {module.MODE.name: module.MODE for module in (transforms, sac, ppo, act, scale, memory)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,46 +50,160 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = argparse.ArgumentParser(prog="benchmark.py", description="Speed of flow-sac beside sac, taking turns.")
-    parser.add_argument("--env", default="HalfCheetah-v5")
-    parser.add_argument("--flows", nargs="+", default=["triangular", "nsf"], help="recipes (default: triangular nsf)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: 7)")
-    parser.add_argument("--steps", type=int, default=200, help="environment steps a turn (default: 200)")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (default: 2)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
-    arguments = parser.parse_args(argv)
-    torch.set_num_threads(arguments.threads)
+    arguments = parse_arguments(argv)
+    try:
+        modes = [find_mode(name) for name in arguments.modes or MODES]
+        environment = find_environment(arguments.env)
+        check_device(arguments.device)
+        flows = [check_flow(flow) for flow in dict.fromkeys(arguments.flows)]
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
-    models = {"sac": contender("sac", None, arguments.env)}
-    models |= {f"flow-sac ({flow})": contender("flow-sac", flow, arguments.env) for flow in arguments.flows}
-    speeds: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(arguments.rounds):
-        for name, model in models.items():
-            start = time.perf_counter()
-            model.learn(arguments.steps, reset_num_timesteps=False)
-            speeds[name].append(arguments.steps / (time.perf_counter() - start))
-
-    rows = []
-    for name, measured in speeds.items():
-        # Each turn against the Gaussian's turn beside it: a slow minute of the machine cancels out.
-        ratio = statistics.median(ours / peer for ours, peer in zip(measured, speeds["sac"]))
-        median, low, high = statistics.median(measured), min(measured), max(measured)
-        rows.append(
-            dict(
-                agent=name,
-                env=arguments.env,
-                threads=arguments.threads,
-                rounds=arguments.rounds,
-                steps_per_second=round(median, 1),
-                lowest=round(low, 1),
-                highest=round(high, 1),
-                ratio_to_sac=round(ratio, 3),
-            )
+    def options(mode: Mode) -> Options:
+        return Options(
+            env=environment.id,
+            flows=flows,
+            rounds=1 if arguments.quick else arguments.rounds,
+            amount=arguments.steps or (mode.quick_amount if arguments.quick else mode.amount),
+            threads=arguments.threads,
+            device=arguments.device,
+            quick=arguments.quick,
         )
-        print(f"{name:<24} {median:7.1f} steps/s ({low:.1f} to {high:.1f})   {ratio:.2f} x sac")
 
-    write_results(arguments.output, "speed", rows)
-    return 0
+    if len(modes) == 1:
+        run(modes[0].name, options(modes[0]), arguments.output)
+        return 0
+    return int(any([failed_in_own_process(mode.name, options(mode), arguments.output) for mode in modes]))
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """
+    Read the command line.
+
+    :param argv: the arguments; those of the process by default
+    :return: what they say
+    """
+    parser = argparse.ArgumentParser(prog="benchmark.py", description="Speed beside that of others, taking turns.")
+    flows = list(dict.fromkeys([DEFAULT_FLOW, "nsf"]))
+    amounts = ", ".join(f"{mode.name} {mode.amount}" for mode in MODES.values())
+    parser.add_argument("modes", metavar="MODE", nargs="*", help=f"{', '.join(MODES)} (default: all)")
+    parser.add_argument("--env", default="HalfCheetah-v5")
+    parser.add_argument("--flows", nargs="+", default=flows, help=f"of the agents (default: {' '.join(flows)})")
+    parser.add_argument("--rounds", type=positive, default=7, help="turns of each (default: 7)")
+    parser.add_argument("--steps", type=positive, help=f"passes, steps or predictions in a turn (default: {amounts})")
+    parser.add_argument("--threads", type=positive, default=2, help="of torch and JAX (default: 2)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--quick", action="store_true", help="one round of the least work: does everything run?")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
+    return parser.parse_args(argv)
+
+
+def positive(text: str) -> int:
+    """
+    An argument that is a whole number from 1 on.
+
+    :param text: what was typed
+    :return: the number
+    """
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text}")
+    return int(text)
+
+
+def find_mode(name: str) -> Mode:
+    """
+    Look a mode up.
+
+    :param name: what was typed
+    :return: the mode
+    """
+    if name not in MODES:
+        raise UsageError(f"unknown mode {name!r}: {did_you_mean(name, MODES)}")
+    return MODES[name]
+
+
+def failed_in_own_process(name: str, options: Options, output: Path) -> bool:
+    """
+    Run a mode where the libraries of another cannot change it (zuko switches torch's checks off, for instance).
+
+    :param name: of the mode
+    :param options: the command line
+    :param output: where the results go
+    :return: whether it failed
+    """
+    process = multiprocessing.get_context("spawn").Process(target=run, args=(name, options, output))
+    process.start()
+    process.join()
+    return process.exitcode != 0
+
+
+def run(name: str, options: Options, output: Path) -> None:
+    """
+    Measure one mode, print its tables as they come, and write its results.
+
+    :param name: of the mode
+    :param options: the command line
+    :param output: where the results go
+    """
+    mode, clock = MODES[name], cuda_clock if options.device == "cuda" else wall_clock
+    limit_threads(options)
+    rows = []
+    for case in mode.cases(options):
+        print(f"{mode.name}: {case.what}", flush=True)
+        rows += table.rows(case, take_turns(case, options.rounds, clock))
+        print(table.show(rows[-len(case.contenders) :]), flush=True)
+    made = circumstances() | dict(peers=peer_versions(), machine=machine(options.device), options=asdict(options))
+    write_results(output, f"speed_{name}", table.without_empty_columns(rows), made)
+    path = output / f"speed_{name}"
+    mode.chart(f"{mode.title}\n{processor(options)}", rows).savefig(f"{path}.png", dpi=160)
+    print(f"wrote {path}.csv, .json and .png", flush=True)
+
+
+def limit_threads(options: Options) -> None:
+    """
+    Give torch and JAX, which is not imported yet, the same threads and the same device.
+
+    :param options: the command line
+    """
+    torch.set_num_threads(options.threads)
+    os.environ["PJRT_NPROC"] = os.environ["NPROC"] = str(options.threads)
+    if options.device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # or JAX takes most of the GPU's memory from torch
+
+
+def machine(device: str) -> dict[str, Any]:
+    """
+    What the numbers were measured on.
+
+    :param device: ``cpu`` or ``cuda``
+    :return: processor, cores and GPU
+    """
+    gpu = torch.cuda.get_device_name() if device == "cuda" else None
+    return dict(cpu=cpu_model(), cores=os.cpu_count(), gpu=gpu, platform=platform.platform())
+
+
+def processor(options: Options) -> str:
+    """
+    A few words on the machine for a picture's title.
+
+    :param options: the command line
+    :return: the GPU, or the processor and the threads
+    """
+    if options.device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{cpu_model()}, {options.threads} thread{'s' if options.threads > 1 else ''}"
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

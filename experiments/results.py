@@ -28,6 +28,10 @@ def write_results(directory: Path, name: str, rows: list[Row], made: Any = None)
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    if made is None:
-        made = dict(command=shlex.join(["python", *sys.argv]), versions=versions(), git=git_state())
+    made = circumstances() if made is None else made
     (directory / f"{name}.json").write_text(json.dumps(made, indent=2) + "\n")
+
+
+def circumstances() -> dict[str, Any]:
+    """This process's command, with versions and commit."""
+    return dict(command=shlex.join(["python", *sys.argv]), versions=versions(), git=git_state())

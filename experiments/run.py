@@ -45,6 +45,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
     how.add_argument("--resume", metavar="RUN_DIR", help="go on with a run, or from one of its checkpoints/step_*")
 
+    how.add_argument(
+        "--plain", action="store_const", const=True, help="Stable-Baselines3's own update, not flowrl's faster one"
+    )
+
     output = parser.add_argument_group("what to write")
     output.add_argument("--logdir", default="runs", help="where run directories go (default: runs)")
     output.add_argument(

@@ -72,6 +72,7 @@ def start(arguments: Namespace) -> int:
         steps=steps,
         n_envs=n_envs,
         normalize=settings["normalize"],
+        plain=bool(arguments.plain),
         eval_every=min(10_000, max(steps // 5, 1)) if arguments.eval_every is None else arguments.eval_every,
         eval_episodes=10 if arguments.eval_episodes is None else arguments.eval_episodes,
         checkpoint_every=50_000 if arguments.checkpoint_every is None else arguments.checkpoint_every,
@@ -81,7 +82,9 @@ def start(arguments: Namespace) -> int:
     )
     env = make_vector_environment(environment, n_envs, settings["normalize"], settings["gamma"])
     try:
-        model = make_agent(agent, env, deepcopy(config["hyperparameters"]), seed=seed, device=device)
+        model = make_agent(
+            agent, env, deepcopy(config["hyperparameters"]), plain=config["plain"], seed=seed, device=device
+        )
     except (ValueError, AssertionError, TypeError) as error:
         raise UsageError(f"{agent.name} refuses these hyperparameters: {error}") from error
     run = RunDirectory.create(Path(arguments.logdir), environment.id, agent.name, seed)
@@ -95,7 +98,7 @@ def resume(arguments: Namespace) -> int:
     :param arguments: the command line
     :return: the exit code
     """
-    for name in ("env", "agent", "seed", "num_envs", "flow", "set"):
+    for name in ("env", "agent", "seed", "num_envs", "flow", "set", "plain"):
         if getattr(arguments, name) is not None:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} cannot change when a run is resumed; drop --{flag}, or start a new run")
@@ -110,7 +113,9 @@ def resume(arguments: Namespace) -> int:
     find_environment(environment.id)  # imports the module that registers it
     settings = config["hyperparameters"]
     env = make_vector_environment(environment, config["n_envs"], config["normalize"], settings["gamma"])
-    model = run.load_checkpoint(find_agent(config["agent"]).algorithm, named, env, check_device(arguments.device))
+    agent = find_agent(config["agent"])
+    algorithm = agent.plain_algorithm if config.get("plain") else agent.algorithm
+    model = run.load_checkpoint(algorithm, named, env, check_device(arguments.device))
     step = model.num_timesteps
     if step >= config["steps"]:
         raise UsageError(f"{run.path} is complete at {step:,} steps; to train on, add --steps {2 * config['steps']}")

@@ -179,7 +179,9 @@ def hyperparameters(model: BaseAlgorithm) -> dict[str, bool | str | float | None
     :return: name to value; the policy's own arguments by their names too
     """
     values: dict[str, Any] = dict(algorithm=type(model).__name__, policy=type(model.policy).__name__)
-    arguments = inspect.signature(type(model).__init__).parameters
+    # Of every class that it is made of: flowrl's algorithms pass most arguments on to SB3's.
+    constructors = [vars(cls)["__init__"] for cls in type(model).__mro__ if "__init__" in vars(cls)]
+    arguments = [name for constructor in constructors for name in inspect.signature(constructor).parameters]
     values |= {name: getattr(model, name) for name in arguments if name not in values and hasattr(model, name)}
     values |= values.pop("policy_kwargs", None) or {}
     return {

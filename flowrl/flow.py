@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -13,9 +14,12 @@ from torch.distributions.transforms import Transform as TorchDistributionsTransf
 
 from flowrl.foreign import ForeignDistribution
 from flowrl.layers import Constant, Layer
+from flowrl.native import state_only
+from flowrl.native.state_only import Limits, Program, Step, StepKind
 from flowrl.recipes import DEFAULT_FLOW, AnyFlow, FlowParts, find_flow
 from flowrl.reparameterized import ReparameterizedDistribution
 from flowrl.transforms import Affine, Compose, TorchTransform, Transform
+from flowrl.transforms.spline import RAW_LIMIT
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the bounds of SB3's SAC
 
@@ -33,10 +37,12 @@ class NormalizingFlow(ReparameterizedDistribution):
         self._like = like
 
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-        shape = (*sample_shape, *self._like.shape)
-        z = torch.randn(shape, dtype=self._like.dtype, device=self._like.device)
+        z = self._noise(sample_shape)
         x, ladj = self.transform.call_and_ladj(z)
         return x, _standard_normal_log_prob(z) - ladj
+
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        return self.transform.call_and_ladj(self._noise(sample_shape))[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         value = value.expand(torch.broadcast_shapes(value.shape, self._like.shape))
@@ -45,6 +51,9 @@ class NormalizingFlow(ReparameterizedDistribution):
 
     def center(self) -> Tensor:
         return self.transform.call_and_ladj(torch.zeros_like(self._like))[0]
+
+    def _noise(self, sample_shape: tuple[int, ...]) -> Tensor:
+        return torch.randn((*sample_shape, *self._like.shape), dtype=self._like.dtype, device=self._like.device)
 
     def log_det(self, value: Tensor) -> Tensor:
         """log|det dx/dz| at a value, shape ``(*batch,)``: how far the flow stretches the noise there."""
@@ -75,6 +84,7 @@ class Flow(nn.Module):
         self.features = features
         self.context = context
         parts = _build(flow, features, context, options)
+        self._program: Program | None = None
         self.foreign = parts if isinstance(parts, nn.Module) else None
         self.layers = nn.ModuleList([] if isinstance(parts, nn.Module) else map(_as_layer, parts))
         if self.foreign is None:
@@ -82,6 +92,7 @@ class Flow(nn.Module):
             # Unconditional: the map of an empty context is its bias alone.
             self.context_map = nn.Linear(context, sum(self._sizes)) if context else _Bias(sum(self._sizes))
             self._reset()
+            self._program = self._native_program()
 
     @property
     def is_foreign(self) -> bool:
@@ -98,9 +109,39 @@ class Flow(nn.Module):
             raise ValueError(f"This flow takes a context of size {self.context}, got {given}.")
         if self.foreign is not None:
             return ForeignDistribution(self.foreign() if context is None else self.foreign(context), self.features)
-        mean, log_std, *slices = self.context_map(context).split(self._sizes, dim=-1)
+        return self.from_parameters(self._parameters_of(context))
+
+    def from_parameters(self, parameters: Tensor) -> NormalizingFlow:
+        """
+        The distribution given what the context map has made of the context.
+
+        :param parameters: the context map's output, shape ``(*batch, context_map.out_features)``
+        :return: batch shape ``(*batch,)``
+        """
+        like = parameters[..., : self.features]
+        if self._program is None:
+            return NormalizingFlow(self._transform(parameters), like)
+        return NormalizingFlow(StateOnly(parameters, self._program, self._transform), like)
+
+    def _parameters_of(self, context: Tensor | None) -> Tensor:
+        if self._program is None or context is None or context.dim() != 2:
+            return self.context_map(context)
+        # The batch contiguous, as the C kernel reads it
+        weight, bias = self.context_map.weight, self.context_map.bias
+        return torch.addmm(bias.unsqueeze(1), weight, context.t()).t()
+
+    def _transform(self, parameters: Tensor) -> Transform:
+        mean, log_std, *slices = parameters.split(self._sizes, dim=-1)
         transforms = [layer(part) for layer, part in zip(self._layers(), slices, strict=True)]
-        return NormalizingFlow(Compose([*transforms, Affine(mean, soft_clamp(log_std))]), like=mean)
+        return Compose([*transforms, Affine(mean, soft_clamp(log_std))])
+
+    def _native_program(self) -> Program | None:
+        """The steps of the C kernel; None where a layer has a network of its own, or no such step."""
+        offsets = accumulate(self._sizes[1:], initial=self.features)
+        steps = [layer.native_step(offset) for layer, offset in zip(self._layers(), islice(offsets, 1, None))]
+        gaussian = Step(StepKind.GAUSSIAN, offset=0)
+        limits = Limits(RAW_LIMIT, LOG_STD_MIN, LOG_STD_MAX)
+        return None if None in steps else Program([*steps, gaussian], limits)  # type: ignore[list-item]
 
     @torch.no_grad()
     def set_gaussian(
@@ -130,6 +171,39 @@ class Flow(nn.Module):
             nn.init.zeros_(self.context_map.bias)
         for layer, weight, bias in zip(self._layers(), weights[2:], biases[2:], strict=True):
             layer.reset_context(weight, bias)
+
+
+class StateOnly(Transform):
+    """A flow whose parameters all come from the state: the C kernel where it can serve, else layer by layer.
+
+    :param parameters: the context map's output, shape ``(*batch, n)``
+    :param program: the kernel's steps
+    :param build: parameters -> the same transform, layer by layer
+    """
+
+    def __init__(self, parameters: Tensor, program: Program, build: Callable[[Tensor], Transform]):
+        super().__init__()
+        self.parameters, self.program, self.build = parameters, program, build
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._through(x, inverse=False)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self._through(y, inverse=True)
+
+    def _through(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        if not state_only.is_available(value, self.parameters):
+            return self._layer_by_layer(value, self.parameters, inverse)
+        parameters, shape = self.parameters, value.shape
+        if value.dim() != 2 or parameters.shape[:-1] != shape[:-1]:  # several values a state, or a single state
+            parameters = parameters.expand(*shape[:-1], parameters.shape[-1]).reshape(-1, parameters.shape[-1])
+            value = value.reshape(-1, shape[-1])
+        image, ladj = state_only.evaluate(value, parameters, self.program, inverse, self._layer_by_layer)
+        return image.view(shape), ladj.view(shape[:-1])
+
+    def _layer_by_layer(self, value: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        transform = self.build(parameters)
+        return transform.inverse_and_ladj(value) if inverse else transform.call_and_ladj(value)
 
 
 class _Bias(nn.Module):

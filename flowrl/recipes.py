@@ -18,9 +18,9 @@ from flowrl.layers import (
     Layer,
     PlanarLayer,
     RadialLayer,
+    ShearLayer,
     Shuffle,
     SplineBijector,
-    Triangular,
 )
 from flowrl.layers.bijectors import Bijector
 
@@ -37,16 +37,16 @@ HIDDEN = (64, 64)
 
 
 def triangular(features: int, context: int, layers: int = 1, bins: int = 8, bound: float = 4.0) -> FlowParts:
-    """Splines and triangular maps whose parameters come from the state alone: no network in either direction."""
+    """Splines and shears whose parameters come from the state alone: no network in either direction."""
     parts: list[Layer] = []
     for i in range(layers):
-        parts += [Elementwise(features, SplineBijector(bins, bound)), Triangular(features, upper=i % 2 == 1)]
+        parts += [Elementwise(features, SplineBijector(bins, bound)), ShearLayer(features, upper=i % 2 == 1)]
     return parts
 
 
 def affine(features: int, context: int) -> FlowParts:
-    """One triangular map: a Gaussian with full covariance given the state."""
-    return [Triangular(features)]
+    """One shear before the mean and scale: a Gaussian with full covariance given the state."""
+    return [ShearLayer(features)]
 
 
 def realnvp(features: int, context: int, layers: int = 4, hidden: Sequence[int] = HIDDEN) -> FlowParts:

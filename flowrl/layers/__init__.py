@@ -5,7 +5,7 @@ from flowrl.layers.bijectors import AffineBijector, SplineBijector
 from flowrl.layers.coupling import CouplingLayer
 from flowrl.layers.elementwise import Elementwise
 from flowrl.layers.layer import Constant, Layer
-from flowrl.layers.linear import ActNorm, InvertibleLinear, Shuffle, Triangular
+from flowrl.layers.linear import ActNorm, InvertibleLinear, ShearLayer, Shuffle
 from flowrl.layers.residual import PlanarLayer, RadialLayer
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "Layer",
     "PlanarLayer",
     "RadialLayer",
+    "ShearLayer",
     "Shuffle",
     "SplineBijector",
-    "Triangular",
 ]

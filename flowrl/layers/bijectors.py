@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from flowrl.transforms import Affine, RationalQuadraticSpline, Transform, bounded, spline_knots
+from flowrl.transforms import Affine, RationalQuadraticSpline, Transform, bounded
 
 LOG_SCALE_LIMIT = 3.0  # one affine layer stretches by at most e^3
 
@@ -42,7 +42,7 @@ class SplineBijector:
         """
         :param raw: unconstrained parameters, shape ``(*, d, 3 bins - 1)``; zeros are the identity
         """
-        return RationalQuadraticSpline(spline_knots(raw, self.bound), self.bound)
+        return RationalQuadraticSpline(raw, self.bound)
 
 
 Bijector = AffineBijector | SplineBijector

@@ -2,8 +2,10 @@
 
 from torch import Tensor
 
-from flowrl.layers.bijectors import Bijector
+from flowrl.layers.bijectors import Bijector, SplineBijector
 from flowrl.layers.layer import Layer
+from flowrl.native.spline import MAX_BINS
+from flowrl.native.state_only import Step, StepKind
 from flowrl.transforms import Transform
 
 
@@ -21,3 +23,8 @@ class Elementwise(Layer):
 
     def forward(self, parameters: Tensor) -> Transform:
         return self.bijector(parameters.unflatten(-1, (-1, self.bijector.parameters_per_feature)))
+
+    def native_step(self, offset: int) -> Step | None:
+        if not isinstance(self.bijector, SplineBijector) or self.bijector.bins > MAX_BINS:
+            return None
+        return Step(StepKind.SPLINE, offset, self.bijector.bins, self.bijector.bound)

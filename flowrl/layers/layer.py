@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from flowrl.native.state_only import Step
 from flowrl.transforms import Transform
 
 
@@ -29,6 +30,13 @@ class Layer(nn.Module):
         :return: the transform with these parameters
         """
         raise NotImplementedError
+
+    def native_step(self, offset: int) -> Step | None:
+        """The layer for the C kernel of flows whose parameters all come from the state; None: it has no such form.
+
+        :param offset: the layer's first column of the context map
+        """
+        return None
 
 
 class Constant(Layer):

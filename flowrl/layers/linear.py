@@ -1,15 +1,16 @@
-"""Linear layers: triangular maps of the context, Glow's invertible linear map, activation normalisation, shuffles."""
+"""Linear layers: shears from the context, Glow's invertible linear map, activation normalisation, shuffles."""
 
 import torch
 from torch import Tensor, nn
 
 from flowrl.layers.bijectors import LOG_SCALE_LIMIT
 from flowrl.layers.layer import Layer
-from flowrl.transforms import Affine, LULinear, Permutation, Transform, TriangularAffine, bounded
+from flowrl.native.state_only import Step, StepKind
+from flowrl.transforms import Affine, LULinear, Permutation, Shear, Transform, bounded
 
 
-class Triangular(Layer):
-    """Triangular affine map from the context: shift, scale and shear (a full-covariance Gaussian, given the context).
+class ShearLayer(Layer):
+    """Shear from the context; with the flow's own mean and scale after it, a Gaussian of full covariance.
 
     :param features: d
     :param upper: whether the matrix is upper triangular; alternate it between layers
@@ -20,14 +21,16 @@ class Triangular(Layer):
     def __init__(self, features: int, upper: bool = False):
         super().__init__()
         self.upper = upper
-        self._sizes = (features, features, features * (features - 1) // 2)
-        self.context_size = sum(self._sizes)
+        self.features = features
+        self.context_size = features * (features - 1) // 2
         self.register_buffer("index", triangular_index(features, upper))
 
     def forward(self, parameters: Tensor) -> Transform:
-        shift, log_diagonal, shear = parameters.split(self._sizes, dim=-1)
-        diagonal = bounded(log_diagonal, LOG_SCALE_LIMIT).exp()
-        return TriangularAffine(shift, triangular_matrix(diagonal, shear, self.index), upper=self.upper)
+        one = parameters.new_ones(*parameters.shape[:-1], self.features)
+        return Shear(triangular_matrix(one, parameters, self.index), self.upper)
+
+    def native_step(self, offset: int) -> Step:
+        return Step(StepKind.SHEAR, offset, int(self.upper))
 
 
 class InvertibleLinear(Layer):

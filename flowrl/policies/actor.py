@@ -89,6 +89,10 @@ class FlowActorPolicyMixin(ActionDensity):
     def get_distribution(self, obs: PyTorchObs) -> FlowDistribution:
         return self.actor.get_distribution(obs)
 
+    def set_training_mode(self, mode: bool) -> None:
+        if mode != self.training:  # SB3 asks at every step, and walks through every module
+            super().set_training_mode(mode)
+
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         return into_box(super().unscale_action(scaled_action), self.action_space)
 

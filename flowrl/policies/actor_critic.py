@@ -76,6 +76,10 @@ class FlowActorCriticMixin(ActionDensity):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self.flow_spec | dict(squash_output=self._squash)
 
+    def set_training_mode(self, mode: bool) -> None:
+        if mode != self.training:  # SB3 asks at every step, and walks through every module
+            super().set_training_mode(mode)
+
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> FlowDistribution:
         return self.action_dist.proba_distribution(self.action_net(latent_pi))
 

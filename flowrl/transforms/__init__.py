@@ -1,6 +1,6 @@
 """Bijections x -> y with log|det dy/dx|, one family a file, as `torch.distributions` transforms."""
 
-from flowrl.transforms.affine import Affine, LULinear, TriangularAffine
+from flowrl.transforms.affine import Affine, LULinear, Shear
 from flowrl.transforms.autoregressive import Autoregressive
 from flowrl.transforms.bounded import bounded
 from flowrl.transforms.coupling import Coupling
@@ -22,10 +22,10 @@ __all__ = [
     "Planar",
     "Radial",
     "RationalQuadraticSpline",
+    "Shear",
     "TanhBox",
     "TorchTransform",
     "Transform",
-    "TriangularAffine",
     "bounded",
     "planar_displacement",
     "spline_knots",

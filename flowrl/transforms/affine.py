@@ -1,9 +1,9 @@
-"""Affine maps: elementwise, triangular (scaling and shear), and LU-parametrised (any rotation, scaling and shear)."""
+"""Affine maps: elementwise, shears, and LU-parametrised (any rotation, scaling and shear)."""
 
 import torch
 from torch import Tensor
 
-from flowrl.transforms.transform import Transform
+from flowrl.transforms.transform import Transform, zero_ladj
 
 
 class Affine(Transform):
@@ -28,28 +28,25 @@ class Affine(Transform):
         return self.log_scale.sum(-1).expand(x.shape[:-1])
 
 
-class TriangularAffine(Transform):
-    r"""Triangular affine map, :math:`y = \mu + T x`, with :math:`\log|\det| = \sum_i \log T_{ii}`.
+class Shear(Transform):
+    r"""Shear :math:`y = T x` with T unit triangular: volume-preserving.
 
-    :param shift: mu, shape ``(*, d)``
-    :param matrix: T with positive diagonal, shape ``(*, d, d)``, lower triangular (upper where ``upper``)
+    :param matrix: T with ones on its diagonal, shape ``(*, d, d)``, lower triangular (upper where ``upper``)
     :param upper: whether T is upper triangular
     """
 
-    def __init__(self, shift: Tensor, matrix: Tensor, upper: bool = False):
+    def __init__(self, matrix: Tensor, upper: bool = False):
         super().__init__()
-        self.shift = shift
         self.matrix = matrix
         self.upper = upper
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.shift + matvec(self.matrix, x), self._ladj(x)
+        y = matvec(self.matrix, x)
+        return y, zero_ladj(y)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return solve(self.matrix, y - self.shift, upper=self.upper), self._ladj(y)
-
-    def _ladj(self, x: Tensor) -> Tensor:
-        return self.matrix.diagonal(dim1=-2, dim2=-1).log().sum(-1).expand(x.shape[:-1])
+        x = solve(self.matrix, y, upper=self.upper)
+        return x, zero_ladj(x)
 
 
 class LULinear(Transform):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowrl.transforms.bounded import bounded
+from flowrl.native import spline as native
 from flowrl.transforms.transform import Transform
 
 RAW_LIMIT = 3.0  # bins differ by at most e^6 in width and in height, slopes at knots lie within e^3 of 1
@@ -18,53 +18,38 @@ class RationalQuadraticSpline(Transform):
 
     .. math:: y = y_k + h_k \frac{s \xi^2 + \delta_k \xi (1 - \xi)}{s + (\delta_{k+1} + \delta_k - 2 s) \xi (1 - \xi)}
 
-    :param knots: stacked (x, y, slope) of the knots, shape ``(*, d, 3, K + 1)``; x and y increase from -B to B, slopes
-        are positive and 1 at both ends
+    On a CPU with a C compiler at hand a hand-written kernel does it all in one pass (`flowrl.native`); elsewhere, and
+    under `torch.compile`, the formulas below.
+
+    :param raw: unconstrained widths (K), heights (K) and inner slopes (K - 1), shape ``(*, d, 3 K - 1)``; zeros are the
+        identity
     :param bound: B
     """
 
-    def __init__(self, knots: Tensor, bound: float):
+    def __init__(self, raw: Tensor, bound: float):
         super().__init__()
-        self.knots = knots
+        self.raw = raw
         self.bound = bound
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # Clip before the spline: where() would let the unselected branch's infinities into the gradient.
-        x_in = x.clamp(-self.bound, self.bound)
-        x0, width, y0, height, d0, d1 = self._bin(x_in, axis=0)
-        s = height / width
-        xi = (x_in - x0) / width
-        across = xi * (1 - xi)
-        denominator = s + (d0 + d1 - 2 * s) * across
-        y = y0 + height * (s * xi.square() + d0 * across) / denominator
-        return self._with_tails(x, y, _slope(xi, across, s, d0, d1, denominator))
+        return self._through(x, inverse=False)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        y_in = y.clamp(-self.bound, self.bound)
-        x0, width, y0, height, d0, d1 = self._bin(y_in, axis=1)
-        s = height / width
-        w = (y_in - y0) / height
-        # The quadratic of eq. 6 to 8, solved as xi = 2 s w / (b + sqrt(discriminant)): the discriminant over h^2 is a
-        # sum of non-negative terms and both it and the denominator stay positive.
-        t = d0 * (1 - w) - d1 * w
-        discriminant = t.square() + 4 * s.square() * w * (1 - w)
-        xi = 2 * s * w / (t + 2 * s * w + discriminant.sqrt())
-        across = xi * (1 - xi)
-        denominator = s + (d0 + d1 - 2 * s) * across
-        return self._with_tails(y, x0 + width * xi, _slope(xi, across, s, d0, d1, denominator))
+        return self._through(y, inverse=True)
 
-    def _bin(self, value: Tensor, axis: int) -> tuple[Tensor, ...]:
-        """(x_k, w_k, y_k, h_k, d_k, d_{k+1}) of the bin in which ``value`` lies on the x (0) or y (1) axis."""
-        inner = self.knots[..., axis, 1:-1]  # (*, d, K - 1)
-        k = (value.unsqueeze(-1) >= inner).sum(-1)  # (*, d), from 0 to K - 1
-        index = torch.stack((k, k + 1), dim=-1).unsqueeze(-2)  # (*, d, 1, 2)
-        ends = self.knots.expand(*value.shape, *self.knots.shape[-2:]).gather(-1, index.expand(*value.shape, 3, 2))
-        (x0, y0, d0), (x1, y1, d1) = ends[..., 0].unbind(-1), ends[..., 1].unbind(-1)
-        return x0, x1 - x0, y0, y1 - y0, d0, d1
+    @property
+    def knots(self) -> Tensor:
+        """See :func:`spline_knots`."""
+        return spline_knots(self.raw, self.bound)
 
-    def _with_tails(self, value: Tensor, image: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        inside = value.abs() < self.bound
-        return torch.where(inside, image, value), torch.where(inside, slope.log(), 0.0).sum(-1)
+    def _through(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        raw = self.raw
+        if value.shape != raw.shape[:-1]:
+            shape = torch.broadcast_shapes(value.shape, raw.shape[:-1])
+            value, raw = value.expand(shape), raw.expand(*shape, -1)
+        if native.is_available(value, raw):
+            return native.evaluate(value, raw, self.bound, RAW_LIMIT, inverse, formula=evaluate)
+        return evaluate(value, raw, self.bound, inverse)
 
 
 def spline_knots(raw: Tensor, bound: float) -> Tensor:
@@ -72,21 +57,55 @@ def spline_knots(raw: Tensor, bound: float) -> Tensor:
 
     The raw numbers are bounded smoothly, which keeps the inverse well conditioned whatever the network says.
 
-    :param raw: unconstrained widths (K), heights (K) and inner slopes (K - 1), shape ``(*, d, 3 K - 1)``
+    :param raw: see :class:`RationalQuadraticSpline`
     :param bound: B, the spline acts on [-B, B]
-    :return: knots, shape ``(*, d, 3, K + 1)``
+    :return: stacked (x, y, slope) of the knots, shape ``(*, d, 3, K + 1)``; x and y increase from -B to B, slopes are
+        positive and 1 at both ends
     """
     bins = (raw.shape[-1] + 1) // 3
-    positive = bounded(raw, RAW_LIMIT).exp()
+    # raw / sqrt(1 + (raw / limit)^2): slope 1 at zero, inside (-limit, limit), and a third of a tanh's cost.
+    positive = (raw * torch.rsqrt(1 + (raw / RAW_LIMIT).square())).exp()
     # A softmax by hand: nothing can overflow, and torch's is slow along so short a dimension.
     edges = positive[..., : 2 * bins].unflatten(-1, (2, bins)).cumsum(-1)  # (*, d, 2, K)
-    inner = 2 * bound * edges[..., :-1] / edges[..., -1:] - bound
+    inner = edges[..., :-1] * (2 * bound / edges[..., -1:]) - bound
     positions = F.pad(F.pad(inner, (1, 0), value=-bound), (0, 1), value=bound)  # (*, d, 2, K + 1)
     slopes = F.pad(positive[..., 2 * bins :], (1, 1), value=1.0).unsqueeze(-2)  # (*, d, 1, K + 1)
     return torch.cat((positions, slopes), dim=-2)
 
 
-def _slope(xi: Tensor, across: Tensor, s: Tensor, d0: Tensor, d1: Tensor, denominator: Tensor) -> Tensor:
-    """dy/dx inside a bin (eq. 5), with across = xi (1 - xi)."""
-    numerator = d1 * xi.square() + 2 * s * across + d0 * (1 - xi).square()
-    return numerator * (s / denominator).square()
+def evaluate(value: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:
+    """
+    The spline in torch's own operations, any device, dtype and order of derivative.
+
+    :param value: x, or y where ``inverse``, shape ``(*, d)``
+    :param raw: see :class:`RationalQuadraticSpline`
+    :param bound: B
+    :param inverse: whether y is given and x sought
+    :return: y, or x where ``inverse``, shape ``(*, d)``; log|det dy/dx| at that point either way, shape ``(*,)``
+    """
+    knots = spline_knots(raw, bound)
+    # Clip before the spline: where() would let the unselected branch's infinities into the gradient.
+    clipped = value.clamp(-bound, bound)
+    k = (clipped.unsqueeze(-1) >= knots[..., int(inverse), 1:-1]).sum(-1)  # (*, d), from 0 to K - 1
+    index = torch.stack((k, k + 1), dim=-1).unsqueeze(-2)  # (*, d, 1, 2)
+    ends = knots.gather(-1, index.expand(*value.shape, 3, 2))
+    (x0, y0, d0), (x1, y1, d1) = ends[..., 0].unbind(-1), ends[..., 1].unbind(-1)
+    width, height = x1 - x0, y1 - y0
+    s = height / width
+    if inverse:
+        # The quadratic of eq. 6 to 8, solved as xi = 2 s w / (t + 2 s w + sqrt(discriminant)), w = (y - y_k) / h: the
+        # discriminant over h^2 is a sum of non-negative terms, and the denominator stays positive.
+        w = (clipped - y0) / height
+        t = d0 - (d0 + d1) * w
+        sw = 2 * s * w
+        xi = sw / (t + sw + (t.square() + 2 * s * sw * (1 - w)).sqrt())
+    else:
+        xi = (clipped - x0) / width
+    rest = 1 - xi
+    start = s * xi + d0 * rest
+    denominator = s + (d0 + d1 - 2 * s) * (xi * rest)
+    image = x0 + width * xi if inverse else y0 + height * (xi * start / denominator)
+    numerator = xi * (d1 * xi + s * rest) + rest * start  # eq. 5: dy/dx = numerator (s / denominator)^2
+    inside = value.abs() < bound
+    log_slope = torch.where(inside, (numerator * (s / denominator).square()).log(), 0.0)
+    return torch.where(inside, image, value), log_slope.sum(-1)

@@ -44,14 +44,16 @@ def test_every_entry_is_accepted_by_its_algorithm(algorithm, environment):
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "ppo"])
-def test_a_flow_agent_and_its_baseline_share_everything_but_the_policy(algorithm):
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_flow_agent_and_its_baseline_share_everything_but_the_policy(algorithm, plain):
     env = make_vec_env("Pendulum-v1")
     flow, gaussian = (
-        make_agent(name, env, dict(policy_kwargs=dict(net_arch=[16, 16])), seed=0)
+        make_agent(name, env, dict(policy_kwargs=dict(net_arch=[16, 16])), plain=plain, seed=0)
         for name in (f"flow-{algorithm}", algorithm)
     )
     assert AGENTS[f"flow-{algorithm}"].table == AGENTS[algorithm].table
-    assert type(flow) is type(gaussian)
+    assert isinstance(flow, type(gaussian)), "the flow agent's algorithm is the baseline's, or computes the same faster"
+    assert (type(flow) is type(gaussian)) == plain
     assert isinstance(flow.policy, ActionDensity) and not isinstance(gaussian.policy, ActionDensity)
     critics = [
         {

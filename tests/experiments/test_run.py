@@ -286,9 +286,9 @@ def test_nan_observation_saves_and_names_the_cure(tmp_path, capsys):
 
 
 def test_diverged_weights_are_not_saved_and_the_error_names_the_last_sound_checkpoint(tmp_path, capsys, monkeypatch):
-    from stable_baselines3.sac import sac
+    from flowrl.algorithms import SAC
 
-    healthy = sac.SAC.train
+    healthy = SAC.train
 
     def diverge(self, *args, **kwargs):
         healthy(self, *args, **kwargs)
@@ -296,7 +296,7 @@ def test_diverged_weights_are_not_saved_and_the_error_names_the_last_sound_check
             for parameter in self.actor.parameters():
                 parameter.data.fill_(float("nan"))
 
-    monkeypatch.setattr(sac.SAC, "train", diverge)
+    monkeypatch.setattr(SAC, "train", diverge)
     arguments = ["--env", "Pendulum", "--agent", "flow-sac", "--eval-every", "0", "--checkpoint-every", "60"]
     arguments += [word for setting in SMALL["sac"] for word in ("--set", setting)]
     assert main([*arguments, "--logdir", str(tmp_path)]) == 1

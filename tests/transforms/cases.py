@@ -16,9 +16,9 @@ from flowrl.layers import (
     Layer,
     PlanarLayer,
     RadialLayer,
+    ShearLayer,
     Shuffle,
     SplineBijector,
-    Triangular,
 )
 from flowrl.transforms import Compose, Inverse, TanhBox, TorchTransform, Transform
 
@@ -34,8 +34,8 @@ def _box(d: int) -> TanhBox:
 LAYERS: dict[str, Callable[[int], Layer]] = {
     "affine": lambda d: Elementwise(d, AffineBijector()),
     "spline": lambda d: Elementwise(d, SplineBijector()),
-    "lower triangular": lambda d: Triangular(d),
-    "upper triangular": lambda d: Triangular(d, upper=True),
+    "lower shear": lambda d: ShearLayer(d),
+    "upper shear": lambda d: ShearLayer(d, upper=True),
     "lu linear": InvertibleLinear,
     "act norm": ActNorm,
     "permutation": lambda d: Shuffle(d, seed=1),

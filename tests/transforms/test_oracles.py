@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flowrl.transforms import Planar, Radial, RationalQuadraticSpline
+from flowrl.transforms.spline import RAW_LIMIT
 
 
 def test_spline_agrees_with_zuko():
@@ -12,9 +13,11 @@ def test_spline_agrees_with_zuko():
     bins, bound = 8, 5.0
     raw = torch.randn(50, 2, 3 * bins - 1, dtype=torch.float64).split((bins, bins, bins - 1), dim=-1)
     theirs = zuko.transforms.MonotonicRQSTransform(*raw, bound=bound)
-    knots = torch.stack((theirs.horizontal, theirs.vertical, theirs.derivatives), dim=-2)
-    knots[..., :2, 0], knots[..., :2, -1] = -bound, bound  # zuko's ends are the bound up to rounding
-    ours = RationalQuadraticSpline(knots, bound)
+    # The raw numbers of which these knots are made: only ratios of widths and of heights count.
+    sizes = [ends.diff(dim=-1) for ends in (theirs.horizontal, theirs.vertical)]
+    positive = torch.cat([size / size.log().mean(-1, keepdim=True).exp() for size in sizes], dim=-1)
+    log_positive = torch.cat((positive, theirs.derivatives[..., 1:-1]), dim=-1).log()
+    ours = RationalQuadraticSpline(log_positive / (1 - (log_positive / RAW_LIMIT).square()).sqrt(), bound)
     x = 6 * torch.randn(50, 2, dtype=torch.float64)
     y, ladj = ours.call_and_ladj(x)
     their_y, their_ladj = theirs.call_and_ladj(x)

@@ -1,0 +1,130 @@
+"""Whole agents of Stable-Baselines3, of flowrl and of SBX on the same environment with the same hyperparameters."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+import flowrl  # noqa: F401  registers the flow policies with Stable-Baselines3
+from agents import hyperparameters, model_arguments
+from experiments.benchmarks.mode import Options
+from experiments.benchmarks.peers import jax_parameters, load, load_sbx, wait_for_jax
+from experiments.benchmarks.turns import Work
+from experiments.environments import find_environment, make_vector_environment
+
+SHORT = {"stable_baselines3": "SB3", "flowrl.algorithms": "flowrl", "sbx": "SBX"}
+
+
+@dataclass(frozen=True)
+class Learner:
+    """
+    An algorithm with a policy.
+
+    :param library: the module that has the algorithm
+    :param algorithm: ``SAC`` or ``PPO``
+    :param flow: a recipe; None for the library's Gaussian
+    :param precision: of flowrl's algorithms
+    """
+
+    library: str
+    algorithm: str
+    flow: str | None = None
+    precision: str = "float32"
+
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+        name = f"{SHORT[self.library]} {self.algorithm}, {self.flow or 'Gaussian'}"
+        return name if self.precision == "float32" else f"{name}, {self.precision}"
+
+    def build(self, options: Options, n_envs: int = 1, **changes: Any) -> BaseAlgorithm:
+        """
+        Make the model.
+
+        :param options: the command line
+        :param n_envs: environments side by side
+        :param changes: hyperparameters in place of the agents' own
+        :return: the model, ready to ``learn``
+        """
+        module = load_sbx(options.device) if self.library == "sbx" else load(self.library)
+        environment = find_environment(options.env)
+        settings = hyperparameters(self.algorithm.lower(), environment.name)
+        arguments = model_arguments(settings) | changes
+        if self.flow:
+            arguments["policy_kwargs"] = arguments["policy_kwargs"] | dict(flow=self.flow)
+        if self.precision != "float32":
+            arguments["precision"] = self.precision
+        env = make_vector_environment(environment, n_envs, settings["normalize"], settings["gamma"])
+        policy = "FlowPolicy" if self.flow else "MlpPolicy"
+        return getattr(module, self.algorithm)(policy, env, **arguments, seed=0, device=options.device)
+
+
+def gaussian(algorithm: str) -> Learner:
+    """
+    What everything is compared with: Stable-Baselines3's own.
+
+    :param algorithm: ``SAC`` or ``PPO``
+    :return: the learner
+    """
+    return Learner("stable_baselines3", algorithm)
+
+
+def flow_learners(algorithm: str, flows: Iterable[str]) -> list[Learner]:
+    """
+    Flow policies in Stable-Baselines3's own algorithm and in flowrl's.
+
+    :param algorithm: ``SAC`` or ``PPO``
+    :param flows: recipes
+    :return: the learners
+    """
+    return [
+        Learner(library, algorithm, flow) for library in ("stable_baselines3", "flowrl.algorithms") for flow in flows
+    ]
+
+
+def learning(model: BaseAlgorithm, steps: int) -> Work:
+    """
+    Training, all included: environment, replay and updates.
+
+    :param model: to train
+    :param steps: environment steps in a turn
+    :return: the work, in environment steps
+    """
+
+    def turn() -> float:
+        before = model.num_timesteps
+        model.learn(steps, reset_num_timesteps=False)
+        if is_jax(model):
+            wait_for_jax(_jax_states(model))
+        return model.num_timesteps - before
+
+    return Work(turn, parameters(model))
+
+
+def parameters(model: BaseAlgorithm) -> int:
+    """
+    Count what a model's policy holds, target networks included.
+
+    :param model: of either library
+    :return: how many parameters
+    """
+    if is_jax(model):
+        return jax_parameters(_jax_states(model))
+    return sum(parameter.numel() for parameter in model.policy.parameters())
+
+
+def is_jax(model: BaseAlgorithm) -> bool:
+    """
+    Whether a model is one of SBX's.
+
+    :param model: of either library
+    :return: True for SBX
+    """
+    return hasattr(model.policy, "actor_state")
+
+
+def _jax_states(model: BaseAlgorithm) -> list[Any]:
+    policy: Any = model.policy
+    states = [getattr(policy, name, None) for name in ("actor_state", "qf_state", "vf_state")]
+    return [getattr(state, name) for state in states for name in ("params", "target_params") if hasattr(state, name)]

@@ -1,0 +1,175 @@
+"""Contenders take turns (A B C A B C ...), so that whatever else the machine does meets all of them alike."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class Work:
+    """
+    What a contender does when its turn comes.
+
+    :param turn: does one turn's work and returns how much it was: steps, passes, predictions
+    :param parameters: how many parameters its model has
+    """
+
+    turn: Callable[[], float]
+    parameters: int | None = None
+
+
+@dataclass(frozen=True)
+class Contender:
+    """
+    One row of the table.
+
+    :param name: as it is printed
+    :param make: builds and warms up; what it raises is why the row is skipped
+    :param reference: the :attr:`label` of the contender that it is compared with
+    :param value: of the quantity that is varied, where one is
+    """
+
+    name: str
+    make: Callable[[], Work]
+    reference: str
+    value: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What tells it from all others of its case."""
+        return self.name if self.value is None else f"{self.name}, {self.value}"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """
+    What is measured.
+
+    :param name: ``"ms"``
+    :param of: from a turn's work and its seconds to the number
+    :param meaning: of a ratio greater than 1: ``"longer is slower"``
+    """
+
+    name: str
+    of: Callable[[float, float], float]
+    meaning: str
+
+
+MILLISECONDS = Unit("ms", lambda done, seconds: 1e3 * seconds / done, "longer is slower")
+MICROSECONDS = Unit("µs", lambda done, seconds: 1e6 * seconds / done, "longer is slower")
+STEPS_PER_SECOND = Unit("steps/s", lambda done, seconds: done / seconds, "longer is faster")
+MEGABYTES = Unit("MB", lambda done, _: done, "longer needs more")
+UNITS = {unit.name: unit for unit in (MILLISECONDS, MICROSECONDS, STEPS_PER_SECOND, MEGABYTES)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    Contenders that take turns with each other.
+
+    :param what: they do
+    :param unit: of the result
+    :param contenders: in the order of their turns
+    """
+
+    what: str
+    unit: Unit
+    contenders: Sequence[Contender]
+
+
+@dataclass
+class Result:
+    """
+    What a contender reached.
+
+    :param contender: who
+    :param work: None once it is skipped
+    :param parameters: of its model
+    :param values: one a round, in the case's unit
+    :param skipped: why there are none
+    """
+
+    contender: Contender
+    work: Work | None = None
+    parameters: int | None = None
+    values: list[float] = field(default_factory=list)
+    skipped: str = ""
+
+    def skip(self, error: Exception) -> None:
+        """
+        Leave the contender out from here on, and say so.
+
+        :param error: why
+        """
+        first_line = str(error).strip().partition("\n")[0]
+        self.skipped = first_line if isinstance(error, NotAvailable) else f"{type(error).__name__}: {first_line}"
+        self.work, self.values = None, []
+        print(f"  skipped {self.contender.label}: {self.skipped}", flush=True)
+
+
+class NotAvailable(Exception):
+    """A contender that cannot take part here; the message says why, and what to install."""
+
+
+Clock = Callable[[Callable[[], float]], tuple[float, float]]
+"""Runs a turn and returns how much it did and the seconds that it took."""
+
+
+def wall_clock(turn: Callable[[], float]) -> tuple[float, float]:
+    """
+    Time a turn on the CPU.
+
+    :param turn: to run
+    :return: how much it did, and the seconds
+    """
+    start = time.perf_counter()
+    done = turn()
+    return done, time.perf_counter() - start
+
+
+def cuda_clock(turn: Callable[[], float]) -> tuple[float, float]:
+    """
+    Time a turn until the GPU has finished its part.
+
+    :param turn: to run
+    :return: how much it did, and the seconds
+    """
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    done = turn()
+    end.record()
+    torch.cuda.synchronize()
+    return done, start.elapsed_time(end) / 1e3
+
+
+def take_turns(case: Case, rounds: int, clock: Clock) -> list[Result]:
+    """
+    Build the contenders, let each warm up for a turn, then measure them in rounds.
+
+    A contender that fails, then or later, is skipped; the others go on.
+
+    :param case: the contenders
+    :param rounds: turns of each that are measured
+    :param clock: what measures them
+    :return: the results, in the contenders' order
+    """
+    results = [Result(contender) for contender in case.contenders]
+    for result in results:
+        try:
+            result.work = result.contender.make()
+            result.parameters = result.work.parameters
+            result.work.turn()
+        except Exception as error:
+            result.skip(error)
+    for _ in range(rounds):
+        for result in results:
+            if result.work is None:
+                continue
+            try:
+                result.values.append(case.unit.of(*clock(result.work.turn)))
+            except Exception as error:
+                result.skip(error)
+    return results

@@ -1,0 +1,146 @@
+"""Parameters laid end to end in one tensor, so that one kernel updates all of them; and Adam over such a tensor."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+
+class FlatParameters:
+    """
+    One tensor that holds parameters and one that holds their gradients; the parameters become views of it.
+
+    :param parameters: in the order in which they shall lie
+    """
+
+    @torch.no_grad()
+    def __init__(self, parameters: Sequence[Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.sizes = [parameter.numel() for parameter in parameters]
+        self.data = torch.cat([parameter.detach().flatten() for parameter in parameters])
+        self.gradient = torch.zeros_like(self.data)
+        self.values = self.views(self.data)
+        self.gradients = self.views(self.gradient)
+        self.attach()
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """A flat tensor's parts in the parameters' shapes."""
+        parts = flat.split(self.sizes)
+        return [part.view(parameter.shape) for part, parameter in zip(parts, self.parameters, strict=True)]
+
+    def offset(self, parameter: Tensor) -> int:
+        """Where a parameter begins."""
+        (place,) = (i for i, other in enumerate(self.parameters) if other is parameter)
+        return sum(self.sizes[:place])
+
+    @torch.no_grad()
+    def attach(self) -> None:
+        """Make parameters and gradients views again, after somebody has put other tensors in their place.
+
+        `zero_grad` sets gradients to None, and loading a model of SB3's replaces the data of the entropy coefficient.
+        """
+        for parameter, data, gradient in zip(self.parameters, self.values, self.gradients, strict=True):
+            if parameter.data_ptr() != data.data_ptr():
+                data.copy_(parameter)
+                parameter.data = data
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+
+
+class FlatAdam(torch.optim.Adam):
+    """
+    Adam over flat parameters in one fused kernel; its state dictionary is that of Adam over the parameters themselves.
+
+    :param optimizer: the Adam that it replaces, whose parameters, settings and state it takes over
+    :param first: those of its parameters that shall lie first, in this order; the others follow
+    :raises ValueError: see :func:`why_not_flat`
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        first: Sequence[Parameter] = (),
+    ) -> None:
+        reason = why_not_flat(optimizer)
+        if reason:
+            raise ValueError(reason)
+        (group,) = optimizer.param_groups
+        self.originals: list[Parameter] = list(group["params"])
+        state = optimizer.state_dict()
+        taken = set(map(id, first))
+        self.flat = FlatParameters([*first, *(other for other in self.originals if id(other) not in taken)])
+        self.parameter = Parameter(self.flat.data)
+        self.parameter.grad = self.flat.gradient
+        settings = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")}
+        super().__init__([self.parameter], **settings, fused=True)
+        self.load_state_dict(state)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """As :meth:`torch.optim.Adam.step` with ``fused=True``, without its search for what to update."""
+        group, state = self.param_groups[0], self.state[self.parameter]
+        state["step"] += 1
+        torch._fused_adam_(  # type: ignore[call-overload]
+            *([self.flat.data], [self.flat.gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]]),
+            **dict(lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"]),
+            **dict(weight_decay=group["weight_decay"], amsgrad=False, maximize=group["maximize"]),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """As Adam over the parameters themselves would give it, so that either loads the other's."""
+        group, state = self.param_groups[0], self.state[self.parameter]
+        views = {key: dict(zip(self._places(), self.flat.views(state[key]))) for key in ("exp_avg", "exp_avg_sq")}
+        count = len(self.originals)
+        per_parameter = {
+            i: dict(step=state["step"].clone(), **{key: view[i].clone() for key, view in views.items()})
+            for i in range(count)
+            if state["step"] > 0
+        }
+        settings = {key: value for key, value in group.items() if key != "params"}
+        return dict(state=per_parameter, param_groups=[settings | dict(fused=None, params=list(range(count)))])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """
+        Take over the state of Adam over the parameters themselves.
+
+        :param state_dict: as :meth:`state_dict` gives it
+        :raises ValueError: if it is of other parameters
+        """
+        (group,) = state_dict["param_groups"]
+        if len(group["params"]) != len(self.originals):
+            raise ValueError(
+                f"The optimiser's state is of {len(group['params'])} parameters, and there are {len(self.originals)}."
+            )
+        self.param_groups[0] |= {key: group[key] for key in ("lr", "betas", "eps", "weight_decay", "maximize")}
+        saved = state_dict["state"]
+        average, square = torch.zeros_like(self.flat.data), torch.zeros_like(self.flat.data)
+        for i, exp_avg, exp_avg_sq in zip(self._places(), self.flat.views(average), self.flat.views(square)):
+            if i in saved:
+                exp_avg.copy_(saved[i]["exp_avg"])
+                exp_avg_sq.copy_(saved[i]["exp_avg_sq"])
+        steps = float(saved[0]["step"]) if saved else 0.0
+        step = torch.tensor(steps, dtype=torch.float32, device=self.flat.data.device)
+        self.state[self.parameter] = dict(step=step, exp_avg=average, exp_avg_sq=square)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set the gradients to zero; they are never None."""
+        self.flat.gradient.zero_()
+
+    def _places(self) -> Iterable[int]:
+        """For each parameter in the order in which they lie, its place in the original optimiser."""
+        place = {id(parameter): i for i, parameter in enumerate(self.originals)}
+        return [place[id(parameter)] for parameter in self.flat.parameters]
+
+
+def why_not_flat(optimizer: torch.optim.Optimizer) -> str | None:
+    """Why an optimiser has no flat form; None where it has one."""
+    if type(optimizer) is not torch.optim.Adam:
+        return f"the optimiser is {type(optimizer).__name__}, not torch.optim.Adam"
+    if len(optimizer.param_groups) != 1 or optimizer.param_groups[0]["amsgrad"]:
+        return "the optimiser has several parameter groups, or amsgrad"
+    parameters = optimizer.param_groups[0]["params"]
+    if len({(parameter.dtype, parameter.device) for parameter in parameters}) != 1:
+        return "the optimiser's parameters differ in dtype or device"
+    return None

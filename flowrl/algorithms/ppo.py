@@ -1,0 +1,187 @@
+"""PPO on a fast path: Stable-Baselines3's algorithm and interface, the same mathematics, fewer and larger kernels."""
+
+import logging
+from typing import Any
+
+import torch
+from stable_baselines3 import ppo
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from stable_baselines3.common.utils import explained_variance
+from torch import Tensor
+
+from flowrl.algorithms.flat import FlatAdam, why_not_flat
+from flowrl.algorithms.networks import NetworkStack, PlainNetwork, equal_shapes, float32, stacked_order
+from flowrl.algorithms.rollout import minibatches
+from flowrl.policies.actor_critic import FlowActorCriticMixin
+
+log = logging.getLogger(__name__)
+
+
+class PPO(ppo.PPO):
+    """
+    Proximal Policy Optimization (Schulman et al. 2017) with the update of Stable-Baselines3 2.9, `PPO.train`, faster.
+
+    The same losses and gradients up to rounding: the actor's and the critic's networks are one batched matrix product,
+    the losses' gradients are written out, minibatches are views of a rollout that is shuffled once an epoch, and the
+    optimiser's step is one kernel. Its models are SB3's: either loads what the other has saved. What it cannot serve (a
+    Gaussian policy, say) runs SB3's own update, and that is said once.
+
+    Where ``ent_coef`` is zero the entropy is not sampled, since nothing but the log would read it:
+    ``train/entropy_loss`` is then the mean log-prob of the rollout's actions, an estimate of the same.
+    """
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        reason = _why_not_fast(self.policy)
+        self._fast = None if reason else _FastUpdate(self)
+        if reason:
+            log.warning("flowrl's PPO runs Stable-Baselines3's own update: %s.", reason)
+
+    def train(self) -> None:
+        if self._fast is None:
+            super().train()
+            return
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        self._fast.flat.attach()
+        clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+        clip_range_vf = None
+        if self.clip_range_vf is not None:
+            clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        losses: list[dict[str, Tensor]] = []
+        for epoch in range(self.n_epochs):
+            first_of_epoch, stopped = len(losses), False
+            for batch in minibatches(self.rollout_buffer, self.batch_size):
+                losses.append(self._fast.losses(batch, clip_range, clip_range_vf))
+                if self.target_kl is not None and losses[-1]["approx_kl"] > 1.5 * self.target_kl:
+                    stopped = True
+                    if self.verbose >= 1:
+                        divergence = losses[-1]["approx_kl"].item()
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {divergence:.2f}")
+                    break
+                self._fast.step()
+            self._n_updates += 1
+            if stopped:
+                break
+
+        table = torch.stack([torch.stack(list(row.values())) for row in losses]).cpu()
+        means = dict(zip(losses[0], table.mean(0).tolist()))
+        # SB3's logs: the divergence of the last epoch, the loss of the last minibatch, means of all the rest
+        means["approx_kl"] = table[first_of_epoch:, list(losses[0]).index("approx_kl")].mean().item()
+        means["loss"] = losses[-1]["loss"].item()
+        for name, value in means.items():
+            self.logger.record(f"train/{name}", value)
+        buffer = self.rollout_buffer
+        explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
+        self.logger.record("train/explained_variance", explained)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", clip_range)
+        if clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", clip_range_vf)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_fast"]
+
+
+class _FastUpdate:
+    """The policy in the form that one update needs, and that update."""
+
+    def __init__(self, model: PPO) -> None:
+        self.model = model
+        policy: Any = model.policy
+        networks = _networks(policy)
+        trunk = [network.layers for network in networks]
+        heads = [[policy.action_net.context_map], [policy.value_net]]
+        order = stacked_order(trunk) + stacked_order(heads[:1]) + stacked_order(heads[1:])
+        policy.optimizer = self.optimizer = FlatAdam(policy.optimizer, order)
+        self.flat = self.optimizer.flat
+        self.trunk = NetworkStack(trunk, self.flat, float32, networks[0].activation, active_end=True)
+        self.actor_head, self.critic_head = (NetworkStack([head], self.flat, float32) for head in heads)
+
+    def losses(self, batch: RolloutBufferSamples, clip_range: float, clip_range_vf: float | None) -> dict[str, Tensor]:
+        """The losses of a minibatch, by the names of SB3's logs; their gradients are written to the parameters."""
+        model = self.model
+        policy: Any = model.policy
+        size = len(batch.advantages)
+        with torch.no_grad():
+            # One pass, whether or not each network has an extractor of its own: they have no parameters
+            features = BasePolicy.extract_features(policy, batch.observations, policy.pi_features_extractor)
+            latents, inputs = self.trunk.forward(features)
+            parameters = self.actor_head.forward(latents[:1])[0][0]
+            values = self.critic_head.forward(latents[1:])[0].flatten()
+        parameters.requires_grad_()
+        distribution = policy.action_dist.proba_distribution(policy.action_net.from_parameters(parameters))
+        log_prob = distribution.log_prob(batch.actions)
+        entropy = distribution.entropy() if model.ent_coef != 0 else None
+
+        with torch.no_grad():
+            advantages = batch.advantages
+            if model.normalize_advantage and size > 1:
+                advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+            log_ratio = log_prob.detach() - batch.old_log_prob
+            ratio = log_ratio.exp()
+            surrogate = advantages * ratio
+            clipped = advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+            policy_loss = -torch.minimum(surrogate, clipped).mean()
+            # Where the clipped surrogate is the smaller one it is constant in the ratio
+            to_log_prob = (surrogate * (surrogate <= clipped)).mul_(-1 / size)
+
+            if clip_range_vf is None:
+                error = values - batch.returns
+                to_values = (2 * model.vf_coef / size) * error
+            else:
+                change = values - batch.old_values
+                error = batch.old_values + change.clamp(-clip_range_vf, clip_range_vf) - batch.returns
+                to_values = (2 * model.vf_coef / size) * error * (change.abs() <= clip_range_vf)
+            value_loss = error.square().mean()
+            entropy_loss = log_prob.detach().mean() if entropy is None else -entropy.detach().mean()
+
+        self.flat.gradient.zero_()
+        outputs, gradients = [log_prob], [to_log_prob]
+        if entropy is not None:
+            outputs.append(entropy)
+            gradients.append(torch.full_like(entropy, -model.ent_coef / size))
+        torch.autograd.backward(outputs, gradients)
+        with torch.no_grad():
+            to_parameters: Tensor = parameters.grad[None]  # type: ignore[index]
+            to_values = to_values[None, :, None]
+            self.actor_head.gradients(to_parameters, [latents[:1]])
+            self.critic_head.gradients(to_values, [latents[1:]])
+            to_latents = torch.cat(
+                (self.actor_head.input_gradient(to_parameters, []), self.critic_head.input_gradient(to_values, []))
+            )
+            self.trunk.gradients(to_latents, inputs, latents)
+            return dict(
+                entropy_loss=entropy_loss,
+                policy_gradient_loss=policy_loss,
+                value_loss=value_loss,
+                approx_kl=(torch.expm1(log_ratio) - log_ratio).mean(),
+                clip_fraction=((ratio - 1).abs() > clip_range).float().mean(),
+                loss=policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss,
+            )
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Clip the gradient's norm, as `torch.nn.utils.clip_grad_norm_` does, and take the optimiser's step."""
+        gradient = self.flat.gradient
+        gradient.mul_((self.model.max_grad_norm / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0))
+        self.optimizer.step()
+
+
+def _networks(policy: Any) -> list[PlainNetwork]:
+    networks = [PlainNetwork.read(net) for net in (policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net)]
+    return [network for network in networks if network is not None and network.active_end]
+
+
+def _why_not_fast(policy: Any) -> str | None:
+    """What keeps a policy from the fast path; None if nothing does."""
+    if not isinstance(policy, FlowActorCriticMixin) or policy.action_net.is_foreign:
+        return f"its policy is {type(policy).__name__}, not a flow policy of flowrl's recipes"
+    extractors = (policy.pi_features_extractor, policy.vf_features_extractor)  # type: ignore[attr-defined]
+    if any(True for extractor in extractors for _ in extractor.parameters()):
+        return "its features extractor has parameters"
+    networks = _networks(policy)
+    if len(networks) != 2 or not equal_shapes(networks):
+        return "its actor's and critic's networks are not of equal shapes with ReLU or tanh between their layers"
+    return why_not_flat(policy.optimizer)

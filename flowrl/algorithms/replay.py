@@ -1,0 +1,41 @@
+"""Replay sampling without detours: the same transitions as Stable-Baselines3 draws, gathered straight into tensors."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+
+def sample(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> ReplayBufferSamples:
+    """
+    Sample a batch as ``buffer.sample`` does (SB3 2.9), with the same random numbers.
+
+    :param buffer: any replay buffer; what is no plain one of arrays samples by itself
+    :param batch_size: how many transitions
+    :param env: normalises observations and rewards, where there is one
+    :return: the batch, on the buffer's device
+    """
+    if type(buffer) is not ReplayBuffer or env is not None or buffer.optimize_memory_usage:
+        return buffer.sample(batch_size, env=env)
+    rows = np.random.randint(0, buffer.buffer_size if buffer.full else buffer.pos, size=batch_size)
+    rows = rows * buffer.n_envs + np.random.randint(0, high=buffer.n_envs, size=batch_size)
+
+    def gather(array: np.ndarray) -> Any:
+        return array.reshape(-1, *array.shape[2:]).take(rows, axis=0)
+
+    ended = gather(buffer.dones)
+    if buffer.handle_timeout_termination:
+        ended *= 1 - gather(buffer.timeouts)
+    parts = (buffer.observations, buffer.actions, buffer.next_observations)
+    tensors = [_to(buffer.device, gather(array)) for array in parts]
+    reward = _to(buffer.device, gather(buffer.rewards)[:, None])
+    observations, actions, next_observations = tensors
+    return ReplayBufferSamples(observations, actions, next_observations, _to(buffer.device, ended[:, None]), reward)
+
+
+def _to(device: Any, array: np.ndarray) -> torch.Tensor:
+    # A gathered array is nobody else's: no copy is needed on the CPU.
+    return torch.from_numpy(array).to(device, non_blocking=True)

@@ -1,0 +1,68 @@
+"""The C kernel of the tanh squash, as a torch function: value and log-determinant in one pass."""
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowrl.native.library import load, supports
+
+_SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
+
+
+@functools.cache
+def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
+    library = load("state_only", dtype)
+    if library is None:
+        return None
+    forward, backward = library.tanh_forward, library.tanh_backward
+    forward.argtypes = [_SIZE, _SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER]
+    backward.argtypes = [_SIZE, _SIZE, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER]
+    forward.restype = backward.restype = None
+    return forward, backward
+
+
+def is_available(u: Tensor) -> bool:
+    """Whether the kernel can serve: a batch of vectors, eager mode, on the CPU, with a compiler at hand."""
+    return u.dim() == 2 and supports(u) and _kernels(u.dtype) is not None
+
+
+def evaluate(u: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    :param u: shape ``(batch, d)``
+    :return: tanh u, shape ``(batch, d)``, and log|det|, shape ``(batch,)``
+    """
+    return _Tanh.apply(u) if u.requires_grad and torch.is_grad_enabled() else _forward(u)
+
+
+def _forward(u: Tensor) -> tuple[Tensor, Tensor]:
+    batch, features = u.shape
+    a = torch.empty((features, batch), dtype=u.dtype)
+    ladj = torch.zeros(batch, dtype=u.dtype)
+    forward, _ = _kernels(u.dtype)  # type: ignore[misc]
+    forward(batch, features, u.data_ptr(), u.stride(1), u.stride(0), a.data_ptr(), ladj.data_ptr())
+    return a.t(), ladj
+
+
+class _Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor) -> tuple[Tensor, Tensor]:
+        a, ladj = _forward(u)
+        ctx.save_for_backward(a)
+        return a, ladj
+
+    @staticmethod
+    def backward(ctx: Any, to_a: Tensor, to_ladj: Tensor) -> Tensor:
+        (a,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a is an output, so that a gradient of the gradient goes through it
+            return to_a * (1 - a * a) - 2 * a * to_ladj.unsqueeze(-1)
+        batch, features = a.shape
+        to_u = torch.empty((features, batch), dtype=a.dtype)
+        _, backward = _kernels(a.dtype)  # type: ignore[misc]
+        backward(
+            *(batch, features, a.data_ptr(), to_a.data_ptr(), to_a.stride(1), to_a.stride(0)),
+            *(to_ladj.data_ptr(), to_ladj.stride(0), to_u.data_ptr()),
+        )
+        return to_u.t()

@@ -1,0 +1,151 @@
+"""flowrl's algorithms are Stable-Baselines3's to everybody else: files, callbacks, fall-backs, refusals."""
+
+import logging
+
+import pytest
+import stable_baselines3
+import torch
+from stable_baselines3.common.policies import ContinuousCritic
+
+import flowrl
+from flowrl import algorithms
+from flowrl.policies import FlowPolicy
+from tests.environments import Aim
+from tests.models import assert_same_policy, build, states
+
+SAC = dict(learning_starts=40, batch_size=16, buffer_size=500, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu")
+PPO = dict(n_steps=64, batch_size=32, n_epochs=2, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu")
+SETTINGS = {"SAC": SAC, "PPO": PPO}
+
+
+def optimizer_states(model):
+    optimizers = [model.policy.optimizer] if hasattr(model.policy, "optimizer") else [model.actor.optimizer]
+    if hasattr(model, "critic"):
+        optimizers += [model.critic.optimizer, model.ent_coef_optimizer]
+    return [optimizer.state_dict() for optimizer in optimizers]
+
+
+@pytest.mark.parametrize("algorithm", SETTINGS)
+@pytest.mark.parametrize("direction", ["fast to plain", "plain to fast", "fast to fast"])
+def test_a_model_saved_by_one_loads_in_the_other_and_trains_on(algorithm, direction, tmp_path):
+    modules = dict(fast=algorithms, plain=stable_baselines3)
+    source, target = (getattr(modules[name], algorithm) for name in direction.split(" to "))
+    env = Aim()
+    model = source("FlowPolicy", env, **SETTINGS[algorithm]).learn(128)
+    model.save(tmp_path / "model")
+    loaded = target.load(tmp_path / "model", env=env)
+    assert type(loaded) is target
+    assert_same_policy(model, loaded, env)
+    for ours, theirs in zip(optimizer_states(model), optimizer_states(loaded), strict=True):
+        assert ours["param_groups"][0]["params"] == theirs["param_groups"][0]["params"]
+        assert ours["state"].keys() == theirs["state"].keys() != set()
+        for i in ours["state"]:
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                torch.testing.assert_close(ours["state"][i][key], theirs["state"][i][key], check_dtype=False)
+    # Trains on as the first would: the optimisers' moments and the temperature are where they should be.
+    for each in (model, loaded):
+        each.set_random_seed(1)
+        each.learn(64, reset_num_timesteps=True)
+    assert all(torch.isfinite(parameter).all() for parameter in loaded.policy.parameters())
+    if algorithm == "SAC":
+        before = loaded.log_ent_coef.item()
+        loaded.train(3, 16)
+        assert loaded.log_ent_coef.item() != before, "the temperature that is trained is the one that is used"
+
+
+def test_zeroed_and_replaced_gradients_and_data_are_put_back():
+    model = algorithms.SAC("FlowPolicy", Aim(), **SAC).learn(60)
+    model.actor.zero_grad(set_to_none=True)
+    model.log_ent_coef.data = torch.full((1,), -1.5)
+    before = [parameter.clone() for parameter in model.actor.parameters()]
+    model.train(1, 16)
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.actor.parameters()))
+    assert model.log_ent_coef.item() == pytest.approx(-1.5, abs=0.01)
+    assert model.log_ent_coef.item() != -1.5
+
+
+def test_the_target_network_follows():
+    model = algorithms.SAC("FlowPolicy", Aim(), **SAC, tau=1.0).learn(60)
+    for parameter, target in zip(model.critic.parameters(), model.critic_target.parameters(), strict=True):
+        torch.testing.assert_close(target, parameter)
+
+
+def test_callbacks_see_gradients_and_hyperparameters(tmp_path):
+    model = algorithms.SAC("FlowPolicy", Aim(), **SAC)
+    seen = {}
+
+    class Watch(flowrl.FlowLogger):
+        def _on_training_end(self) -> None:
+            super()._on_training_end()
+            seen.update(self.logger.name_to_value)
+
+    model.learn(120, callback=Watch(every=20))
+    assert seen["train/grad_norm_actor"] > 0 and seen["train/grad_norm_critic"] > 0
+    hyperparameters = flowrl.callbacks.hyperparameters(model)
+    assert hyperparameters["precision"] == "float32" and hyperparameters["batch_size"] == 16
+
+
+def test_learning_rate_schedules_reach_the_flat_optimisers():
+    model = algorithms.PPO("FlowPolicy", Aim(), learning_rate=lambda remaining: 0.0 * remaining, **PPO)
+    before = [parameter.clone() for parameter in model.policy.parameters()]
+    model.learn(64)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.policy.parameters()))
+
+
+class DeepCritic(ContinuousCritic):
+    """A critic of the user's own."""
+
+
+class CustomPolicy(FlowPolicy):
+    """A policy with a critic of the user's own."""
+
+    def make_critic(self, features_extractor=None):
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return DeepCritic(**kwargs).to(self.device)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "policy_kwargs", "reason"),
+    [
+        ("SAC", CustomPolicy, {}, "critic is DeepCritic"),
+        ("SAC", "FlowPolicy", dict(optimizer_class=torch.optim.AdamW), "optimiser is AdamW"),
+        ("SAC", "FlowPolicy", dict(activation_fn=torch.nn.ELU), "not plain networks"),
+        ("PPO", "MlpPolicy", {}, "not a flow policy"),
+        ("PPO", "FlowPolicy", dict(net_arch=dict(pi=[8], vf=[16])), "not of equal shapes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_fast_path_cannot_serve_falls_back_and_says_so_once(algorithm, policy, policy_kwargs, reason, caplog):
+    settings = SETTINGS[algorithm] | dict(policy_kwargs=dict(net_arch=[16]) | policy_kwargs)
+    with caplog.at_level(logging.WARNING):
+        model = getattr(algorithms, algorithm)(policy, Aim(), **settings).learn(128)
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("flowrl.algorithms")]
+    assert len(messages) == 1 and reason in messages[0] and "Stable-Baselines3's own update" in messages[0]
+    assert model._n_updates > 0
+
+
+def test_a_foreign_flow_trains_on_the_fast_path():
+    zuko = pytest.importorskip("zuko", reason="zuko is a development dependency: pip install -e .[dev]")
+    flow = lambda features, context: zuko.flows.NSF(features, context, transforms=1)  # noqa: E731
+    model = algorithms.SAC("FlowPolicy", Aim(), **SAC | dict(policy_kwargs=dict(flow=flow, net_arch=[16])))
+    assert model._fast is not None
+    before = [parameter.clone() for parameter in model.actor.parameters()]
+    model.learn(60)
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.actor.parameters()))
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="precision must be 'float32' or 'bf16', got 'fp8'"):
+        algorithms.SAC("FlowPolicy", Aim(), **SAC, precision="fp8")
+
+
+def test_from_gaussian_goes_on_in_the_fast_algorithm():
+    gaussian = algorithms.SAC("MlpPolicy", Aim(), **SAC).learn(60)
+    warm = flowrl.from_gaussian(gaussian)
+    obs = states(Aim())
+    torch.testing.assert_close(
+        torch.from_numpy(warm.predict(obs, deterministic=True)[0]),
+        torch.from_numpy(gaussian.predict(obs, deterministic=True)[0]),
+    )
+    warm.learn(30, reset_num_timesteps=False)
+    assert build("SAC").policy_class is FlowPolicy, "SB3's own knows the policy as before"

@@ -1,0 +1,212 @@
+"""`experiments/benchmark.py`: the order of turns, the numbers of the table, and peers that are missing."""
+
+import csv
+import json
+import os
+import sys
+from unittest import mock
+
+import pytest
+import torch
+
+from experiments.benchmark import MODES, main
+from experiments.benchmarks import table, transforms
+from experiments.benchmarks.charts import bar_chart, line_chart
+from experiments.benchmarks.densities import CONTEXT
+from experiments.benchmarks.learners import Learner
+from experiments.benchmarks.mode import Options
+from experiments.benchmarks.turns import MILLISECONDS, STEPS_PER_SECOND, Case, Contender, NotAvailable, Work, take_turns
+from flowrl import available_flows
+
+BUILDERS = {
+    "zuko-nsf": transforms.zuko_nsf,
+    "zuko-coupling": transforms.zuko_coupling,
+    "zuko-inverted": lambda: transforms.zuko_coupling(inverted=True),
+    "normflows": transforms.normflows_coupling,
+    "nflows": transforms.nflows_coupling,
+}
+
+
+@pytest.fixture(autouse=True)
+def leave_the_process_as_it_was(monkeypatch):
+    """A benchmark sets the threads and what JAX reads, and zuko switches torch's checks off where it is imported."""
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
+    threads = torch.get_num_threads()
+    with mock.patch.dict(os.environ):
+        yield
+    torch.set_num_threads(threads)
+
+
+class Machine:
+    """Contenders that only note their turns, and a clock that reads the seconds they were given."""
+
+    def __init__(self):
+        self.turns, self.seconds = [], 0.0
+
+    def contender(self, name, *seconds, reference="A", done=10.0, value=None):
+        waiting = iter((0.0, *seconds))  # the first turn warms up
+
+        def turn():
+            self.turns.append(name)
+            self.seconds = next(waiting)
+            return done
+
+        return Contender(name, lambda: Work(turn, parameters=7), reference, value)
+
+    def clock(self, turn):
+        done = turn()
+        return done, self.seconds
+
+
+def broken(error, after=None):
+    """A contender that fails: as it is built, or in the turn after so many."""
+    turns = []
+
+    def turn():
+        turns.append(None)
+        if len(turns) > after:
+            raise error
+        return 1.0
+
+    def make():
+        if after is None:
+            raise error
+        return Work(turn)
+
+    return Contender("broken", make, "A")
+
+
+def test_contenders_take_turns():
+    machine = Machine()
+    case = Case("nothing", MILLISECONDS, [machine.contender(name, 1, 1, 1) for name in "ABC"])
+    results = take_turns(case, 3, machine.clock)
+    assert "".join(machine.turns) == "ABC" * 4  # once to warm up, which is not measured
+    assert [len(result.values) for result in results] == [3, 3, 3]
+
+
+def test_ratios_are_taken_round_by_round():
+    machine = Machine()
+    case = Case(
+        "nothing", STEPS_PER_SECOND, [machine.contender("A", 1.0, 2.0, 8.0), machine.contender("B", 2.0, 1.0, 4.0)]
+    )
+    ours, theirs = table.rows(case, take_turns(case, 3, machine.clock))
+    assert (ours["median"], ours["lowest"], ours["highest"]) == (5.0, 1.25, 10.0)
+    assert (theirs["median"], theirs["lowest"], theirs["highest"]) == (5.0, 2.5, 10.0)
+    assert (ours["ratio"], ours["ratio_lowest"], ours["ratio_highest"]) == (1.0, 1.0, 1.0)
+    assert (theirs["ratio"], theirs["ratio_lowest"], theirs["ratio_highest"]) == (2.0, 0.5, 2.0)  # medians say 1
+    assert theirs["parameters"] == 7 and theirs["rounds"] == 3
+
+
+def test_milliseconds_are_of_one_pass():
+    machine = Machine()
+    case = Case("nothing", MILLISECONDS, [machine.contender("A", 0.5, done=10.0)])
+    (row,) = table.rows(case, take_turns(case, 1, machine.clock))
+    assert row["median"] == 50.0
+
+
+def test_a_varied_quantity_is_compared_with_one_of_its_values():
+    machine = Machine()
+    contenders = [machine.contender("A", value, value=value, reference="A, 8") for value in (4, 8, 16)]
+    case = Case("nothing", MILLISECONDS, contenders)
+    rows = table.rows(case, take_turns(case, 1, machine.clock))
+    assert [(row["value"], row["ratio"]) for row in rows] == [(4, 0.5), (8, 1.0), (16, 2.0)]
+    assert line_chart("title", rows).axes[0].get_xlabel() == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("error", "after", "reason"),
+    [
+        (NotAvailable("peer is not installed: pip install peer"), None, "peer is not installed: pip install peer"),
+        (RuntimeError("no\nmore"), None, "RuntimeError: no"),
+        (ValueError("NaN"), 2, "ValueError: NaN"),  # fails in its second measured turn
+    ],
+    ids=["not-installed", "not-built", "later"],
+)
+def test_who_fails_is_skipped_with_the_reason(capsys, error, after, reason):
+    machine = Machine()
+    case = Case("nothing", MILLISECONDS, [machine.contender("A", 1, 1, 1), broken(error, after)])
+    rows = table.rows(case, take_turns(case, 3, machine.clock))
+    assert f"skipped broken: {reason}\n" in capsys.readouterr().out
+    assert rows[1]["skipped"] == reason and rows[0]["skipped"] == ""
+    assert rows[0]["rounds"] == 3 and rows[1]["rounds"] == 0
+    assert {rows[1][column] for column in ("median", "lowest", "highest", "ratio")} == {None}
+    assert f"skipped: {reason}" in table.show(rows)
+    assert len(bar_chart("title", rows).axes[0].patches) == 1
+
+
+def test_without_the_reference_there_is_no_ratio():
+    machine = Machine()
+    case = Case("nothing", MILLISECONDS, [machine.contender("B", 1)])
+    (row,) = rows = table.rows(case, take_turns(case, 1, machine.clock))
+    assert row["median"] == 100.0 and row["ratio"] is None
+    assert "100" in table.show(rows)
+    bar_chart("title", rows)
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_peers_sample_and_score_the_same_density(build):
+    torch.manual_seed(0)
+    try:
+        density = build()
+    except NotAvailable as missing:
+        pytest.skip(str(missing))
+    with torch.no_grad():
+        for parameter in density.module.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        context = torch.randn(32, CONTEXT)
+        x, log_prob = density.sample(context)
+        assert x.shape == (32, transforms.FEATURES) and log_prob.shape == (32,)
+        torch.testing.assert_close(density.log_prob(x, context), log_prob, atol=1e-3, rtol=1e-3)
+
+
+def test_quick_transforms_writes_table_and_picture(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "zuko", None)  # as if it were not installed
+    assert main(["transforms", "--quick", "--threads", "1", "--output", str(tmp_path)]) == 0
+    with open(tmp_path / "speed_transforms.csv", newline="") as file:
+        rows = {(row["what"], row["contender"]): row for row in csv.DictReader(file)}
+    nsf = rows["log-prob of given points", "flowrl nsf"]
+    assert float(nsf["median"]) > 0 and float(nsf["ratio"]) == 1.0 and int(nsf["parameters"]) > 0
+    zuko = rows["log-prob of given points", "zuko spline coupling"]
+    assert zuko["median"] == "" and zuko["skipped"] == "zuko is not installed: pip install zuko"
+    assert "skipped zuko spline coupling" in capsys.readouterr().out
+    made = json.loads((tmp_path / "speed_transforms.json").read_text())
+    assert made["machine"]["cpu"] and "torch" in made["versions"] and "sbx-rl" in made["peers"]
+    assert made["options"]["rounds"] == 1 and made["options"]["threads"] == 1
+    assert (tmp_path / "speed_transforms.png").stat().st_size > 10_000
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["transforms", "--device", "cuda"]) == 2
+    assert "--device cuda: torch finds no CUDA device here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["transform"], "did you mean transforms?"),
+        (["sac", "--flows", "nfs"], "unknown flow 'nfs': did you mean nsf?"),
+        (["sac", "--env", "HalfCheeta-v5"], "did you mean HalfCheetah-v5"),
+    ],
+)
+def test_what_is_unknown_is_refused(capsys, arguments, message):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_learner_is_built_with_the_agents_hyperparameters():
+    options = Options("Pendulum-v1", ["nsf"], rounds=1, amount=4, threads=1, device="cpu")
+    learner = Learner("stable_baselines3", "SAC", "nsf")
+    model = learner.build(options, buffer_size=100)
+    assert learner.name == "SB3 SAC, nsf"
+    assert model.learning_rate == 1e-3 and model.buffer_size == 100
+    assert model.policy_kwargs["flow"] == "nsf" and model.policy_kwargs["net_arch"] == [256, 256]
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_every_reference_takes_part(mode):
+    options = Options("Pendulum-v1", available_flows()[:2], rounds=1, amount=4, threads=1, device="cpu")
+    for case in mode.cases(options):
+        labels = [contender.label for contender in case.contenders]
+        assert len(set(labels)) == len(labels)
+        assert {contender.reference for contender in case.contenders} <= set(labels)

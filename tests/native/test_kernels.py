@@ -1,0 +1,168 @@
+"""The C kernels agree with torch's own operations, in value and gradient, and everything works without them."""
+
+import logging
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowrl import Flow
+from flowrl.native import library, squash
+from flowrl.native import spline as native_spline
+from flowrl.transforms import RationalQuadraticSpline, TanhBox
+from flowrl.transforms.spline import evaluate
+
+PRECISIONS = {torch.float64: 1e-10, torch.float32: 1e-4}
+precisions = pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS.items(), ids=str)
+needs_compiler = pytest.mark.skipif(library.load("spline", torch.float32) is None, reason="no C compiler: install gcc")
+
+
+def values_and_gradients(function, *inputs):
+    """Outputs, and gradients of a random combination of them."""
+    inputs = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    outputs = function(*inputs)
+    generator = torch.Generator().manual_seed(3)
+    weights = [torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output) for output in outputs]
+    return *outputs, *torch.autograd.grad(outputs, inputs, weights)
+
+
+def assert_close(ours, theirs, tolerance):
+    for a, b in zip(ours, theirs, strict=True):
+        scale = max(1.0, b.abs().max().item())
+        assert (a - b).abs().max() <= tolerance * scale
+
+
+@needs_compiler
+@precisions
+@settings(deadline=None, max_examples=25)
+@given(
+    batch=st.sampled_from([1, 3, 64, 65, 130]),
+    features=st.sampled_from([1, 2, 17]),
+    bins=st.sampled_from([2, 5, 8, 64]),
+    spread=st.sampled_from([0.0, 0.3, 3.0, 30.0]),
+    inverse=st.booleans(),
+    batch_last=st.booleans(),
+)
+def test_spline(dtype, tolerance, batch, features, bins, spread, inverse, batch_last):
+    generator = torch.Generator().manual_seed(0)
+    raw = spread * torch.randn(batch, features, 3 * bins - 1, generator=generator, dtype=torch.float64)
+    value = 3 * torch.randn(batch, features, generator=generator, dtype=torch.float64)
+    # In float32 both are right to a rounding error that an almost singular spline magnifies: compare with the truth.
+    truth = values_and_gradients(lambda v, r: evaluate(v, r, 4.0, inverse), value, raw)
+    raw, value = raw.to(dtype), value.to(dtype)
+    if batch_last:
+        raw, value = raw.movedim(0, -1).contiguous().movedim(-1, 0), value.t().contiguous().t()
+    assert native_spline.is_available(value, raw)
+    ours = values_and_gradients(
+        lambda v, r: native_spline.evaluate(v, r, 4.0, 3.0, inverse, formula=evaluate), value, raw
+    )
+    if dtype == torch.float32 and spread > 1:
+        assert all(tensor.isfinite().all() for tensor in ours)
+        assert_close(ours[:1], [truth[0].to(dtype)], 1e-3)
+    else:
+        assert_close(ours, [tensor.to(dtype) for tensor in truth], tolerance)
+
+
+@needs_compiler
+@precisions
+@pytest.mark.parametrize("features", [1, 2, 3, 17])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_state_only_flow(dtype, tolerance, features, layers, inverse, monkeypatch):
+    torch.manual_seed(0)
+    flow = Flow(features, 5, "triangular", layers=layers).to(dtype)
+    parameters = 0.5 * torch.randn(70, flow.context_map.out_features, dtype=dtype)
+    value = torch.randn(70, features, dtype=dtype)
+
+    parameters[:3, features : 2 * features] = torch.tensor(
+        [[-25.0], [2.5], [-20.0]]
+    )  # log-stds at and beyond the bounds
+    if inverse:  # points where such a density is: its scale magnifies rounding anywhere else
+        value = flow.from_parameters(parameters).transform.call_and_ladj(value)[0]
+
+    def through(value, parameters):
+        transform = flow.from_parameters(parameters).transform
+        return transform.inverse_and_ladj(value) if inverse else transform.call_and_ladj(value)
+
+    ours = values_and_gradients(through, value, parameters)
+    monkeypatch.setattr("flowrl.native.state_only.is_available", lambda *_: False)
+    assert_close(ours, values_and_gradients(through, value, parameters), tolerance)
+
+
+@needs_compiler
+@precisions
+def test_tanh(dtype, tolerance):
+    u = torch.cat((torch.linspace(-50, 50, 1001), torch.logspace(-8, 1, 500), torch.tensor([0.0, 0.25, -0.25])))
+    u = u.to(dtype).unsqueeze(-1).expand(-1, 2)
+    ours = values_and_gradients(squash.evaluate, u.contiguous())
+    exact = values_and_gradients(
+        # Not softplus, which torch replaces by its asymptote from 20 on
+        lambda u: (u.tanh(), (2 * (math.log(2) + u - torch.logaddexp(2 * u, torch.zeros_like(u)))).sum(-1)),
+        u.double(),
+    )
+    assert_close(ours, [tensor.to(dtype) for tensor in exact], max(tolerance / 10, 1e-9))
+    small = u[1001:1400]
+    assert ((squash.evaluate(small)[0] - small.double().tanh()) / small.double().tanh()).abs().max() < 1e-6
+
+
+@needs_compiler
+@pytest.mark.parametrize("flow", ["triangular", "nsf"])
+def test_second_derivatives_are_those_of_the_formula(flow, monkeypatch, float64):
+    torch.manual_seed(0)
+    flow = Flow(2, 3, flow)
+    context = torch.randn(4, 3)
+    x = torch.randn(4, 2)
+    vector = [torch.randn_like(parameter) for parameter in flow.parameters()]
+
+    def hessian_vector_product():
+        loss = flow(context).log_prob(x).square().sum()
+        gradients = torch.autograd.grad(loss, list(flow.parameters()), create_graph=True)
+        product = sum((gradient * direction).sum() for gradient, direction in zip(gradients, vector))
+        return torch.autograd.grad(product, list(flow.parameters()), allow_unused=True, materialize_grads=True)
+
+    ours = hessian_vector_product()
+    for module in ("state_only", "spline"):
+        monkeypatch.setattr(f"flowrl.native.{module}.is_available", lambda *_: False)
+    assert_close(ours, hessian_vector_product(), 1e-9)
+
+
+@needs_compiler
+@pytest.mark.parametrize("where", ["value", "parameter"])
+def test_nan_stays_nan(where):
+    raw, value = torch.zeros(3, 2, 23), torch.zeros(3, 2)
+    (value if where == "value" else raw)[1] = torch.nan
+    image, ladj = RationalQuadraticSpline(raw, 4.0).call_and_ladj(value)
+    assert image[1].isnan().all() and ladj[1].isnan()
+    assert image[[0, 2]].isfinite().all() and ladj[[0, 2]].isfinite().all()
+    a, ladj = TanhBox().call_and_ladj(torch.tensor([[torch.nan], [torch.inf], [-torch.inf]]))
+    assert a[0].isnan() and ladj[0].isnan() and a[1:].flatten().tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("trouble", ["no compiler", "a broken compiler", "switched off"])
+def test_without_a_compiler_the_formulas_serve_and_it_is_said_once(trouble, monkeypatch, caplog, tmp_path):
+    if trouble == "switched off":
+        monkeypatch.setenv("FLOWRL_NATIVE", "0")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if trouble == "no compiler":
+        monkeypatch.setattr(library.shutil, "which", lambda _: None)
+    elif trouble == "a broken compiler":
+        monkeypatch.setenv("CC", "false")
+    caches = (library.load, library._version, native_spline._kernels)
+    for cache in caches:
+        cache.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            spline = RationalQuadraticSpline(torch.randn(4, 2, 23), 4.0)
+            x = torch.randn(4, 2)
+            y, ladj = spline.call_and_ladj(x)
+            spline.call_and_ladj(x)
+        torch.testing.assert_close((y, ladj), evaluate(x, spline.raw, 4.0, False))
+        expected = {"no compiler": "Install one", "a broken compiler": "could not compile spline.c"}.get(trouble)
+        messages = [record.getMessage() for record in caplog.records]
+        assert len(messages) == int(expected is not None)
+        assert expected is None or expected in messages[0]
+    finally:
+        for cache in caches:
+            cache.cache_clear()
