@@ -8,12 +8,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help train test test-slow lint type format clean install
+.PHONY: help train test test-slow benchmark lint type format clean install
 
 help:
 	@echo "make train      train an agent: ENV=$(ENV) AGENT=$(AGENT) ARGS='--steps 100000 --seed 0'"
 	@echo "make test       run the tests (a few minutes)"
 	@echo "make test-slow  run the tests that train for minutes"
+	@echo "make benchmark  measure speed beside other libraries: ARGS='sac ppo --threads 2' (half an hour without ARGS)"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite what it can"
 	@echo "make clean      remove .venv, caches and build outputs (never runs/)"
@@ -27,6 +28,10 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+
+# On a quiet machine: whatever else runs is measured too.
+benchmark: $(VENV)/.benchmark
+	$(BIN)/python experiments/benchmark.py $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -53,6 +58,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 		exit 1; \
 	fi
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mujoco,dev]'
+	@touch $@
+
+$(VENV)/.benchmark: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mujoco,benchmark]'
 	@touch $@
 
 clean:

@@ -13,8 +13,8 @@ mode            what takes turns
 
 The contenders of a case take turns (A B C A B C ...) for the same amount of work, so that whatever else the machine
 does meets all of them; the ratio to the reference is taken round by round. Every mode writes ``speed_MODE.csv``,
-``.json`` and ``.png`` to ``experiments/results/``. Peers that are not installed are skipped; ``pip install zuko
-normflows nflows sbx-rl`` brings all of them.
+``.json`` and ``.png`` to ``experiments/results/``. Peers that are not installed are skipped; ``make benchmark`` brings
+all of them.
 """
 
 import argparse

@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and experiments/ are not installed
 
@@ -40,6 +41,7 @@ def collect(runs: list[RunDirectory]) -> list[Row]:
                 dict(
                     agent=config["agent"],
                     flow=config["flow"] or "",
+                    update=update_of(config),
                     env=config["environment"]["id"],
                     seed=config["seed"],
                     step=int(evaluation["step"]),
@@ -52,6 +54,18 @@ def collect(runs: list[RunDirectory]) -> list[Row]:
     return rows
 
 
+def update_of(config: dict[str, Any]) -> str:
+    """
+    Which form of the algorithm made a run.
+
+    :param config: the run's configuration
+    :return: ``"SB3"`` for Stable-Baselines3's own; else the precision of flowrl's
+    """
+    if config.get("plain", True) or not config["flow"]:  # runs from before there was a choice are SB3's
+        return "SB3"
+    return config["hyperparameters"].get("precision", "float32")
+
+
 def metadata(runs: list[RunDirectory]) -> list[Row]:
     """
     How each run was made.
@@ -59,8 +73,8 @@ def metadata(runs: list[RunDirectory]) -> list[Row]:
     :param runs: the runs
     :return: configuration and circumstances of each run
     """
-    keys = ("agent", "flow", "seed", "steps", "n_envs", "normalize", "hyperparameters", "sessions")
-    return [dict(env=run.config["environment"]["id"], **{key: run.config[key] for key in keys}) for run in runs]
+    keys = ("agent", "flow", "plain", "seed", "steps", "n_envs", "normalize", "hyperparameters", "sessions")
+    return [dict(env=run.config["environment"]["id"], **{key: run.config.get(key) for key in keys}) for run in runs]
 
 
 def plot(rows: list[Row], title: str) -> Figure:
@@ -73,13 +87,13 @@ def plot(rows: list[Row], title: str) -> Figure:
     :param title: the plot's title
     :return: the figure
     """
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row["agent"], row["flow"]].append(row)
+        groups[row["agent"], row["flow"], row["update"]].append(row)
     environments = {row["env"] for row in rows}
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     axes = figure.subplots()
-    for color, ((agent, flow), group) in zip(COLORS * len(groups), groups.items()):
+    for color, ((agent, flow, update), group) in zip(COLORS * len(groups), groups.items()):
         seeds = sorted({row["seed"] for row in group})
         curves = {seed: {row["step"]: row for row in group if row["seed"] == seed} for seed in seeds}
         # Only the steps that every seed has reached: a mean over fewer of them would jump.
@@ -94,7 +108,7 @@ def plot(rows: list[Row], title: str) -> Figure:
             for curve in returns:
                 axes.plot(steps, curve, color=color, linewidth=0.7, alpha=0.5)
         speed = np.median([row["steps_per_second"] for row in group])
-        name = f"{agent} ({flow})" if flow else agent
+        name = f"{agent} ({flow}, update: {update})" if flow else agent
         counted = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
         axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
         axes.plot(steps, mean, color=color, linewidth=2, label=f"{name}, {counted}, {speed:,.0f} steps/s")

@@ -57,6 +57,8 @@ def start(arguments: Namespace) -> int:
     settings = apply_overrides(settings, arguments.set or (), agent, probe.observation_space)
     steps = arguments.steps or settings["steps"]
     n_envs = arguments.num_envs or settings["n_envs"]
+    if not any(override.startswith("gradient_steps=") for override in arguments.set or ()):
+        settings = keep_update_ratio(settings, n_envs)
     policy_kwargs = settings.setdefault("policy_kwargs", {})
     if agent.flow:
         # Named in full, so that the run means the same when the library's default changes.
@@ -89,6 +91,20 @@ def start(arguments: Namespace) -> int:
         raise UsageError(f"{agent.name} refuses these hyperparameters: {error}") from error
     run = RunDirectory.create(Path(arguments.logdir), environment.id, agent.name, seed)
     return train(run, config, model, bar=not arguments.no_progress)
+
+
+def keep_update_ratio(settings: dict[str, Any], n_envs: int) -> dict[str, Any]:
+    """
+    As many updates a step as with the table's number of environments: more of them side by side bring more steps.
+
+    :param settings: the hyperparameters; only an off-policy algorithm's hold ``gradient_steps``
+    :param n_envs: environments side by side
+    :return: the hyperparameters for that many environments
+    """
+    if settings.get("gradient_steps", -1) < 0:  # -1: Stable-Baselines3 itself counts the steps
+        return settings
+    gradient_steps = settings["gradient_steps"] * n_envs / settings["n_envs"]
+    return settings | dict(gradient_steps=max(round(gradient_steps), 1))
 
 
 def resume(arguments: Namespace) -> int:

@@ -45,7 +45,8 @@ class NormalizingFlow(ReparameterizedDistribution):
         return self.transform.call_and_ladj(self._noise(sample_shape))[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
-        value = value.expand(torch.broadcast_shapes(value.shape, self._like.shape))
+        if value.shape != self._like.shape:
+            value = value.expand(torch.broadcast_shapes(value.shape, self._like.shape))
         z, ladj = self.transform.inverse_and_ladj(value)
         return _standard_normal_log_prob(z) - ladj
 
@@ -124,11 +125,12 @@ class Flow(nn.Module):
         return NormalizingFlow(StateOnly(parameters, self._program, self._transform), like)
 
     def _parameters_of(self, context: Tensor | None) -> Tensor:
-        if self._program is None or context is None or context.dim() != 2:
-            return self.context_map(context)
+        linear: Any = self.context_map
+        plain = type(linear) is nn.Linear and not linear._forward_hooks and not linear._forward_pre_hooks
+        if self._program is None or not plain or context is None or context.dim() != 2:
+            return linear(context)
         # The batch contiguous, as the C kernel reads it
-        weight, bias = self.context_map.weight, self.context_map.bias
-        return torch.addmm(bias.unsqueeze(1), weight, context.t()).t()
+        return torch.addmm(linear.bias.unsqueeze(1), linear.weight, context.t()).t()
 
     def _transform(self, parameters: Tensor) -> Transform:
         mean, log_std, *slices = parameters.split(self._sizes, dim=-1)
@@ -196,8 +198,10 @@ class StateOnly(Transform):
             return self._layer_by_layer(value, self.parameters, inverse)
         parameters, shape = self.parameters, value.shape
         if value.dim() != 2 or parameters.shape[:-1] != shape[:-1]:  # several values a state, or a single state
-            parameters = parameters.expand(*shape[:-1], parameters.shape[-1]).reshape(-1, parameters.shape[-1])
-            value = value.reshape(-1, shape[-1])
+            batch = torch.broadcast_shapes(shape[:-1], parameters.shape[:-1])
+            shape = torch.Size((*batch, shape[-1]))
+            parameters = parameters.expand(*batch, parameters.shape[-1]).reshape(-1, parameters.shape[-1])
+            value = value.expand(shape).reshape(-1, shape[-1])
         image, ladj = state_only.evaluate(value, parameters, self.program, inverse, self._layer_by_layer)
         return image.view(shape), ladj.view(shape[:-1])
 

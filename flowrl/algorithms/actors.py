@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
+from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
 
 from flowrl.algorithms.flat import FlatParameters
-from flowrl.algorithms.networks import NetworkStack, PlainNetwork, Product
+from flowrl.algorithms.networks import NetworkStack, PlainNetwork, Product, is_stateless
 from flowrl.policies.actor import FlowActorMixin
 
 Sample = tuple[Tensor, Tensor]
@@ -23,6 +24,7 @@ class AutogradActor:
 
     def __init__(self, actor: Any, flat: FlatParameters) -> None:
         self.actor, self.flat = actor, flat
+        self.sampled: Any = None
 
     def sample(self, obs: Any, next_obs: Any) -> tuple[Sample, Sample]:
         """
@@ -42,7 +44,8 @@ class AutogradActor:
         :param to_log_prob: and in their log-probs
         """
         self.flat.gradient.zero_()
-        torch.autograd.backward(self.sampled, (to_action, to_log_prob))
+        sampled, self.sampled = self.sampled, None  # the graph goes with it
+        torch.autograd.backward(sampled, (to_action, to_log_prob))
 
 
 class StackedActor(AutogradActor):
@@ -96,7 +99,12 @@ def actor_network(actor: Any) -> PlainNetwork | None:
     """The network of a flow actor that can be a :class:`StackedActor`; None of any other actor."""
     if not isinstance(actor, FlowActorMixin) or actor.flow.is_foreign:
         return None
-    if any(True for _ in actor.features_extractor.parameters()):  # type: ignore[attr-defined]
+    cls: Any = type(actor)
+    overridden = cls.action_log_prob is not FlowActorMixin.action_log_prob or (
+        cls.get_distribution is not FlowActorMixin.get_distribution
+        or cls.extract_features is not BaseModel.extract_features
+    )
+    if overridden or not is_stateless(actor.features_extractor):  # type: ignore[attr-defined]
         return None
     network = PlainNetwork.read(actor.latent_pi)  # type: ignore[attr-defined]
     return network if network is not None and network.active_end else None

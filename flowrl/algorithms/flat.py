@@ -1,6 +1,6 @@
 """Parameters laid end to end in one tensor, so that one kernel updates all of them; and Adam over such a tensor."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,13 +39,18 @@ class FlatParameters:
     def attach(self) -> None:
         """Make parameters and gradients views again, after somebody has put other tensors in their place.
 
-        `zero_grad` sets gradients to None, and loading a model of SB3's replaces the data of the entropy coefficient.
+        `zero_grad` sets gradients to None, a backward pass then makes new ones, and loading a model of SB3's replaces
+        the data of the entropy coefficient.
         """
-        for parameter, data, gradient in zip(self.parameters, self.values, self.gradients, strict=True):
+        for parameter, data, gradient in zip(self.parameters, self.values, self.gradients):
             if parameter.data_ptr() != data.data_ptr():
                 data.copy_(parameter)
                 parameter.data = data
             if parameter.grad is not gradient:
+                if parameter.grad is None:
+                    gradient.zero_()
+                else:
+                    gradient.copy_(parameter.grad)
                 parameter.grad = gradient
 
 
@@ -58,16 +63,12 @@ class FlatAdam(torch.optim.Adam):
     :raises ValueError: see :func:`why_not_flat`
     """
 
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        first: Sequence[Parameter] = (),
-    ) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, first: Sequence[Parameter] = ()) -> None:
         reason = why_not_flat(optimizer)
         if reason:
             raise ValueError(reason)
         (group,) = optimizer.param_groups
-        self.originals: list[Parameter] = list(group["params"])
+        self.originals: list[Parameter] = originals(optimizer)
         state = optimizer.state_dict()
         taken = set(map(id, first))
         self.flat = FlatParameters([*first, *(other for other in self.originals if id(other) not in taken)])
@@ -77,9 +78,25 @@ class FlatAdam(torch.optim.Adam):
         super().__init__([self.parameter], **settings, fused=True)
         self.load_state_dict(state)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The parameters' copies are views of nothing: they are laid end to end anew.
+        return _rebuild, (self.originals, self._places(), self.state_dict())
+
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """As :meth:`torch.optim.Adam.step` with ``fused=True``, without its search for what to update."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.flat.attach()
+        frozen = [
+            (value, value.clone(), gradient)
+            for parameter, value, gradient in zip(self.flat.parameters, self.flat.values, self.flat.gradients)
+            if not parameter.requires_grad
+        ]
+        for _, _, gradient in frozen:
+            gradient.zero_()
         group, state = self.param_groups[0], self.state[self.parameter]
         state["step"] += 1
         torch._fused_adam_(  # type: ignore[call-overload]
@@ -87,6 +104,9 @@ class FlatAdam(torch.optim.Adam):
             **dict(lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"]),
             **dict(weight_decay=group["weight_decay"], amsgrad=False, maximize=group["maximize"]),
         )
+        for value, before, _ in frozen:
+            value.copy_(before)
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """As Adam over the parameters themselves would give it, so that either loads the other's."""
@@ -114,33 +134,51 @@ class FlatAdam(torch.optim.Adam):
                 f"The optimiser's state is of {len(group['params'])} parameters, and there are {len(self.originals)}."
             )
         self.param_groups[0] |= {key: group[key] for key in ("lr", "betas", "eps", "weight_decay", "maximize")}
-        saved = state_dict["state"]
+        saved = state_dict["state"]  # of the parameters that have had a gradient
         average, square = torch.zeros_like(self.flat.data), torch.zeros_like(self.flat.data)
         for i, exp_avg, exp_avg_sq in zip(self._places(), self.flat.views(average), self.flat.views(square)):
             if i in saved:
                 exp_avg.copy_(saved[i]["exp_avg"])
                 exp_avg_sq.copy_(saved[i]["exp_avg_sq"])
-        steps = float(saved[0]["step"]) if saved else 0.0
+        steps = max((float(state["step"]) for state in saved.values()), default=0.0)
         step = torch.tensor(steps, dtype=torch.float32, device=self.flat.data.device)
         self.state[self.parameter] = dict(step=step, exp_avg=average, exp_avg_sq=square)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set the gradients to zero; they are never None."""
         self.flat.gradient.zero_()
+        for parameter, gradient in zip(self.flat.parameters, self.flat.gradients):
+            parameter.grad = gradient
 
-    def _places(self) -> Iterable[int]:
+    def _places(self) -> list[int]:
         """For each parameter in the order in which they lie, its place in the original optimiser."""
         place = {id(parameter): i for i, parameter in enumerate(self.originals)}
         return [place[id(parameter)] for parameter in self.flat.parameters]
 
 
+def _rebuild(parameters: list[Parameter], places: list[int], state: dict[str, Any]) -> FlatAdam:
+    optimizer = FlatAdam(torch.optim.Adam(parameters), [parameters[i] for i in places])
+    optimizer.load_state_dict(state)
+    return optimizer
+
+
+def originals(optimizer: torch.optim.Optimizer) -> list[Parameter]:
+    """The parameters that an optimiser moves, not the flat tensor that they lie in."""
+    return optimizer.originals if isinstance(optimizer, FlatAdam) else list(optimizer.param_groups[0]["params"])
+
+
 def why_not_flat(optimizer: torch.optim.Optimizer) -> str | None:
     """Why an optimiser has no flat form; None where it has one."""
-    if type(optimizer) is not torch.optim.Adam:
+    if type(optimizer) not in (torch.optim.Adam, FlatAdam):
         return f"the optimiser is {type(optimizer).__name__}, not torch.optim.Adam"
-    if len(optimizer.param_groups) != 1 or optimizer.param_groups[0]["amsgrad"]:
-        return "the optimiser has several parameter groups, or amsgrad"
-    parameters = optimizer.param_groups[0]["params"]
-    if len({(parameter.dtype, parameter.device) for parameter in parameters}) != 1:
+    (group, *others) = optimizer.param_groups
+    if others or group["amsgrad"] or group.get("decoupled_weight_decay"):
+        return "the optimiser has several parameter groups, amsgrad or decoupled weight decay"
+    if len({(parameter.dtype, parameter.device) for parameter in originals(optimizer)}) != 1:
         return "the optimiser's parameters differ in dtype or device"
     return None
+
+
+def is_same(prepared: list[Any], now: list[Any]) -> bool:
+    """Whether a model still is the one (its id, first) and has the optimisers that something was prepared for."""
+    return prepared[0] == now[0] and all(a is b for a, b in zip(prepared[1:], now[1:], strict=True))

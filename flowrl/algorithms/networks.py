@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -46,6 +47,15 @@ def product_for(precision: str, device: torch.device) -> Product:
         return float32
     native = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return bfloat16 if native else emulated_bfloat16
+
+
+STATELESS_EXTRACTORS: set[type[nn.Module]] = {FlattenExtractor, CombinedExtractor}
+"""Features extractors that may be run once where SB3 runs several of them; add one of your own that holds no state."""
+
+
+def is_stateless(extractor: nn.Module) -> bool:
+    """Whether a features extractor has neither parameters (a CombinedExtractor has, for images) nor any other state."""
+    return type(extractor) in STATELESS_EXTRACTORS and not any(True for _ in extractor.parameters())
 
 
 class Activation(NamedTuple):

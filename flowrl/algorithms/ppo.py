@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from stable_baselines3 import ppo
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
-from flowrl.algorithms.flat import FlatAdam, why_not_flat
-from flowrl.algorithms.networks import NetworkStack, PlainNetwork, equal_shapes, float32, stacked_order
+from flowrl.algorithms.flat import FlatAdam, is_same, why_not_flat
+from flowrl.algorithms.networks import NetworkStack, PlainNetwork, equal_shapes, float32, is_stateless, stacked_order
 from flowrl.algorithms.rollout import minibatches
 from flowrl.policies.actor_critic import FlowActorCriticMixin
 
@@ -33,12 +33,18 @@ class PPO(ppo.PPO):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self._prepare()
+
+    def _prepare(self) -> None:
         reason = _why_not_fast(self.policy)
         self._fast = None if reason else _FastUpdate(self)
+        self._prepared_for = [id(self), self.policy.optimizer]
         if reason:
             log.warning("flowrl's PPO runs Stable-Baselines3's own update: %s.", reason)
 
     def train(self) -> None:
+        if not is_same([id(self), self.policy.optimizer], self._prepared_for):
+            self._prepare()  # the model is a copy, or somebody has put an optimiser of their own in place
         if self._fast is None:
             super().train()
             return
@@ -81,7 +87,7 @@ class PPO(ppo.PPO):
             self.logger.record("train/clip_range_vf", clip_range_vf)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_fast"]
+        return [*super()._excluded_save_params(), "_fast", "_prepared_for"]
 
 
 class _FastUpdate:
@@ -98,6 +104,9 @@ class _FastUpdate:
         self.flat = self.optimizer.flat
         self.trunk = NetworkStack(trunk, self.flat, float32, networks[0].activation, active_end=True)
         self.actor_head, self.critic_head = (NetworkStack([head], self.flat, float32) for head in heads)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """None: a copied model's parameters lie elsewhere, and it prepares itself anew."""
 
     def losses(self, batch: RolloutBufferSamples, clip_range: float, clip_range_vf: float | None) -> dict[str, Tensor]:
         """The losses of a minibatch, by the names of SB3's logs; their gradients are written to the parameters."""
@@ -178,9 +187,16 @@ def _why_not_fast(policy: Any) -> str | None:
     """What keeps a policy from the fast path; None if nothing does."""
     if not isinstance(policy, FlowActorCriticMixin) or policy.action_net.is_foreign:
         return f"its policy is {type(policy).__name__}, not a flow policy of flowrl's recipes"
-    extractors = (policy.pi_features_extractor, policy.vf_features_extractor)  # type: ignore[attr-defined]
-    if any(True for extractor in extractors for _ in extractor.parameters()):
-        return "its features extractor has parameters"
+    cls: Any = type(policy)
+    if (
+        cls.evaluate_actions is not ActorCriticPolicy.evaluate_actions
+        or cls.extract_features is not ActorCriticPolicy.extract_features
+        or cls._get_action_dist_from_latent is not FlowActorCriticMixin._get_action_dist_from_latent
+    ):
+        return f"{cls.__name__} overrides what the fast path would not call"
+    extractors: Any = (policy.pi_features_extractor, policy.vf_features_extractor)  # type: ignore[attr-defined]
+    if not all(map(is_stateless, extractors)):
+        return f"its features extractor is {type(extractors[0]).__name__}, which may hold state"
     networks = _networks(policy)
     if len(networks) != 2 or not equal_shapes(networks):
         return "its actor's and critic's networks are not of equal shapes with ReLU or tanh between their layers"

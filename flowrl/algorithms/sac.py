@@ -6,15 +6,19 @@ from typing import Any
 import torch
 from stable_baselines3 import sac
 from stable_baselines3.common.policies import ContinuousCritic
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowrl.algorithms.actors import AutogradActor, StackedActor, actor_layers, actor_network
-from flowrl.algorithms.flat import FlatAdam, FlatParameters, why_not_flat
-from flowrl.algorithms.networks import NetworkStack, PlainNetwork, Product, product_for, stacked_order
+from flowrl.algorithms.flat import FlatAdam, FlatParameters, is_same, why_not_flat
+from flowrl.algorithms.networks import (
+    NetworkStack,
+    PlainNetwork,
+    Product,
+    is_stateless,
+    product_for,
+    stacked_order,
+)
 from flowrl.algorithms.replay import sample
-
-# Layers that differ between training and evaluation
-MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 log = logging.getLogger(__name__)
 
@@ -41,32 +45,35 @@ class SAC(sac.SAC):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self._prepare()
+
+    def _prepare(self) -> None:
         reason = _why_not_fast(self)
         self._fast = None if reason else _FastUpdate(self, product_for(self.precision, self.device))
+        self._prepared_for = [id(self), *_optimizers(self)]
         if reason:
             log.warning("flowrl's SAC runs Stable-Baselines3's own update: %s.", reason)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        if not is_same([id(self), *_optimizers(self)], self._prepared_for):
+            self._prepare()  # the model is a copy, or somebody has put an optimiser of their own in place
         if self._fast is None:
             super().train(gradient_steps, batch_size)
             return
         if self._fast.has_modes:
             self.policy.set_training_mode(True)
-        optimizers = [self.actor.optimizer, self.critic.optimizer]
-        if self.ent_coef_optimizer is not None:
-            optimizers.append(self.ent_coef_optimizer)
-        self._update_learning_rate(optimizers)
+        self._update_learning_rate([optimizer for optimizer in _optimizers(self) if optimizer is not None])
         self._fast.attach()
         losses = [self._fast.step(step, batch_size) for step in range(gradient_steps)]
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         # One transfer, hence one synchronisation of a GPU, for all of them
-        means = torch.stack([torch.stack(list(step.values())) for step in losses]).mean(0).tolist()
-        for name, mean in zip(losses[0], means):
+        means = torch.stack([torch.stack(list(step.values())) for step in losses]).mean(0).tolist() if losses else []
+        for name, mean in zip(losses[0] if losses else (), means):
             self.logger.record(f"train/{name}", mean)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_fast"]
+        return [*super()._excluded_save_params(), "_fast", "_prepared_for"]
 
 
 class _FastUpdate:
@@ -92,8 +99,12 @@ class _FastUpdate:
             model.ent_coef_optimizer = FlatAdam(model.ent_coef_optimizer)
         optimizers: list[Any] = [self.actor_optimizer, self.critic_optimizer, model.ent_coef_optimizer]
         self.flats = [optimizer.flat for optimizer in optimizers if optimizer is not None] + [self.target]
-        # Switching every module's mode and back takes longer than an optimiser's step.
-        self.has_modes = any(isinstance(module, MODAL) for module in model.policy.modules())
+        # Nothing in a stack differs between training and evaluation; and to switch every module takes longer than an
+        # optimiser's step.
+        self.has_modes = network is None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """None: a copied model's parameters lie elsewhere, and it prepares itself anew."""
 
     def attach(self) -> None:
         """See :meth:`FlatParameters.attach`."""
@@ -115,6 +126,8 @@ class _FastUpdate:
             ent_coef, losses["ent_coef_loss"] = self._temperature(log_prob)
             losses["ent_coef"] = ent_coef.detach().reshape(())
 
+            size = len(batch.rewards)
+
             # target_q_values
             next_input = torch.cat((self._features(batch.next_observations), next_actions), 1)
             next_q = self.target_critics.forward(next_input)[0].amin(0)
@@ -125,17 +138,17 @@ class _FastUpdate:
             features = self._features(batch.observations)
             q, inputs = self.critics.forward(torch.cat((features, batch.actions), 1))
             error = q - target
-            losses["critic_loss"] = 0.5 * error.square().sum() / batch_size
-            self.critics.gradients(error / batch_size, inputs)
+            losses["critic_loss"] = 0.5 * error.square().sum() / size
+            self.critics.gradients(error / size, inputs)
             self.critic_optimizer.step()
 
             # actor_loss = mean(ent_coef log_prob - min_i q_i)
             q, inputs = self.critics.forward(torch.cat((features, actions), 1))
             smallest, which = q.min(0)
             losses["actor_loss"] = (ent_coef * log_prob - smallest.squeeze(1)).mean()
-            to_q = torch.zeros_like(q).scatter_(0, which.unsqueeze(0), -1 / batch_size)
+            to_q = torch.zeros_like(q).scatter_(0, which.unsqueeze(0), -1 / size)
             to_actions = self.critics.input_gradient(to_q, inputs)[..., features.shape[1] :].sum(0)
-            to_log_prob = (ent_coef / batch_size).expand_as(log_prob)
+            to_log_prob = (ent_coef / size).expand_as(log_prob)
         self.actor.backward(to_actions, to_log_prob)
         self.actor_optimizer.step()
 
@@ -168,15 +181,18 @@ def _why_not_fast(model: SAC) -> str | None:
     critic = model.critic
     if type(critic) is not ContinuousCritic:
         return f"its critic is {type(critic).__name__}, not Stable-Baselines3's ContinuousCritic"
-    if any(True for _ in critic.features_extractor.parameters()):
-        return "its critic's features extractor has parameters"
+    if not is_stateless(critic.features_extractor):
+        return f"its features extractor is {type(critic.features_extractor).__name__}, which may hold state"
     networks = [PlainNetwork.read(network) for network in critic.q_networks]
     if any(network is None or network.active_end for network in networks):
         return "its critics are not plain networks of linear layers with ReLU or tanh between them"
-    if model.actor.features_extractor is critic.features_extractor and critic.share_features_extractor:
-        return "its actor and critics share a features extractor"
-    for optimizer in (model.actor.optimizer, critic.optimizer, model.ent_coef_optimizer):
+    for optimizer in _optimizers(model):
         reason = why_not_flat(optimizer) if optimizer is not None else None
         if reason:
             return reason
     return None
+
+
+def _optimizers(model: SAC) -> list[Any]:
+    """Of the actor, the critics and, where it is trained, the entropy coefficient."""
+    return [model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer]

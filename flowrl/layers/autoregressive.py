@@ -27,8 +27,13 @@ class MaskedLinear(nn.Linear):
         super().__init__(mask.shape[1], mask.shape[0], bias=bias)
         self.register_buffer("mask", mask)
 
+    @property
+    def masked_weight(self) -> Tensor:
+        """The weight that counts."""
+        return self.weight * self.mask
+
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight * self.mask, self.bias)
+        return F.linear(input, self.masked_weight, self.bias)
 
 
 class AutoregressiveLayer(Layer):

@@ -1,10 +1,12 @@
 """The small network of coupling and autoregressive layers: from other features and the context to a bijector."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from flowrl.layers.bijectors import Bijector
+from flowrl.layers.relu_network import relu_network
 from flowrl.transforms import Transform
 
 
@@ -20,13 +22,9 @@ class Conditioner(nn.Module):
     def __init__(self, linears: Sequence[nn.Linear], bijector: Bijector):
         super().__init__()
         self.bijector = bijector
-        self.first, *hidden, self.last = linears
-        modules: list[nn.Module] = [nn.ReLU()]
-        for linear in hidden:
-            modules += [linear, nn.ReLU()]
-        self.hidden = nn.Sequential(*modules)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.linears = nn.ModuleList(linears)
+        nn.init.zeros_(linears[-1].weight)
+        nn.init.zeros_(linears[-1].bias)
 
     def forward(self, x: Tensor, context: Tensor) -> Transform:
         """
@@ -34,5 +32,7 @@ class Conditioner(nn.Module):
         :param context: the layer's slice of the context map, shape ``(*batch, width of the first layer)``
         :return: the elementwise transform of the features that are conditioned
         """
-        raw = self.last(self.hidden(self.first(x) + context))
+        linears: Any = self.linears
+        weights = [getattr(linear, "masked_weight", linear.weight) for linear in linears]
+        raw = relu_network(x, context, weights, [linear.bias for linear in linears[1:]])
         return self.bijector(raw.unflatten(-1, (-1, self.bijector.parameters_per_feature)))

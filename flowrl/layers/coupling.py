@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from flowrl.layers.bijectors import Bijector
@@ -27,6 +28,7 @@ class CouplingLayer(Layer):
 
     keep: Tensor
     change: Tensor
+    back: Tensor
 
     def __init__(self, features: int, bijector: Bijector, index: int, hidden: Sequence[int]):
         super().__init__()
@@ -37,6 +39,8 @@ class CouplingLayer(Layer):
         half = (features + 1) // 2
         self.register_buffer("change", order[:half].sort().values)
         self.register_buffer("keep", order[half:].sort().values)
+        back = torch.argsort(torch.cat((self.keep, self.change)))
+        self.register_buffer("back", back, persistent=False)
         widths = (*hidden, half * bijector.parameters_per_feature)
         first = nn.Linear(features - half, hidden[0], bias=False)
         self.conditioner = Conditioner([first, *(nn.Linear(m, n) for m, n in pairwise(widths))], bijector)
@@ -45,4 +49,4 @@ class CouplingLayer(Layer):
         """Keep the linear map's own start: the conditioner's last layer is zero already."""
 
     def forward(self, parameters: Tensor) -> Transform:
-        return Coupling(partial(self.conditioner, context=parameters), self.keep, self.change)
+        return Coupling(partial(self.conditioner, context=parameters), self.keep, self.change, self.back)

@@ -25,6 +25,6 @@ class Elementwise(Layer):
         return self.bijector(parameters.unflatten(-1, (-1, self.bijector.parameters_per_feature)))
 
     def native_step(self, offset: int) -> Step | None:
-        if not isinstance(self.bijector, SplineBijector) or self.bijector.bins > MAX_BINS:
+        if type(self) is not Elementwise or type(self.bijector) is not SplineBijector or self.bijector.bins > MAX_BINS:
             return None
         return Step(StepKind.SPLINE, offset, self.bijector.bins, self.bijector.bound)

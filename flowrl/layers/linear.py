@@ -29,8 +29,8 @@ class ShearLayer(Layer):
         one = parameters.new_ones(*parameters.shape[:-1], self.features)
         return Shear(triangular_matrix(one, parameters, self.index), self.upper)
 
-    def native_step(self, offset: int) -> Step:
-        return Step(StepKind.SHEAR, offset, int(self.upper))
+    def native_step(self, offset: int) -> Step | None:
+        return Step(StepKind.SHEAR, offset, int(self.upper)) if type(self) is ShearLayer else None
 
 
 class InvertibleLinear(Layer):

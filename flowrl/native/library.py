@@ -10,14 +10,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 log = logging.getLogger(__name__)
 
-# No -ffast-math: a NaN must stay one. What is relaxed here changes no value that the kernels compute.
+# No -ffast-math: a NaN must stay one.
 FLAGS = (
     "-O3",
     "-march=native",
@@ -28,23 +30,22 @@ FLAGS = (
     "-shared",
     "-fPIC",
 )
+SOURCE = Path(__file__).with_name("state_only.c")  # which includes the spline
 REAL = {torch.float32: ("-DREAL=float", "-DSINGLE"), torch.float64: ("-DREAL=double",)}
 
 
 @functools.cache
-def load(name: str, dtype: torch.dtype) -> ctypes.CDLL | None:
+def load(dtype: torch.dtype) -> ctypes.CDLL | None:
     """
-    A source file of this folder, compiled for a floating-point type.
+    The kernels, compiled for a floating-point type.
 
     Set the environment variable ``FLOWRL_NATIVE=0`` to do without.
 
-    :param name: the file's name without ``.c``
     :param dtype: torch.float32 or torch.float64
     :return: the library; None where there is no compiler, or it fails: torch's own operations serve then
     """
     if dtype not in REAL or os.environ.get("FLOWRL_NATIVE") == "0":
         return None
-    source = Path(__file__).with_name(f"{name}.c")
     compiler = _compiler()
     if compiler is None:
         log.warning(
@@ -53,25 +54,63 @@ def load(name: str, dtype: torch.dtype) -> ctypes.CDLL | None:
         )
         return None
     command = [compiler, *FLAGS, *REAL[dtype]]
-    texts = [path.read_text() for path in sorted(source.parent.glob("*.c"))]  # one includes another
+    texts = [path.read_text() for path in sorted(SOURCE.parent.glob("*.c"))]  # one includes another
     key = hashlib.sha256("\n".join([*texts, *command, _version(compiler), _processor()]).encode())
-    library = _cache() / f"{name}-{key.hexdigest()[:16]}.so"
     try:
-        if not library.exists():
-            _compile([*command, str(source), "-lm"], library)
+        library = _cache() / f"{SOURCE.stem}-{key.hexdigest()[:16]}.so"
+        if library.exists():
+            try:
+                return ctypes.CDLL(str(library))
+            except OSError:  # half a file: a disk was full, a machine went down
+                library.unlink()
+        if not os.access(library.parent, os.W_OK):
+            library = Path(tempfile.mkdtemp(prefix="flowrl-")) / library.name
+        _compile([*command, str(SOURCE), "-lm"], library)
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or error
-        log.warning("flowrl could not compile %s, and does without it: %s", source.name, reason)
+        log.warning("flowrl could not compile %s, and does without it: %s", SOURCE.name, reason)
         return None
+
+
+def gradient_of_formula(
+    formula: Callable[..., tuple[Tensor, Tensor]], inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """
+    A kernel's gradient by autograd: for second derivatives (TRPO's Hessian-vector products) and under vmap.
+
+    :param formula: what the kernel computes, in torch's operations
+    :param inputs: its inputs
+    :param gradients: the loss's gradients in its outputs
+    :return: the loss's gradients in the inputs; None for those that need none
+    """
+    second = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases: one input may depend on another (a value on the weights), which is not this gradient's business.
+        aliases = [tensor.view_as(tensor) for tensor in inputs]
+        outputs = formula(*aliases)
+    wanted = [tensor for tensor in aliases if tensor.requires_grad]
+    found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=second))
+    return tuple(next(found) if tensor.requires_grad else None for tensor in aliases)
 
 
 def supports(*tensors: Tensor) -> bool:
     """Whether compiled kernels can take these tensors: one floating-point type, on the CPU, and in eager mode."""
     return (
-        all(tensor.device.type == "cpu" and tensor.dtype == tensors[0].dtype for tensor in tensors)
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
+        not is_traced()  # first: the compiler does not look at the rest then
+        and all(tensor.device.type == "cpu" and tensor.dtype == tensors[0].dtype for tensor in tensors)
+        and not any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))  # is_grads_batched
+    )
+
+
+def is_traced() -> bool:
+    """Whether something other than eager reverse-mode autograd looks on, which a call of C would be hidden from."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()  # vmap, torch.func
+        or torch._C._len_torch_dispatch_stack() > 0  # fake tensors, make_fx
+        or forward_ad._current_level >= 0
     )
 
 
@@ -110,9 +149,9 @@ def _processor() -> str:
 
 
 def _cache() -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
-        (root / "flowrl").mkdir(parents=True, exist_ok=True)
-        return root / "flowrl"
-    except OSError:  # no home, or a read-only one
+        directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowrl"
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+    except (OSError, RuntimeError):  # no home, or a read-only one
         return Path(tempfile.mkdtemp(prefix="flowrl-"))

@@ -3,14 +3,15 @@
 import ctypes
 import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowrl.native.library import load, supports
+from flowrl.native.library import gradient_of_formula, load, supports
 
-Formula = Callable[[Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
+Formula = Callable[..., tuple[Tensor, Tensor]]
 
 MAX_BINS = 64  # as in spline.c
 
@@ -34,7 +35,7 @@ _PARAMETERS: list[Any] = [
 
 @functools.cache
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    library = load("spline", dtype)
+    library = load(dtype)
     if library is None:
         return None
     forward, backward = library.spline_forward, library.spline_backward
@@ -114,11 +115,9 @@ class _Spline(torch.autograd.Function):
     def backward(ctx: Any, to_image: Tensor, to_ladj: Tensor) -> tuple[Tensor | None, ...]:
         value, raw = ctx.saved_tensors
         bound, limit, inverse = ctx.options
-        if torch.is_grad_enabled():  # a gradient of the gradient is asked for (TRPO's Hessian-vector products)
-            outputs = ctx.formula(value, raw, bound, inverse)
-            inputs = [tensor for tensor in (value, raw) if tensor.requires_grad]
-            found = iter(torch.autograd.grad(outputs, inputs, (to_image, to_ladj), create_graph=True))
-            return *(next(found) if tensor.requires_grad else None for tensor in (value, raw)), *[None] * 4
+        if torch.is_grad_enabled() or not supports(to_image, to_ladj):
+            formula = partial(ctx.formula, bound=bound, inverse=inverse)
+            return *gradient_of_formula(formula, (value, raw), (to_image, to_ladj)), *[None] * 4
         _, backward = _kernels(value.dtype)  # type: ignore[misc]
         batch, features = value.shape
         to_value = torch.empty((features, batch), dtype=value.dtype)

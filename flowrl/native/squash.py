@@ -14,7 +14,7 @@ _SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
 @functools.cache
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    library = load("state_only", dtype)
+    library = load(dtype)
     if library is None:
         return None
     forward, backward = library.tanh_forward, library.tanh_backward
@@ -56,7 +56,9 @@ class _Tanh(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, to_a: Tensor, to_ladj: Tensor) -> Tensor:
         (a,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a is an output, so that a gradient of the gradient goes through it
+        if torch.is_grad_enabled() or not supports(
+            to_a, to_ladj
+        ):  # a is an output, so that a gradient of the gradient goes through it
             return to_a * (1 - a * a) - 2 * a * to_ladj.unsqueeze(-1)
         batch, features = a.shape
         to_u = torch.empty((features, batch), dtype=a.dtype)

@@ -4,14 +4,15 @@ import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from flowrl.native.library import load, supports
+from flowrl.native.library import gradient_of_formula, load, supports
 
-Formula = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
+Formula = Callable[..., tuple[Tensor, Tensor]]
 
 
 class StepKind(IntEnum):
@@ -85,7 +86,7 @@ _ARGUMENTS: list[Any] = [
 
 @functools.cache
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    library = load("state_only", dtype)
+    library = load(dtype)
     if library is None:
         return None
     forward, backward = library.flow_forward, library.flow_backward
@@ -142,11 +143,9 @@ class _Flow(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, to_image: Tensor, to_ladj: Tensor) -> tuple[Tensor | None, ...]:
         value, parameters, rows, states = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a gradient of the gradient is asked for (TRPO's Hessian-vector products)
-            outputs = ctx.formula(value, parameters, ctx.inverse)
-            inputs = [tensor for tensor in (value, parameters) if tensor.requires_grad]
-            found = iter(torch.autograd.grad(outputs, inputs, (to_image, to_ladj), create_graph=True))
-            return *(next(found) if tensor.requires_grad else None for tensor in (value, parameters)), *[None] * 3
+        if torch.is_grad_enabled() or not supports(to_image, to_ladj):
+            formula = partial(ctx.formula, inverse=ctx.inverse)
+            return *gradient_of_formula(formula, (value, parameters), (to_image, to_ladj)), *[None] * 3
         batch, features = value.shape
         to_value = to_image.t().clone(memory_format=torch.contiguous_format)
         to_rows = torch.empty_like(rows)

@@ -14,11 +14,12 @@ class Coupling(Transform):
     :param conditioner: x_A, shape ``(*, |A|)`` -> elementwise transform g of the features in B
     :param keep: indices A, integer tensor
     :param change: indices B, integer tensor
+    :param back: where each feature stands in (A, B), ``torch.argsort(torch.cat((keep, change)))``
     """
 
-    def __init__(self, conditioner: Callable[[Tensor], Transform], keep: Tensor, change: Tensor):
+    def __init__(self, conditioner: Callable[[Tensor], Transform], keep: Tensor, change: Tensor, back: Tensor):
         super().__init__()
-        self.conditioner, self.keep, self.change = conditioner, keep, change
+        self.conditioner, self.keep, self.change, self.back = conditioner, keep, change, back
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         kept = x.index_select(-1, self.keep)
@@ -31,5 +32,4 @@ class Coupling(Transform):
         return self._join(kept, changed), ladj
 
     def _join(self, kept: Tensor, changed: Tensor) -> Tensor:
-        order = torch.argsort(torch.cat((self.keep, self.change)))
-        return torch.cat((kept, changed), dim=-1).index_select(-1, order)
+        return torch.cat((kept, changed), dim=-1).index_select(-1, self.back)

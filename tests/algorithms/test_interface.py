@@ -1,15 +1,17 @@
 """flowrl's algorithms are Stable-Baselines3's to everybody else: files, callbacks, fall-backs, refusals."""
 
+import copy
 import logging
 
 import pytest
 import stable_baselines3
 import torch
 from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 import flowrl
 from flowrl import algorithms
-from flowrl.policies import FlowPolicy
+from flowrl.policies import FlowActorCriticPolicy, FlowPolicy
 from tests.environments import Aim
 from tests.models import assert_same_policy, build, states
 
@@ -104,12 +106,34 @@ class CustomPolicy(FlowPolicy):
         return DeepCritic(**kwargs).to(self.device)
 
 
+class CustomActorCritic(FlowActorCriticPolicy):
+    """A policy with an evaluation of the user's own."""
+
+    def evaluate_actions(self, obs, actions):
+        return super().evaluate_actions(obs, actions)
+
+
+class RunningNorm(FlattenExtractor):
+    """An extractor that learns without parameters."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.norm = torch.nn.BatchNorm1d(self.features_dim, affine=False)
+
+    def forward(self, observations):
+        return self.norm(super().forward(observations))
+
+
 @pytest.mark.parametrize(
     ("algorithm", "policy", "policy_kwargs", "reason"),
     [
         ("SAC", CustomPolicy, {}, "critic is DeepCritic"),
         ("SAC", "FlowPolicy", dict(optimizer_class=torch.optim.AdamW), "optimiser is AdamW"),
         ("SAC", "FlowPolicy", dict(activation_fn=torch.nn.ELU), "not plain networks"),
+        ("SAC", "FlowPolicy", dict(optimizer_kwargs=dict(decoupled_weight_decay=True)), "decoupled weight decay"),
+        ("SAC", "FlowPolicy", dict(features_extractor_class=RunningNorm), "RunningNorm, which may hold state"),
+        ("PPO", "FlowPolicy", dict(features_extractor_class=RunningNorm), "RunningNorm, which may hold state"),
+        ("PPO", CustomActorCritic, {}, "CustomActorCritic overrides"),
         ("PPO", "MlpPolicy", {}, "not a flow policy"),
         ("PPO", "FlowPolicy", dict(net_arch=dict(pi=[8], vf=[16])), "not of equal shapes"),
     ],
@@ -132,6 +156,74 @@ def test_a_foreign_flow_trains_on_the_fast_path():
     before = [parameter.clone() for parameter in model.actor.parameters()]
     model.learn(60)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.actor.parameters()))
+
+
+@pytest.mark.parametrize("algorithm", SETTINGS)
+def test_a_frozen_network_stays_as_it_is(algorithm, tmp_path):
+    model = getattr(algorithms, algorithm)("FlowPolicy", Aim(), **SETTINGS[algorithm]).learn(64)
+    frozen = model.actor.latent_pi if algorithm == "SAC" else model.policy.mlp_extractor.policy_net
+    for parameter in frozen.parameters():
+        parameter.requires_grad_(False)
+    before = {name: parameter.clone() for name, parameter in model.policy.named_parameters()}
+    model.learn(128)
+    still = {id(parameter) for parameter in frozen.parameters()}
+    for name, parameter in model.policy.named_parameters():
+        assert torch.equal(parameter, before[name]) == (id(parameter) in still), name
+
+
+@pytest.mark.parametrize("algorithm", SETTINGS)
+def test_a_model_whose_network_was_frozen_in_sb3_loads(algorithm, tmp_path):
+    model = getattr(stable_baselines3, algorithm)("FlowPolicy", Aim(), **SETTINGS[algorithm])
+    first = model.actor.latent_pi if algorithm == "SAC" else model.policy.mlp_extractor.policy_net
+    for parameter in first.parameters():
+        parameter.requires_grad_(False)
+    model.learn(128).save(tmp_path / "model")
+    getattr(algorithms, algorithm).load(tmp_path / "model", env=Aim()).learn(64)
+
+
+@pytest.mark.parametrize("algorithm", SETTINGS)
+@pytest.mark.parametrize("what", ["model", "policy"])
+def test_copies_train_on_by_themselves(algorithm, what):
+    model = getattr(algorithms, algorithm)("FlowPolicy", Aim(), **SETTINGS[algorithm]).learn(64)
+    copied = copy.deepcopy(model) if what == "model" else copy.deepcopy(model.policy)
+    policy = copied.policy if what == "model" else copied
+    for ours, theirs in zip(model.policy.parameters(), policy.parameters(), strict=True):
+        assert torch.equal(ours, theirs) and ours.data_ptr() != theirs.data_ptr()
+    before = [parameter.clone() for parameter in model.policy.parameters()]
+    if what == "model":
+        copied.learn(64)
+        assert copied._fast is not None
+    else:
+        owner = policy.actor if algorithm == "SAC" else policy
+        owner.optimizer.zero_grad()
+        sum(parameter.square().sum() for parameter in owner.parameters()).backward()
+        owner.optimizer.step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, policy.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.policy.parameters())), "the original is left alone"
+
+
+@pytest.mark.parametrize("algorithm", SETTINGS)
+def test_an_optimizer_put_in_place_later_is_the_one_that_steps(algorithm, caplog):
+    model = getattr(algorithms, algorithm)("FlowPolicy", Aim(), **SETTINGS[algorithm]).learn(64)
+    owner = model.actor if algorithm == "SAC" else model.policy
+    owner.optimizer = torch.optim.SGD(owner.parameters(), lr=1e-3)
+    steps = []
+    owner.optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+    model.learn(128)
+    assert steps and "optimiser is SGD" in caplog.text
+
+
+def test_the_flat_optimizer_steps_as_adam_outside_of_training():
+    """In behaviour cloning, say: with a backward pass's gradients, after `zero_grad` of module or optimiser."""
+    moved = []
+    for module in (algorithms, stable_baselines3):
+        model = module.SAC("FlowPolicy", Aim(), **SAC)
+        for owner in (model.actor, model.actor.optimizer):
+            owner.zero_grad()
+            sum(parameter.sin().sum() for parameter in model.actor.parameters()).backward()
+            model.actor.optimizer.step()
+        moved.append(torch.cat([parameter.detach().flatten() for parameter in model.actor.parameters()]))
+    torch.testing.assert_close(*moved)
 
 
 def test_unknown_precision_is_refused():

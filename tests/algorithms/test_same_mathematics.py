@@ -12,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from flowrl import algorithms
+from flowrl.algorithms import networks
 from tests.environments import Aim, ReachGoal
 from tests.models import Precise, perturb
 
@@ -33,6 +34,11 @@ class SinglePrecision(gym.ActionWrapper):
 
     def action(self, action: np.ndarray) -> np.ndarray:
         return action.astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def precise_is_stateless(monkeypatch):
+    monkeypatch.setattr(networks, "STATELESS_EXTRACTORS", networks.STATELESS_EXTRACTORS | {Precise})
 
 
 def pair(algorithm: str, settings: dict[str, Any], policy: str = "FlowPolicy", env: Any = None, **policy_kwargs: Any):

@@ -51,6 +51,30 @@ def run(request, tmp_path_factory):
     return request.param, train(tmp_path_factory.mktemp("runs"), request.param, "--eval-every", "150")
 
 
+def test_plain_is_stable_baselines3s_own_update_and_stays_so_on_resume(tmp_path, monkeypatch):
+    path = train(tmp_path, "flow-sac", "--plain", "--eval-every", "0")
+    assert RunDirectory.open(path).config["plain"] is True
+    seen = []
+    monkeypatch.setattr(SAC, "train", lambda self, *_, **__: seen.append(type(self)))
+    assert main(["--resume", str(path), "--steps", "310"]) == 0
+    assert set(seen) == {SAC}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ((), 1),
+        (("--num-envs", "4"), 4),
+        (("--num-envs", "4", "--set", "gradient_steps=2"), 2),
+        (("--num-envs", "2", "--set", "gradient_steps=-1"), -1),
+    ],
+    ids=str,
+)
+def test_sac_updates_as_often_a_step_however_many_environments(tmp_path, more, expected):
+    config = RunDirectory.open(train(tmp_path, "flow-sac", "--eval-every", "0", *more, steps=60)).config
+    assert config["hyperparameters"]["gradient_steps"] == expected
+
+
 def scalars(path):
     events = EventAccumulator(str(path), size_guidance={"images": 0})
     events.Reload()

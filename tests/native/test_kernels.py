@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrl import Flow
-from flowrl.native import library, squash
+from flowrl.layers import ShearLayer
+from flowrl.native import library, squash, state_only
 from flowrl.native import spline as native_spline
 from flowrl.transforms import RationalQuadraticSpline, TanhBox
 from flowrl.transforms.spline import evaluate
 
 PRECISIONS = {torch.float64: 1e-10, torch.float32: 1e-4}
 precisions = pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS.items(), ids=str)
-needs_compiler = pytest.mark.skipif(library.load("spline", torch.float32) is None, reason="no C compiler: install gcc")
+needs_compiler = pytest.mark.skipif(library.load(torch.float32) is None, reason="no C compiler: install gcc")
 
 
 def values_and_gradients(function, *inputs):
@@ -149,7 +152,7 @@ def test_without_a_compiler_the_formulas_serve_and_it_is_said_once(trouble, monk
         monkeypatch.setattr(library.shutil, "which", lambda _: None)
     elif trouble == "a broken compiler":
         monkeypatch.setenv("CC", "false")
-    caches = (library.load, library._version, native_spline._kernels)
+    caches = (library.load, library._version, native_spline._kernels, squash._kernels, state_only._kernels)
     for cache in caches:
         cache.cache_clear()
     try:
@@ -159,10 +162,85 @@ def test_without_a_compiler_the_formulas_serve_and_it_is_said_once(trouble, monk
             y, ladj = spline.call_and_ladj(x)
             spline.call_and_ladj(x)
         torch.testing.assert_close((y, ladj), evaluate(x, spline.raw, 4.0, False))
-        expected = {"no compiler": "Install one", "a broken compiler": "could not compile spline.c"}.get(trouble)
+        expected = {"no compiler": "Install one", "a broken compiler": "could not compile state_only.c"}.get(trouble)
         messages = [record.getMessage() for record in caplog.records]
         assert len(messages) == int(expected is not None)
         assert expected is None or expected in messages[0]
     finally:
         for cache in caches:
             cache.cache_clear()
+
+
+@needs_compiler
+def test_a_compiled_library_that_is_broken_is_compiled_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library.load.cache_clear()
+    try:
+        with monkeypatch.context() as full_disk:
+            full_disk.setattr(library, "_compile", lambda command, path: path.write_bytes(b"half a library"))
+            assert library.load(torch.float32) is None
+        library.load.cache_clear()
+        assert library.load(torch.float32) is not None
+    finally:
+        library.load.cache_clear()
+
+
+@needs_compiler
+def test_what_looks_on_other_than_eager_autograd_sees_the_formulas(float64):
+    flow = Flow(2, 3, "triangular")
+    perturbed = 0.3 * torch.randn(5, flow.context_map.out_features)
+    x = torch.randn(5, 2)
+
+    def log_prob(parameters):
+        return flow.from_parameters(parameters).log_prob(x)
+
+    expected = torch.autograd.functional.jacobian(log_prob, perturbed)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(log_prob, perturbed, vectorize=True), expected)
+    direction = torch.randn_like(perturbed)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(perturbed, direction)
+        tangent = torch.autograd.forward_ad.unpack_dual(log_prob(dual)).tangent
+    torch.testing.assert_close(tangent, (expected * direction).sum((-2, -1)))
+    with torch.no_grad():
+        traced = torch.jit.trace(log_prob, (perturbed,), check_trace=False)
+        torch.testing.assert_close(traced(perturbed + 1), log_prob(perturbed + 1))
+
+
+@needs_compiler
+def test_one_value_in_many_states_and_the_reverse():
+    flow = Flow(2, 3, "triangular")
+    transform, x = flow(torch.randn(7, 3)).transform, torch.randn(7, 2)
+    torch.testing.assert_close(transform.call_and_ladj(x[:1]), transform.call_and_ladj(x[:1].expand(7, 2)))
+    assert transform.call_and_ladj(torch.randn(4, 1, 2))[0].shape == (4, 7, 2)
+
+
+@needs_compiler
+def test_layers_and_maps_of_the_users_own_are_called():
+    class Reflection(ShearLayer):
+        def forward(self, parameters):
+            called.append("layer")
+            return super().forward(parameters)
+
+    called = []
+    Flow(2, 3, [Reflection(2)])(torch.randn(5, 3)).rsample()
+    flow = Flow(2, 3, "triangular")
+    flow.context_map.register_forward_hook(lambda *_: called.append("hook"))
+    flow(torch.randn(5, 3))
+    assert called == ["layer", "hook"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("home", ["missing", "read-only"])
+def test_without_a_place_for_the_cache_a_temporary_one_serves(home, monkeypatch, tmp_path):
+    if home == "missing":
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(library.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        access = os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: tmp_path not in Path(path).parents and access(path, mode))
+    library.load.cache_clear()
+    try:
+        assert library.load(torch.float32) is not None
+    finally:
+        library.load.cache_clear()
