@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,29 @@ def load(dtype: torch.dtype) -> ctypes.CDLL | None:
         reason = getattr(error, "stderr", None) or error
         log.warning("flowrl could not compile %s, and does without it: %s", SOURCE.name, reason)
         return None
+
+
+TYPES: dict[str, Any] = {"n": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double, "p": ctypes.c_void_p}
+
+
+@functools.cache
+def kernels(dtype: torch.dtype, name: str, forward: str, backward: str) -> tuple[Any, Any] | None:
+    """
+    A function of the library and its gradient.
+
+    :param dtype: torch.float32 or torch.float64
+    :param name: the C functions are ``name_forward`` and ``name_backward``
+    :param forward: a letter of ``TYPES`` for each argument of the one
+    :param backward: and of the other
+    :return: both; None where there is no library
+    """
+    library = load(dtype)
+    if library is None:
+        return None
+    pair = library[f"{name}_forward"], library[f"{name}_backward"]
+    for function, letters in zip(pair, (forward, backward)):
+        function.argtypes, function.restype = [TYPES[letter] for letter in letters], None
+    return pair
 
 
 def gradient_of_formula(

@@ -1,7 +1,5 @@
 """The spline's C kernel as a torch function: value and log-determinant forward, their gradient backward."""
 
-import ctypes
-import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,43 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowrl.native.library import gradient_of_formula, load, supports
+from flowrl.native.library import gradient_of_formula, kernels, supports
 
 Formula = Callable[..., tuple[Tensor, Tensor]]
 
 MAX_BINS = 64  # as in spline.c
 
-_SIZE, _INT, _DOUBLE, _POINTER = ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_void_p
-_PARAMETERS: list[Any] = [
-    _SIZE,
-    _SIZE,
-    _INT,
-    _DOUBLE,
-    _DOUBLE,
-    _INT,
-    _POINTER,
-    _SIZE,
-    _SIZE,
-    _SIZE,
-    _POINTER,
-    _SIZE,
-    _SIZE,
-]
+_HEAD = "nniddi" + "pnnn" + "pnn"  # sizes and options, the raw parameters, the value
 
 
-@functools.cache
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    library = load(dtype)
-    if library is None:
-        return None
-    forward, backward = library.spline_forward, library.spline_backward
-    forward.argtypes = [*_PARAMETERS, _POINTER, _SIZE, _POINTER]
-    backward.argtypes = [
-        *(*_PARAMETERS, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
-        *(_POINTER, _POINTER, _SIZE, _SIZE, _SIZE),
-    ]
-    forward.restype = backward.restype = None
-    return forward, backward
+    return kernels(dtype, "spline", _HEAD + "pnp", _HEAD + "pnn" + "pn" + "ppnnn")
 
 
 def is_available(value: Tensor, raw: Tensor) -> bool:

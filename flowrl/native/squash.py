@@ -1,27 +1,15 @@
 """The C kernel of the tanh squash, as a torch function: value and log-determinant in one pass."""
 
-import ctypes
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowrl.native.library import load, supports
-
-_SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
+from flowrl.native.library import kernels, supports
 
 
-@functools.cache
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    library = load(dtype)
-    if library is None:
-        return None
-    forward, backward = library.tanh_forward, library.tanh_backward
-    forward.argtypes = [_SIZE, _SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER]
-    backward.argtypes = [_SIZE, _SIZE, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER]
-    forward.restype = backward.restype = None
-    return forward, backward
+    return kernels(dtype, "tanh", "nnpnnpp", "nnppnnpnp")
 
 
 def is_available(u: Tensor) -> bool:

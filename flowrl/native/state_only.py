@@ -1,7 +1,6 @@
 """The C kernel of flows whose parameters all come from the state, as a torch function: one pass each way."""
 
 import ctypes
-import functools
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowrl.native.library import gradient_of_formula, load, supports
+from flowrl.native.library import gradient_of_formula, kernels, supports
 
 Formula = Callable[..., tuple[Tensor, Tensor]]
 
@@ -68,31 +67,11 @@ class Program:
         return Program, (self.steps, self.limits)
 
 
-_SIZE, _DOUBLE, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-_ARGUMENTS: list[Any] = [
-    _SIZE,
-    _SIZE,
-    _SIZE,
-    _POINTER,
-    _DOUBLE,
-    _DOUBLE,
-    _DOUBLE,
-    ctypes.c_int,
-    _POINTER,
-    _POINTER,
-    _POINTER,
-]
+_HEAD = "nnnpdddi" + "ppp"  # sizes, steps and options; parameters, states, ladj or its gradient
 
 
-@functools.cache
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    library = load(dtype)
-    if library is None:
-        return None
-    forward, backward = library.flow_forward, library.flow_backward
-    forward.argtypes, backward.argtypes = _ARGUMENTS, [*_ARGUMENTS, _POINTER, _POINTER, _POINTER]
-    forward.restype = backward.restype = None
-    return forward, backward
+    return kernels(dtype, "flow", _HEAD, _HEAD + "ppp")
 
 
 def is_available(value: Tensor, parameters: Tensor) -> bool:

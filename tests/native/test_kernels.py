@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flowrl import Flow
 from flowrl.layers import ShearLayer
-from flowrl.native import library, squash, state_only
+from flowrl.native import library, squash
 from flowrl.native import spline as native_spline
 from flowrl.transforms import RationalQuadraticSpline, TanhBox
 from flowrl.transforms.spline import evaluate
@@ -152,7 +152,7 @@ def test_without_a_compiler_the_formulas_serve_and_it_is_said_once(trouble, monk
         monkeypatch.setattr(library.shutil, "which", lambda _: None)
     elif trouble == "a broken compiler":
         monkeypatch.setenv("CC", "false")
-    caches = (library.load, library._version, native_spline._kernels, squash._kernels, state_only._kernels)
+    caches = (library.load, library._version, library.kernels)
     for cache in caches:
         cache.cache_clear()
     try:
