@@ -8,6 +8,7 @@ from flowrl.flow import NormalizingFlow
 from flowrl.reparameterized import ReparameterizedDistribution
 from flowrl.transforms import TanhBox
 
+SQUASH = TanhBox()
 SATURATED = 0.99  # |a| above this counts as saturated in the diagnostics
 
 
@@ -25,7 +26,7 @@ class ActionFlow(ReparameterizedDistribution):
     def __init__(self, flow: ReparameterizedDistribution, squash: bool, pre_squash: bool):
         super().__init__(flow.batch_shape, flow.event_shape[0])
         self.flow = flow
-        self.squash = TanhBox() if squash else None
+        self.squash = SQUASH if squash else None
         self.pre_squash = pre_squash
         # What log_prob was last asked, which TRPO's KL estimate reuses (SB3's KL is not told the stored actions).
         self.scored: tuple[Tensor, Tensor] | None = None
