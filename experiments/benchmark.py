@@ -32,10 +32,11 @@ import torch
 
 from experiments.benchmarks import act, memory, ppo, sac, scale, table, transforms
 from experiments.benchmarks.mode import Mode, Options
-from experiments.benchmarks.peers import peer_versions
+from experiments.benchmarks.peers import PACKAGES
 from experiments.benchmarks.turns import cuda_clock, take_turns, wall_clock
 from experiments.environments import find_environment
 from experiments.errors import UsageError, did_you_mean
+from experiments.provenance import versions_of
 from experiments.results import RESULTS, circumstances, write_results
 from experiments.training import check_device, check_flow
 from flowrl import DEFAULT_FLOW
@@ -153,7 +154,7 @@ def run(name: str, options: Options, output: Path) -> None:
         print(f"{mode.name}: {case.what}", flush=True)
         rows += table.rows(case, take_turns(case, options.rounds, clock))
         print(table.show(rows[-len(case.contenders) :]), flush=True)
-    made = circumstances() | dict(peers=peer_versions(), machine=machine(options.device), options=asdict(options))
+    made = circumstances() | dict(peers=versions_of(PACKAGES), machine=machine(options.device), options=asdict(options))
     write_results(output, f"speed_{name}", table.without_empty_columns(rows), made)
     path = output / f"speed_{name}"
     mode.chart(f"{mode.title}\n{processor(options)}", rows).savefig(f"{path}.png", dpi=160)

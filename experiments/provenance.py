@@ -4,6 +4,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -38,8 +39,19 @@ def session(model: BaseAlgorithm) -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """The versions of everything that a result depends on."""
-    result: dict[str, str | None] = dict(python=platform.python_version(), flowrl=flowrl.__version__)
-    for package in ("torch", "stable-baselines3", "gymnasium", "mujoco", "numpy"):
+    packages = ("torch", "stable-baselines3", "gymnasium", "mujoco", "numpy")
+    return dict(python=platform.python_version(), flowrl=flowrl.__version__) | versions_of(packages)
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str | None]:
+    """
+    The installed versions of packages.
+
+    :param packages: their names
+    :return: name to version; None for what is not installed
+    """
+    result: dict[str, str | None] = {}
+    for package in packages:
         try:
             result[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -1,7 +1,6 @@
 """Other people's libraries, none of which flowrl needs: imported when a contender is built, with what to install."""
 
 import importlib
-from importlib import metadata
 from typing import Any
 
 from experiments.benchmarks.turns import NotAvailable
@@ -11,8 +10,6 @@ INSTALL = {
     "normflows": "normflows",
     "nflows": "nflows",
     "sbx": "sbx-rl",
-    "stable_baselines3": "stable-baselines3",
-    "flowrl.algorithms": "-e .",
 }
 PACKAGES = ("zuko", "normflows", "nflows", "sbx-rl", "jax", "jaxlib")
 
@@ -64,14 +61,3 @@ def jax_parameters(*states: Any) -> int:
     :return: how many numbers they hold
     """
     return sum(leaf.size for leaf in importlib.import_module("jax").tree_util.tree_leaves(states))
-
-
-def peer_versions() -> dict[str, str | None]:
-    """The versions of all peers; None for what is not installed."""
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
