@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, islice
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch.distributions.transforms import Transform as TorchDistributionsTransf
 
 from flowrl.foreign import ForeignDistribution
 from flowrl.layers import Constant, Layer
-from flowrl.native import state_only
-from flowrl.native.state_only import Limits, Program, Step, StepKind
+from flowrl.native import flow as native
+from flowrl.native.flow import Limits, Program, Step, StepKind
 from flowrl.recipes import DEFAULT_FLOW, AnyFlow, FlowParts, find_flow
 from flowrl.reparameterized import ReparameterizedDistribution
 from flowrl.transforms import Affine, Compose, TorchTransform, Transform
@@ -122,7 +122,12 @@ class Flow(nn.Module):
         like = parameters[..., : self.features]
         if self._program is None:
             return NormalizingFlow(self._transform(parameters), like)
-        return NormalizingFlow(StateOnly(parameters, self._program, self._transform), like)
+        weights = {
+            f"layers.{i}.{name}": weight
+            for i, layer in enumerate(self._layers())
+            for name, weight in layer.native_weights().items()
+        }
+        return NormalizingFlow(InOnePass(parameters, weights, self._program, self), like)
 
     def _parameters_of(self, context: Tensor | None) -> Tensor:
         linear: Any = self.context_map
@@ -138,7 +143,7 @@ class Flow(nn.Module):
         return Compose([*transforms, Affine(mean, soft_clamp(log_std))])
 
     def _native_program(self) -> Program | None:
-        """The steps of the C kernel; None where a layer has a network of its own, or no such step."""
+        """The steps of the C kernel; None where a layer has no such step."""
         offsets = accumulate(self._sizes[1:], initial=self.features)
         steps = [layer.native_step(offset) for layer, offset in zip(self._layers(), islice(offsets, 1, None))]
         gaussian = Step(StepKind.GAUSSIAN, offset=0)
@@ -175,17 +180,18 @@ class Flow(nn.Module):
             layer.reset_context(weight, bias)
 
 
-class StateOnly(Transform):
-    """A flow whose parameters all come from the state: the C kernel where it can serve, else layer by layer.
+class InOnePass(Transform):
+    """A flow made of steps that the C kernel knows: the kernel where it can serve, else layer by layer.
 
     :param parameters: the context map's output, shape ``(*batch, n)``
+    :param weights: of the layers' own networks, by name
     :param program: the kernel's steps
-    :param build: parameters -> the same transform, layer by layer
+    :param flow: which builds the same transform layer by layer
     """
 
-    def __init__(self, parameters: Tensor, program: Program, build: Callable[[Tensor], Transform]):
+    def __init__(self, parameters: Tensor, weights: dict[str, Tensor], program: Program, flow: Flow):
         super().__init__()
-        self.parameters, self.program, self.build = parameters, program, build
+        self.parameters, self.weights, self.program, self.flow = parameters, weights, program, flow
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._through(x, inverse=False)
@@ -194,19 +200,34 @@ class StateOnly(Transform):
         return self._through(y, inverse=True)
 
     def _through(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        if not state_only.is_available(value, self.parameters):
-            return self._layer_by_layer(value, self.parameters, inverse)
-        parameters, shape = self.parameters, value.shape
+        parameters, weights, shape = self.parameters, tuple(self.weights.values()), value.shape
+        if not native.is_available(value, parameters, weights):
+            return _LayerByLayer(self.flow)(value, parameters, inverse)
         if value.dim() != 2 or parameters.shape[:-1] != shape[:-1]:  # several values a state, or a single state
             batch = torch.broadcast_shapes(shape[:-1], parameters.shape[:-1])
             shape = torch.Size((*batch, shape[-1]))
             parameters = parameters.expand(*batch, parameters.shape[-1]).reshape(-1, parameters.shape[-1])
             value = value.expand(shape).reshape(-1, shape[-1])
-        image, ladj = state_only.evaluate(value, parameters, self.program, inverse, self._layer_by_layer)
+        image, ladj = native.evaluate(value, parameters, weights, self.program, inverse, self._with_weights)
         return image.view(shape), ladj.view(shape[:-1])
 
-    def _layer_by_layer(self, value: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        transform = self.build(parameters)
+    def _with_weights(
+        self, value: Tensor, parameters: Tensor, *weights: Tensor, inverse: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The formula as a function of the weights too."""
+        named = dict(zip(self.weights, weights))
+        return torch.func.functional_call(_LayerByLayer(self.flow), named, (value, parameters, inverse))
+
+
+class _LayerByLayer(nn.Module):
+    """A flow's pass, each layer by itself."""
+
+    def __init__(self, flow: Flow):
+        super().__init__()
+        self.layers, self.transform_of = flow.layers, flow._transform
+
+    def forward(self, value: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        transform = self.transform_of(parameters)
         return transform.inverse_and_ladj(value) if inverse else transform.call_and_ladj(value)
 
 

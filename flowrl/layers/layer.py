@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from flowrl.native.state_only import Step
+from flowrl.native.flow import Step
 from flowrl.transforms import Transform
 
 
@@ -32,11 +32,15 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     def native_step(self, offset: int) -> Step | None:
-        """The layer for the C kernel of flows whose parameters all come from the state; None: it has no such form.
+        """The layer for the C kernel of whole flows; None: it has no such form.
 
         :param offset: the layer's first column of the context map
         """
         return None
+
+    def native_weights(self) -> dict[str, Tensor]:
+        """The parameters, by name, that the C kernel reads beside the context map's, in its order."""
+        return {}
 
 
 class Constant(Layer):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from flowrl.layers.bijectors import LOG_SCALE_LIMIT
 from flowrl.layers.layer import Layer
-from flowrl.native.state_only import Step, StepKind
+from flowrl.native.flow import Step, StepKind
 from flowrl.transforms import Affine, LULinear, Permutation, Shear, Transform, bounded
 
 

@@ -1,0 +1,196 @@
+"""The C kernel of a whole flow, networks of its couplings included, as a torch function: one pass each way."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowrl.native.library import gradient_of_formula, kernels, supports
+
+Formula = Callable[..., tuple[Tensor, Tensor]]
+
+MAX_WIDTH = 256  # of a coupling's network, as in network.c
+
+
+class StepKind(IntEnum):
+    """The steps that flow.c knows."""
+
+    SPLINE = 0
+    SHEAR = 1
+    GAUSSIAN = 2
+    AFFINE_COUPLING = 3
+    SPLINE_COUPLING = 4
+
+
+class Step(NamedTuple):
+    """One step of a flow.
+
+    :param kind: which
+    :param offset: its first column of the parameters
+    :param option: a spline's number of bins; whether a shear is upper triangular
+    :param bound: a spline acts on [-bound, bound]; an affine coupling's log-scale lies in (-bound, bound)
+    :param keep: a coupling's features that condition
+    :param change: and those that move
+    :param widths: of a coupling's network's layers, two or more
+    """
+
+    kind: StepKind
+    offset: int
+    option: int = 0
+    bound: float = 0.0
+    keep: tuple[int, ...] = ()
+    change: tuple[int, ...] = ()
+    widths: tuple[int, ...] = ()
+
+
+class _Step(ctypes.Structure):
+    _fields_ = [
+        ("kind", ctypes.c_int64),
+        ("offset", ctypes.c_int64),
+        ("option", ctypes.c_int64),
+        ("bound", ctypes.c_double),
+        ("kept", ctypes.c_int64),
+        ("order", ctypes.c_void_p),
+        ("depth", ctypes.c_int64),
+        ("widths", ctypes.c_void_p),
+        ("weights", ctypes.c_int64),
+        ("outputs", ctypes.c_int64),
+    ]
+
+
+class Limits(NamedTuple):
+    """The smooth bounds on raw parameters: of a spline's to (-spline, spline), of log-stds about [low, high]."""
+
+    spline: float
+    low: float
+    high: float
+
+
+class Program:
+    """Steps in the form that the kernel reads.
+
+    :param steps: first to last
+    :param limits: see :class:`Limits`
+    """
+
+    def __init__(self, steps: Sequence[Step], limits: Limits):
+        self.steps, self.limits = tuple(steps), limits
+        rows = [sum(step.widths) for step in steps]
+        self.outputs = sum(rows)  # of all layers of all networks
+        self.scratch = 2 * max((*(max(step.widths, default=0) for step in steps), 1))
+        weights = accumulate((max(2 * len(step.widths) - 1, 0) for step in steps), initial=0)
+        self._integers: list[Any] = []  # keeps alive what the steps point to
+        self.array = (_Step * len(steps))(
+            *(
+                _Step(
+                    *step[:4],
+                    *(len(step.keep), self._pointer(step.keep + step.change)),
+                    *(len(step.widths), self._pointer(step.widths), first_weight, first_output),
+                )
+                for step, first_weight, first_output in zip(steps, weights, accumulate(rows, initial=0))
+            )
+        )
+        self.head = (len(steps), ctypes.addressof(self.array), *limits)
+
+    def _pointer(self, integers: tuple[int, ...]) -> int:
+        self._integers.append((ctypes.c_int64 * len(integers))(*integers))
+        return ctypes.addressof(self._integers[-1])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Program, (self.steps, self.limits)
+
+
+_HEAD = "nnnpdddi" + "pppp"  # sizes, steps and options; parameters, weights, states, outputs of the networks
+
+
+def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
+    return kernels(dtype, "flow", _HEAD + "p", _HEAD + "ppppp")
+
+
+def is_available(value: Tensor, parameters: Tensor, weights: Sequence[Tensor] = ()) -> bool:
+    """Whether the kernel can serve: eager mode, on the CPU, in float32 or float64, with a compiler at hand."""
+    return (
+        supports(value, parameters, *weights)
+        and all(weight.is_contiguous() for weight in weights)
+        and _kernels(value.dtype) is not None
+    )
+
+
+def evaluate(
+    value: Tensor, parameters: Tensor, weights: Sequence[Tensor], program: Program, inverse: bool, formula: Formula
+) -> tuple[Tensor, Tensor]:
+    """
+    The flow's image and log-determinant.
+
+    :param value: noise, or x where ``inverse``, shape ``(batch, d)``
+    :param parameters: shape ``(batch, parameters)``; fastest where the batch is contiguous
+    :param weights: of the couplings' networks, layer by layer: matrix and bias, but for the first layer's bias
+    :param program: the steps
+    :param inverse: whether x is given and the noise sought
+    :param formula: ``formula(value, parameters, *weights, inverse=inverse)``, in torch's operations, for second
+        derivatives
+    :return: shapes ``(batch, d)`` and ``(batch,)``; the log-determinant is that of noise to x either way
+    """
+    inputs = (value, parameters, *weights)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        return _Flow.apply(program, inverse, formula, *inputs)
+    states, _, ladj = _forward(value, parameters.t().contiguous(), weights, program, inverse)
+    return states[-1].t(), ladj
+
+
+def _forward(
+    value: Tensor, rows: Tensor, weights: Sequence[Tensor], program: Program, inverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, features = value.shape
+    states = torch.empty((len(program.steps) + 1, features, batch), dtype=value.dtype)
+    states[0].copy_(value.t())
+    outputs = torch.empty((program.outputs, batch), dtype=value.dtype)
+    ladj = torch.zeros(batch, dtype=value.dtype)
+    forward, _ = _kernels(value.dtype)  # type: ignore[misc]
+    forward(
+        *(batch, features, *program.head, inverse, rows.data_ptr(), _pointers(weights)),
+        *(states.data_ptr(), outputs.data_ptr(), ladj.data_ptr()),
+    )
+    return states, outputs, ladj
+
+
+def _pointers(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors)) if tensors else None
+
+
+class _Flow(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, program: Program, inverse: bool, formula: Formula, value: Tensor, parameters: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        rows = parameters.t().contiguous()
+        states, outputs, ladj = _forward(value, rows, weights, program, inverse)
+        ctx.program, ctx.inverse, ctx.formula = program, inverse, formula
+        ctx.save_for_backward(rows, states, outputs, value, parameters, *weights)
+        return states[-1].t(), ladj
+
+    @staticmethod
+    def backward(ctx: Any, to_image: Tensor, to_ladj: Tensor) -> tuple[Tensor | None, ...]:
+        rows, states, outputs, value, parameters, *weights = ctx.saved_tensors
+        if torch.is_grad_enabled() or not supports(to_image, to_ladj):
+            formula = partial(ctx.formula, inverse=ctx.inverse)
+            inputs = (value, parameters, *weights)
+            return *[None] * 3, *gradient_of_formula(formula, inputs, (to_image, to_ladj))
+        batch, features = value.shape
+        to_value = to_image.t().clone(memory_format=torch.contiguous_format)
+        to_rows = torch.empty_like(rows)
+        to_weights = [torch.empty_like(weight) for weight in weights]
+        scratch = torch.empty((max(features, ctx.program.scratch), batch), dtype=value.dtype)
+        to_ladj = to_ladj.contiguous()
+        _, backward = _kernels(value.dtype)  # type: ignore[misc]
+        backward(
+            *(batch, features, *ctx.program.head, ctx.inverse, rows.data_ptr(), _pointers(weights)),
+            *(states.data_ptr(), outputs.data_ptr(), to_ladj.data_ptr(), to_value.data_ptr(), scratch.data_ptr()),
+            *(to_rows.data_ptr(), _pointers(to_weights)),
+        )
+        return None, None, None, to_value.t(), to_rows.t(), *to_weights
