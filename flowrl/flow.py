@@ -203,13 +203,14 @@ class InOnePass(Transform):
         parameters, weights, shape = self.parameters, tuple(self.weights.values()), value.shape
         if not native.is_available(value, parameters, weights):
             return _LayerByLayer(self.flow)(value, parameters, inverse)
-        if value.dim() != 2 or parameters.shape[:-1] != shape[:-1]:  # several values a state, or a single state
-            batch = torch.broadcast_shapes(shape[:-1], parameters.shape[:-1])
-            shape = torch.Size((*batch, shape[-1]))
-            parameters = parameters.expand(*batch, parameters.shape[-1]).reshape(-1, parameters.shape[-1])
-            value = value.expand(shape).reshape(-1, shape[-1])
+        if value.dim() == 2 and parameters.shape[:-1] == shape[:-1]:
+            return native.evaluate(value, parameters, weights, self.program, inverse, self._with_weights)
+        batch = torch.broadcast_shapes(shape[:-1], parameters.shape[:-1])  # several values a state, or a single state
+        shape = torch.Size((*batch, shape[-1]))
+        parameters = parameters.expand(*batch, parameters.shape[-1]).reshape(-1, parameters.shape[-1])
+        value = value.expand(shape).reshape(-1, shape[-1])
         image, ladj = native.evaluate(value, parameters, weights, self.program, inverse, self._with_weights)
-        return image.view(shape), ladj.view(shape[:-1])
+        return image.view(shape), ladj.view(batch)
 
     def _with_weights(
         self, value: Tensor, parameters: Tensor, *weights: Tensor, inverse: bool

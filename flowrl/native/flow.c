@@ -153,8 +153,17 @@ void flow_forward(Size n, Size features, Size count, const Step *steps, double l
         const REAL *x = states + at * features * n, *raw = parameters + step->offset * n;
         REAL *y = states + (at + 1) * features * n;
         if (step->kind == SPLINE) {
-            spline_forward(n, features, (int)step->option, step->bound, limit, inverse, raw, n, (3 * step->option - 1) * n, 1,
-                           x, n, 1, y, n, ladj);
+            Size rows = 3 * step->option - 1;
+            if (n == 1) { /* acting: the features side by side, as a batch is otherwise */
+                REAL log_slopes[features];
+                memset(log_slopes, 0, sizeof log_slopes);
+                spline_forward(features, 1, (int)step->option, step->bound, limit, inverse, raw, 1, 0, rows, x, 0, 1, y, 0,
+                               log_slopes);
+                for (Size f = 0; f < features; f++) ladj[0] += log_slopes[f];
+            } else {
+                spline_forward(n, features, (int)step->option, step->bound, limit, inverse, raw, n, rows * n, 1, x, n, 1, y,
+                               n, ladj);
+            }
         } else if (step->kind == SHEAR) {
             shear(y, x, raw, features, n, (int)step->option, inverse, 0);
         } else if (step->kind != GAUSSIAN) {
