@@ -122,11 +122,7 @@ class Flow(nn.Module):
         like = parameters[..., : self.features]
         if self._program is None:
             return NormalizingFlow(self._transform(parameters), like)
-        weights = {
-            f"layers.{i}.{name}": weight
-            for i, layer in enumerate(self._layers())
-            for name, weight in layer.native_weights().items()
-        }
+        weights = [weight for layer in self.layers for weight in layer.native_weights()]  # type: ignore[operator]
         return NormalizingFlow(InOnePass(parameters, weights, self._program, self), like)
 
     def _parameters_of(self, context: Tensor | None) -> Tensor:
@@ -184,12 +180,12 @@ class InOnePass(Transform):
     """A flow made of steps that the C kernel knows: the kernel where it can serve, else layer by layer.
 
     :param parameters: the context map's output, shape ``(*batch, n)``
-    :param weights: of the layers' own networks, by name
+    :param weights: of the layers' own networks
     :param program: the kernel's steps
     :param flow: which builds the same transform layer by layer
     """
 
-    def __init__(self, parameters: Tensor, weights: dict[str, Tensor], program: Program, flow: Flow):
+    def __init__(self, parameters: Tensor, weights: list[Tensor], program: Program, flow: Flow):
         super().__init__()
         self.parameters, self.weights, self.program, self.flow = parameters, weights, program, flow
 
@@ -200,7 +196,7 @@ class InOnePass(Transform):
         return self._through(y, inverse=True)
 
     def _through(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        parameters, weights, shape = self.parameters, tuple(self.weights.values()), value.shape
+        parameters, weights, shape = self.parameters, self.weights, value.shape
         if not native.is_available(value, parameters, weights):
             return _LayerByLayer(self.flow)(value, parameters, inverse)
         if value.dim() == 2 and parameters.shape[:-1] == shape[:-1]:
@@ -216,8 +212,10 @@ class InOnePass(Transform):
         self, value: Tensor, parameters: Tensor, *weights: Tensor, inverse: bool
     ) -> tuple[Tensor, Tensor]:
         """The formula as a function of the weights too."""
-        named = dict(zip(self.weights, weights))
-        return torch.func.functional_call(_LayerByLayer(self.flow), named, (value, parameters, inverse))
+        formula = _LayerByLayer(self.flow)
+        names = {id(weight): name for name, weight in formula.named_parameters()}
+        named = {names[id(own)]: weight for own, weight in zip(self.weights, weights)}
+        return torch.func.functional_call(formula, named, (value, parameters, inverse))
 
 
 class _LayerByLayer(nn.Module):

@@ -67,10 +67,6 @@ class CouplingLayer(Layer):
             return Step(StepKind.SPLINE_COUPLING, offset, bijector.bins, bijector.bound, *features, widths)
         return None
 
-    def native_weights(self) -> dict[str, Tensor]:
-        weights = {}
-        for i, linear in enumerate(self.conditioner.linears):
-            weights[f"conditioner.linears.{i}.weight"] = linear.weight
-            if i:
-                weights[f"conditioner.linears.{i}.bias"] = linear.bias
-        return weights  # type: ignore[return-value]
+    def native_weights(self) -> list[Tensor]:
+        first, *others = self.conditioner.linears
+        return [first.weight, *(tensor for linear in others for tensor in (linear.weight, linear.bias))]  # type: ignore

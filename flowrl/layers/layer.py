@@ -38,9 +38,9 @@ class Layer(nn.Module):
         """
         return None
 
-    def native_weights(self) -> dict[str, Tensor]:
-        """The parameters, by name, that the C kernel reads beside the context map's, in its order."""
-        return {}
+    def native_weights(self) -> list[Tensor]:
+        """The parameters that the C kernel reads beside the context map's, in its order."""
+        return []
 
 
 class Constant(Layer):
