@@ -5,6 +5,7 @@ from flowrl.distributions import FlowDistribution
 from flowrl.flow import Flow, NormalizingFlow
 from flowrl.policies.registration import register_policies
 from flowrl.recipes import DEFAULT_FLOW, available_flows, register_flow
+from flowrl.sequence import SequenceFlow
 from flowrl.warm_start import from_gaussian
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ __all__ = [
     "FlowDistribution",
     "FlowLogger",
     "NormalizingFlow",
+    "SequenceFlow",
     "available_flows",
     "from_gaussian",
     "register_flow",

@@ -14,6 +14,8 @@ from torch.distributions.transforms import Transform as TorchDistributionsTransf
 
 from flowrl.foreign import ForeignDistribution
 from flowrl.layers import Constant, Layer
+from flowrl.layers.layer import initialize_layers
+from flowrl.layers.linear import MIN_STD
 from flowrl.native import state_only
 from flowrl.native.state_only import Limits, Program, Step, StepKind
 from flowrl.recipes import DEFAULT_FLOW, AnyFlow, FlowParts, find_flow
@@ -161,6 +163,35 @@ class Flow(nn.Module):
         weight[:d], bias[:d] = mean_weight, mean_bias
         weight[d : 2 * d] = 0.0 if log_std_weight is None else log_std_weight
         bias[d : 2 * d] = log_std_bias
+
+    @torch.no_grad()
+    def initialize(self, data: Tensor, context: Tensor | None = None) -> None:
+        """Start from data: the mean and log-std first, then each layer that has such a start (`ActNorm`).
+
+        Only when called, on a whole data set or a large batch of it, and before training: a policy's first batch is one
+        state. The mean's and the log-std's dependence on the context is left as it is; their biases move.
+
+        :param data: two values or more, shape ``(batch, d)``
+        :param context: the context of each, shape ``(batch, context)``; None where the flow is unconditional
+        :raises ValueError: if the shapes are others, or the flow is a module of another library
+        """
+        contexts = None if context is None else tuple(context.shape)
+        if data.shape[1:] != (self.features,) or len(data) < 2 or (contexts and contexts[:-1] != (len(data),)):
+            raise ValueError(
+                f"initialize takes data of shape (batch, {self.features}), batch >= 2, and one context for each, got "
+                f"{tuple(data.shape)} and {contexts}."
+            )
+        if self.is_foreign:
+            raise ValueError("A module of another library has no data-dependent start of this library's.")
+        mean, log_std, *_ = self._parameters_of(context).split(self._sizes, dim=-1)
+        shift_bias, scale_bias, *_ = self.context_map.bias.split(self._sizes)
+        residual = data - mean
+        shift_bias += residual.mean(0)
+        standardized = (residual - residual.mean(0)) * (-soft_clamp(log_std)).exp()
+        scale_bias += standardized.std(0).clamp_min(MIN_STD).log()
+        mean, log_std, *slices = self._parameters_of(context).split(self._sizes, dim=-1)
+        y, _ = Affine(mean, soft_clamp(log_std)).inverse_and_ladj(data)
+        initialize_layers(self._layers(), y, slices)
 
     def _layers(self) -> Sequence[Layer]:
         return list(self.layers)  # type: ignore[arg-type]

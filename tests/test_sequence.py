@@ -1,0 +1,222 @@
+"""`SequenceFlow`: chunks of actions with an exact density, at every horizon and dimension, however odd."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal
+
+from flowrl import Flow, SequenceFlow
+
+CONTEXT = 3
+SHAPES = [(1, 1), (1, 2), (2, 1), (4, 2), (5, 1), (7, 2), (8, 3)]
+shapes = pytest.mark.parametrize(("horizon", "d"), SHAPES, ids=lambda size: str(size))
+couplings = pytest.mark.parametrize("coupling", ["affine", "spline"])
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def perturbed(horizon: int, d: int, coupling: str = "affine", context: int = CONTEXT, spread: float = 0.1, **options):
+    """A flow whose parameters have moved, around a base of moderate width."""
+    flow = SequenceFlow(horizon, d, context, coupling, width=8, **options)
+    n = horizon * d
+    flow.flow.set_gaussian(
+        0.2 * torch.randn(n, context), torch.zeros(n), 0.1 * torch.randn(n, context), torch.full((n,), -0.5)
+    )
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += spread * torch.randn_like(parameter)
+    return flow
+
+
+@shapes
+@couplings
+@pytest.mark.parametrize("context", [0, CONTEXT])
+def test_starts_as_the_gaussian_of_its_context(horizon, d, coupling, context):
+    flow = perturbed(horizon, d, coupling, context, spread=0.0)
+    h = torch.randn(6, context) if context else None
+    parameters = flow.flow.context_map(h)[..., : 2 * horizon * d]
+    mean, log_std = parameters.unflatten(-1, (2, horizon, d)).unbind(-3)
+    gaussian = Independent(Normal(mean, log_std.exp()), 2)
+    distribution = flow(h)
+    x, log_prob = distribution.rsample_and_log_prob((50,))
+    torch.testing.assert_close(log_prob, gaussian.log_prob(x))
+    torch.testing.assert_close(distribution.log_prob(x), gaussian.log_prob(x))
+    torch.testing.assert_close(distribution.mode(), mean)
+
+
+@shapes
+@couplings
+def test_samples_are_chunks_whose_log_prob_is_that_of_the_value(horizon, d, coupling):
+    distribution = perturbed(horizon, d, coupling)(torch.randn(6, CONTEXT))
+    assert distribution.event_shape == (horizon, d) and distribution.batch_shape == (6,)
+    x, log_prob = distribution.rsample_and_log_prob((20,))
+    assert x.shape == (20, 6, horizon, d) and log_prob.shape == (20, 6)
+    torch.testing.assert_close(distribution.log_prob(x), log_prob, atol=1e-8, rtol=1e-8)
+    assert distribution.rsample((2, 3)).requires_grad and not distribution.sample().requires_grad
+    assert distribution.entropy(4).shape == (6,)
+    assert distribution.mode().shape == distribution.mode(8).shape == (6, horizon, d)
+    assert (distribution.log_prob(distribution.mode(8)) >= distribution.log_prob(distribution.mode())).all()
+
+
+@shapes
+@couplings
+def test_log_det_is_that_of_the_jacobian_of_the_whole_chunk(horizon, d, coupling):
+    transform = perturbed(horizon, d, coupling)(torch.randn(4, CONTEXT)).flat.transform
+    z = torch.randn(4, horizon * d)
+    jacobian = torch.autograd.functional.jacobian(lambda z: transform.call_and_ladj(z)[0].sum(0), z)
+    error = torch.linalg.slogdet(jacobian.movedim(1, 0)).logabsdet - transform.call_and_ladj(z)[1]
+    assert error.abs().max() < 1e-8
+
+
+@couplings
+@pytest.mark.parametrize(("horizon", "d"), [(1, 2), (2, 1)], ids=str)
+def test_density_integrates_to_one_on_a_grid(horizon, d, coupling):
+    distribution = perturbed(horizon, d, coupling)(torch.randn(CONTEXT))
+    axis = torch.linspace(-8, 8, 501)
+    with torch.no_grad():
+        p = distribution.log_prob(torch.cartesian_prod(axis, axis).reshape(-1, horizon, d)).exp()
+    assert (p.sum() * (axis[1] - axis[0]).square()).item() == pytest.approx(1, abs=1e-3)
+
+
+@couplings
+@pytest.mark.parametrize(("horizon", "d"), [(3, 1), (2, 2), (4, 1)], ids=str)
+def test_density_integrates_to_one_by_importance_sampling(horizon, d, coupling):
+    with torch.no_grad():
+        distribution = perturbed(horizon, d, coupling)(torch.randn(CONTEXT))
+        draws = distribution.sample((2_000,))
+        proposal = Independent(Normal(draws.mean(0), 1.7 * draws.std(0)), 2)
+        x = proposal.sample((20_000,))
+        ratio = (distribution.log_prob(x) - proposal.log_prob(x)).exp()
+    error = ratio.std() / math.sqrt(len(ratio))
+    assert error < 0.05 and abs(ratio.mean() - 1) < 3 * error
+
+
+@couplings
+@pytest.mark.parametrize(("horizon", "d"), [(5, 1), (7, 2), (8, 3)], ids=str)
+def test_steps_depend_on_earlier_and_on_later_ones(horizon, d, coupling):
+    """An action's distribution depends on each other step of its chunk, and on the others of its own step."""
+    transform = perturbed(horizon, d, coupling, spread=0.3, blocks=3)(torch.randn(CONTEXT)).flat.transform
+    x = 0.1 * torch.randn(horizon * d)
+    # The Hessian of log p: zero at (i, j) where x_i and x_j are independent given all others
+    hessian = torch.autograd.functional.hessian(lambda x: _log_prob(transform, x), x)
+    assert (hessian.abs() > 1e-9).all()
+
+
+def _log_prob(transform, x):
+    z, ladj = transform.inverse_and_ladj(x)
+    return -0.5 * z.square().sum() - ladj
+
+
+@shapes
+@couplings
+def test_the_state_changes_more_than_mean_and_scale(horizon, d, coupling):
+    flow = perturbed(horizon, d, coupling)
+    n = horizon * d
+    flow.flow.set_gaussian(torch.zeros(n, CONTEXT), torch.zeros(n), torch.zeros(n, CONTEXT), torch.zeros(n))
+    chunk = torch.randn(horizon, d)
+    log_prob = flow(torch.randn(6, CONTEXT)).log_prob(chunk)
+    assert log_prob.shape == (6,) and log_prob.std() > 1e-4
+
+
+def test_one_context_and_many_chunks_and_the_reverse():
+    flow = perturbed(4, 2)
+    context, chunks = torch.randn(5, CONTEXT), torch.randn(5, 4, 2)
+    torch.testing.assert_close(flow(context).log_prob(chunks[0]), flow(context).log_prob(chunks[:1].expand(5, 4, 2)))
+    torch.testing.assert_close(flow(context[0]).log_prob(chunks), flow(context[:1].expand(5, CONTEXT)).log_prob(chunks))
+
+
+def test_is_the_recipe_on_flattened_chunks():
+    torch.manual_seed(1)
+    sequence = SequenceFlow(4, 2, CONTEXT, "spline", bins=4)
+    torch.manual_seed(1)
+    flat = Flow(8, CONTEXT, "waveglow", horizon=4, coupling="spline", bins=4)
+    context, chunks = torch.randn(5, CONTEXT), torch.randn(5, 4, 2)
+    assert torch.equal(sequence(context).log_prob(chunks), flat(context).log_prob(chunks.flatten(1)))
+
+
+def test_half_of_the_channels_leave_at_the_split():
+    """From data to noise, what left after the first scale is untouched by the second scale's parameters."""
+    flow = perturbed(8, 2, context=0, scales=2)
+    chunks = torch.randn(5, 8, 2)
+    before, _ = flow().flat.transform.inverse_and_ladj(chunks.flatten(1))
+    with torch.no_grad():
+        for parameter in flow.flow.layers[0].parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    after, _ = flow().flat.transform.inverse_and_ladj(chunks.flatten(1))
+    assert torch.equal(after[:, 8:], before[:, 8:])
+    assert (after[:, :8] != before[:, :8]).all()
+
+
+@pytest.mark.parametrize("context", [0, CONTEXT])
+def test_data_dependent_start_centres_and_scales_every_channel(context):
+    flow = perturbed(8, 2, context=context, spread=0.1)
+    chunks = 3.0 + torch.randn(500, 8, 2).cumsum(1) * torch.tensor([0.2, 5.0])
+    states = torch.randn(500, context) if context else None
+    before = flow(states).log_prob(chunks).mean()
+    flow.initialize(chunks, states)
+    distribution = flow(states)
+    assert distribution.log_prob(chunks).mean() > before
+    # The deepest of the activation norms comes first in the list, noise to data.
+    *above, norm = flow.flow.layers[0].layers[:3]
+    slices = flow.flow._parameters_of(states).split(flow.flow._sizes, dim=-1)[2]
+    inner = slices.split(flow.flow.layers[0].sizes, dim=-1)[:3]
+    z, _ = distribution.flat.transform.inverse_and_ladj(chunks.flatten(1))
+    h = z[:, :8]
+    for layer, part in zip(above, inner):
+        h, _ = layer(part).call_and_ladj(h)
+    channels = h.reshape(-1, norm.channels)
+    torch.testing.assert_close(channels.mean(0), torch.zeros(norm.channels), atol=1e-9, rtol=0)
+    torch.testing.assert_close(channels.std(0), torch.ones(norm.channels), atol=1e-9, rtol=0)
+
+
+@couplings
+def test_copies_and_pickles_after_sampling(coupling):
+    flow = perturbed(4, 2, coupling)
+    context, chunks = torch.randn(5, CONTEXT), torch.randn(5, 4, 2)
+    flow(context).rsample_and_log_prob()
+    for copied in (copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))):
+        assert torch.equal(copied(context).log_prob(chunks), flow(context).log_prob(chunks))
+
+
+@couplings
+def test_compiles_without_a_graph_break(coupling):
+    flow = perturbed(4, 2, coupling, steps=1)
+    context, chunks = torch.randn(5, CONTEXT), torch.randn(5, 4, 2)
+
+    def both_directions(context, chunks):
+        distribution = flow(context)
+        return distribution.mode(), distribution.log_prob(chunks)
+
+    compiled = torch.compile(both_directions, fullgraph=True, backend="eager")
+    for fast, plain in zip(compiled(context, chunks), both_directions(context, chunks), strict=True):
+        torch.testing.assert_close(fast, plain)
+    torch._dynamo.reset()
+
+
+def test_every_parameter_gets_a_gradient():
+    flow = perturbed(8, 2, "spline")
+    x, log_prob = flow(torch.randn(16, CONTEXT)).rsample_and_log_prob()
+    (log_prob.mean() + x.square().sum()).backward()
+    for name, parameter in flow.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: SequenceFlow(0, 2), "horizon >= 1 and features >= 1, got 0 and 2"),
+        (lambda: SequenceFlow(4, 0), "horizon >= 1 and features >= 1, got 4 and 0"),
+        (lambda: SequenceFlow(4, 2, coupling="afine"), "coupling must be one of 'affine', 'spline', got 'afine'"),
+        (lambda: SequenceFlow(4, 2, scales=0), "scales >= 1 and steps >= 1, got scales=0, steps=4"),
+        (lambda: SequenceFlow(4, 2, dilation=2), "could not be built with options"),
+        (lambda: Flow(7, flow="waveglow", horizon=2), "divides the 7 features of a chunk, got 2"),
+        (lambda: SequenceFlow(4, 2)().log_prob(torch.zeros(5, 8)), r"A chunk has shape \(\*, 4, 2\), got \(5, 8\)"),
+        (lambda: SequenceFlow(4, 2).initialize(torch.zeros(1, 4, 2)), r"data of shape \(batch, 8\), batch >= 2"),
+    ],
+)
+def test_wrong_arguments_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
