@@ -37,7 +37,7 @@ def waveglow(
     horizon: int = 1,
     coupling: str = "affine",
     scales: int = 2,
-    steps: int = 4,
+    steps: int = 2,
     width: int = 32,
     blocks: int = 2,
     bins: int = 8,

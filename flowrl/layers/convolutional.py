@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from flowrl.layers.bijectors import Bijector
 from flowrl.layers.coupling import halves
@@ -52,9 +53,8 @@ class ConvolutionalCoupling(Layer):
 
     def _bijector(self, kept: Tensor, context: Tensor) -> Transform:
         batch = torch.broadcast_shapes(kept.shape[:-1], context.shape[:-1])
-        # Convolutions take (n, channels, *sides).
-        x = kept.expand(*batch, -1).reshape(-1, *self.sides, self.seen).movedim(-1, 1)
-        raw = self.network(x, context.expand(*batch, -1).reshape(len(x), -1)).movedim(1, -1)
+        x = kept.expand(*batch, -1).reshape(-1, *self.sides, self.seen)
+        raw = self.network(x, context.expand(*batch, -1).reshape(len(x), -1))
         return self.bijector(raw.reshape(*batch, len(self.change), self.bijector.parameters_per_feature))
 
 
@@ -78,31 +78,37 @@ class DilatedNetwork(nn.Module):
         super().__init__()
         (steps,) = sides
         self.context_size = blocks * 2 * width
-        self.first = nn.Conv1d(inputs, width, 1, bias=False)
-        self.place = nn.Parameter(torch.zeros(width, steps))
-        kernel = min(3, 2 * steps - 1)
-        dilations = [max(1, min(2**i, steps - 1)) for i in range(blocks)]
-        self.gates = nn.ModuleList(
-            nn.Conv1d(width, 2 * width, kernel, padding="same", dilation=dilation, bias=False) for dilation in dilations
-        )
-        self.residuals = nn.ModuleList(nn.Conv1d(width, width, 1) for _ in dilations[1:])
-        # One convolution of all blocks' gated outputs is the sum of their skip connections and the last layer.
-        self.last = _zeros(nn.Conv1d(blocks * width, outputs, 1))
+        self.first = nn.Linear(inputs, width, bias=False)
+        self.place = nn.Parameter(torch.zeros(steps, width))
+        self.dilations = [max(1, min(2**i, steps - 1)) for i in range(blocks)]
+        # A convolution is a linear map of a step and its two neighbours, side by side; a single step has none.
+        self.taps = min(3, 2 * steps - 1)
+        self.gates = nn.ModuleList(nn.Linear(self.taps * width, 2 * width, bias=False) for _ in range(blocks))
+        self.residuals = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks - 1))
+        # One linear map of all blocks' gated outputs: the sum of their skip connections and the layer after it.
+        self.last = _zeros(nn.Linear(blocks * width, outputs))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """
-        :param x: shape ``(n, inputs, steps)``
+        :param x: shape ``(n, steps, inputs)``
         :param context: shape ``(n, context_size)``
-        :return: shape ``(n, outputs, steps)``
+        :return: shape ``(n, steps, outputs)``
         """
         h, gated = self.first(x) + self.place, []
-        shifts = context.unflatten(-1, (len(self.gates), -1)).unsqueeze(-1).unbind(1)
-        for i, (gate, shift) in enumerate(zip(self.gates, shifts)):
-            value, openness = (gate(h) + shift).chunk(2, dim=1)
+        shifts = context.unflatten(-1, (len(self.gates), 1, -1)).unbind(1)
+        for i, (gate, dilation, shift) in enumerate(zip(self.gates, self.dilations, shifts)):
+            value, openness = (gate(self._neighbours(h, dilation)) + shift).chunk(2, dim=-1)
             gated.append(torch.tanh(value) * torch.sigmoid(openness))
             if i < len(self.residuals):
                 h = h + self.residuals[i](gated[-1])
-        return self.last(torch.cat(gated, dim=1))
+        return self.last(torch.cat(gated, dim=-1))
+
+    def _neighbours(self, h: Tensor, dilation: int) -> Tensor:
+        """Each step between those ``dilation`` before and after it, zeros outside, ``(n, steps, taps * width)``."""
+        if self.taps == 1:
+            return h
+        steps, padded = h.shape[1], F.pad(h, (0, 0, dilation, dilation))
+        return torch.cat([padded[:, i * dilation : i * dilation + steps] for i in range(3)], dim=-1)
 
 
 class ImageNetwork(nn.Module):
@@ -126,15 +132,15 @@ class ImageNetwork(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """
-        :param x: shape ``(n, inputs, height, width)``
+        :param x: shape ``(n, height, width, inputs)``
         :param context: shape ``(n, context_size)``
-        :return: shape ``(n, outputs, height, width)``
+        :return: shape ``(n, height, width, outputs)``
         """
-        h = self.first(x) + context.unflatten(-1, (-1, 1, 1))
-        return self.last(self.middle(h.relu()).relu())
+        h = self.first(x.movedim(-1, 1)) + context.unflatten(-1, (-1, 1, 1))
+        return self.last(self.middle(h.relu()).relu()).movedim(1, -1)
 
 
-def _zeros(convolution: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
-    nn.init.zeros_(convolution.weight)
-    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-    return convolution
+def _zeros(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
