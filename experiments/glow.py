@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and e
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -136,7 +137,7 @@ def picture(panels: list[tuple[str, Tensor]]) -> Figure:
     """
     columns = 3
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(3.4 * columns, 3.7 * rows), layout="constrained")
+    figure = Figure(figsize=(3.4 * columns, 3.7 * rows), layout=ConstrainedLayoutEngine(wspace=0.08))
     for axes, (title, images) in zip(figure.subplots(rows, columns).flat, panels):
         grid = images.reshape(ROWS, ROWS, SIDE, SIDE)
         framed = torch.nn.functional.pad(grid, (0, 1, 0, 1), value=float("nan"))  # a line of the background's colour
@@ -144,7 +145,6 @@ def picture(panels: list[tuple[str, Tensor]]) -> Figure:
         axes.imshow(tiles, cmap="gray_r", vmin=0, vmax=LEVELS - 1, interpolation="nearest")
         axes.set_title(title, fontsize=11)
         axes.set_axis_off()
-    figure.get_layout_engine().set(wspace=0.08, hspace=0.04)  # type: ignore[union-attr]
     return figure
 
 
