@@ -107,9 +107,7 @@ class Flow(nn.Module):
         :param context: shape ``(*batch, context)``; None where the flow is unconditional
         :return: the distribution given the context, batch shape ``(*batch,)``
         """
-        if (context is None) != (self.context == 0) or (context is not None and context.shape[-1] != self.context):
-            given = "no context" if context is None else f"one of shape {tuple(context.shape)}"
-            raise ValueError(f"This flow takes a context of size {self.context}, got {given}.")
+        self._check(context)
         if self.foreign is not None:
             return ForeignDistribution(self.foreign() if context is None else self.foreign(context), self.features)
         return self.from_parameters(self._parameters_of(context))
@@ -125,6 +123,11 @@ class Flow(nn.Module):
         if self._program is None:
             return NormalizingFlow(self._transform(parameters), like)
         return NormalizingFlow(StateOnly(parameters, self._program, self._transform), like)
+
+    def _check(self, context: Tensor | None) -> None:
+        if (context is None) != (self.context == 0) or (context is not None and context.shape[-1] != self.context):
+            given = "no context" if context is None else f"one of shape {tuple(context.shape)}"
+            raise ValueError(f"This flow takes a context of size {self.context}, got {given}.")
 
     def _parameters_of(self, context: Tensor | None) -> Tensor:
         linear: Any = self.context_map
@@ -175,11 +178,12 @@ class Flow(nn.Module):
         :param context: the context of each, shape ``(batch, context)``; None where the flow is unconditional
         :raises ValueError: if the shapes are others, or the flow is a module of another library
         """
-        contexts = None if context is None else tuple(context.shape)
-        if data.shape[1:] != (self.features,) or len(data) < 2 or (contexts and contexts[:-1] != (len(data),)):
+        self._check(context)
+        if data.shape[1:] != (self.features,) or len(data) < 2 or (context is not None and len(context) != len(data)):
+            given = "none" if context is None else str(tuple(context.shape))
             raise ValueError(
-                f"initialize takes data of shape (batch, {self.features}), batch >= 2, and one context for each, got "
-                f"{tuple(data.shape)} and {contexts}."
+                f"initialize takes data of shape (batch, {self.features}), batch >= 2, and a context for each, got "
+                f"{tuple(data.shape)} and {given}."
             )
         if self.is_foreign:
             raise ValueError("A module of another library has no data-dependent start of this library's.")

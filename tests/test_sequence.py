@@ -4,14 +4,17 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch.distributions import Independent, Normal
 from torch.nn import functional
 
 from flowrl import Flow, SequenceFlow
 from flowrl.fit import fit_density
 from flowrl.layers import DilatedNetwork
+from tests.models import build_policy, observations
 
 CONTEXT = 3
 SHAPES = [(1, 1), (1, 2), (2, 1), (4, 2), (5, 1), (7, 2), (8, 3)]
@@ -139,6 +142,16 @@ def test_is_the_recipe_on_flattened_chunks():
     assert torch.equal(sequence(context).log_prob(chunks), flat(context).log_prob(chunks.flatten(1)))
 
 
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_serves_as_the_policy_of_an_environment_whose_actions_are_chunks(algorithm):
+    torch.set_default_dtype(torch.float32)
+    chunk_box = spaces.Box(-1.0, 1.0, (4, 2))
+    policy = build_policy(algorithm, action_space=chunk_box, flow="waveglow", flow_kwargs=dict(horizon=4))
+    action, _ = policy.predict(np.zeros(3, np.float32))
+    assert action.shape == (4, 2) and chunk_box.contains(action)
+    assert policy.log_prob(observations(5), torch.zeros(5, 4, 2)).shape == (5,)
+
+
 def test_dilated_network_is_one_of_convolutions():
     network = DilatedNetwork(2, 3, (7,), width=4, blocks=3)
     with torch.no_grad():
@@ -232,6 +245,11 @@ def test_every_parameter_gets_a_gradient():
         (lambda: Flow(7, flow="waveglow", horizon=2), "divides the 7 features of a chunk, got 2"),
         (lambda: SequenceFlow(4, 2)().log_prob(torch.zeros(5, 8)), r"A chunk has shape \(\*, 4, 2\), got \(5, 8\)"),
         (lambda: SequenceFlow(4, 2).initialize(torch.zeros(1, 4, 2)), r"data of shape \(batch, 8\), batch >= 2"),
+        (lambda: SequenceFlow(4, 2, 3).initialize(torch.zeros(5, 4, 2)), "context of size 3, got no context"),
+        (
+            lambda: SequenceFlow(4, 2, 3).initialize(torch.zeros(5, 4, 2), torch.zeros(4, 3)),
+            r"got \(5, 8\) and \(4, 3\)",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(build, message):
