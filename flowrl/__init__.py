@@ -2,9 +2,11 @@
 
 from flowrl.callbacks import DensityFigure, FlowLogger
 from flowrl.distributions import FlowDistribution
+from flowrl.fit import fit_density, fit_variational
 from flowrl.flow import Flow, NormalizingFlow
 from flowrl.policies.registration import register_policies
 from flowrl.recipes import DEFAULT_FLOW, available_flows, register_flow
+from flowrl.sequence import SequenceFlow
 from flowrl.warm_start import from_gaussian
 
 __version__ = "0.1.0"
@@ -18,7 +20,10 @@ __all__ = [
     "FlowDistribution",
     "FlowLogger",
     "NormalizingFlow",
+    "SequenceFlow",
     "available_flows",
+    "fit_density",
+    "fit_variational",
     "from_gaussian",
     "register_flow",
 ]

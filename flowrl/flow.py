@@ -14,6 +14,8 @@ from torch.distributions.transforms import Transform as TorchDistributionsTransf
 
 from flowrl.foreign import ForeignDistribution
 from flowrl.layers import Constant, Layer
+from flowrl.layers.layer import initialize_layers
+from flowrl.layers.linear import MIN_STD
 from flowrl.native import flow as native
 from flowrl.native.flow import Limits, Program, Step, StepKind
 from flowrl.recipes import DEFAULT_FLOW, AnyFlow, FlowParts, find_flow
@@ -105,9 +107,7 @@ class Flow(nn.Module):
         :param context: shape ``(*batch, context)``; None where the flow is unconditional
         :return: the distribution given the context, batch shape ``(*batch,)``
         """
-        if (context is None) != (self.context == 0) or (context is not None and context.shape[-1] != self.context):
-            given = "no context" if context is None else f"one of shape {tuple(context.shape)}"
-            raise ValueError(f"This flow takes a context of size {self.context}, got {given}.")
+        self._check(context)
         if self.foreign is not None:
             return ForeignDistribution(self.foreign() if context is None else self.foreign(context), self.features)
         return self.from_parameters(self._parameters_of(context))
@@ -124,6 +124,11 @@ class Flow(nn.Module):
             return NormalizingFlow(self._transform(parameters), like)
         weights = [weight for layer in self.layers for weight in layer.native_weights()]  # type: ignore[operator]
         return NormalizingFlow(InOnePass(parameters, weights, self._program, self), like)
+
+    def _check(self, context: Tensor | None) -> None:
+        if (context is None) != (self.context == 0) or (context is not None and context.shape[-1] != self.context):
+            given = "no context" if context is None else f"one of shape {tuple(context.shape)}"
+            raise ValueError(f"This flow takes a context of size {self.context}, got {given}.")
 
     def _parameters_of(self, context: Tensor | None) -> Tensor:
         linear: Any = self.context_map
@@ -162,6 +167,36 @@ class Flow(nn.Module):
         weight[:d], bias[:d] = mean_weight, mean_bias
         weight[d : 2 * d] = 0.0 if log_std_weight is None else log_std_weight
         bias[d : 2 * d] = log_std_bias
+
+    @torch.no_grad()
+    def initialize(self, data: Tensor, context: Tensor | None = None) -> None:
+        """Start from data: the mean and log-std first, then each layer that has such a start (`ActNorm`).
+
+        Only when called, on a whole data set or a large batch of it, and before training: a policy's first batch is one
+        state. The mean's and the log-std's dependence on the context is left as it is; their biases move.
+
+        :param data: two values or more, shape ``(batch, d)``
+        :param context: the context of each, shape ``(batch, context)``; None where the flow is unconditional
+        :raises ValueError: if the shapes are others, or the flow is a module of another library
+        """
+        self._check(context)
+        if data.shape[1:] != (self.features,) or len(data) < 2 or (context is not None and len(context) != len(data)):
+            given = "none" if context is None else str(tuple(context.shape))
+            raise ValueError(
+                f"initialize takes data of shape (batch, {self.features}), batch >= 2, and a context for each, got "
+                f"{tuple(data.shape)} and {given}."
+            )
+        if self.is_foreign:
+            raise ValueError("A module of another library has no data-dependent start of this library's.")
+        mean, log_std, *_ = self._parameters_of(context).split(self._sizes, dim=-1)
+        shift_bias, scale_bias, *_ = self.context_map.bias.split(self._sizes)
+        residual = data - mean
+        shift_bias += residual.mean(0)
+        standardized = (residual - residual.mean(0)) * (-soft_clamp(log_std)).exp()
+        scale_bias += standardized.std(0).clamp_min(MIN_STD).log()
+        mean, log_std, *slices = self._parameters_of(context).split(self._sizes, dim=-1)
+        y, _ = Affine(mean, soft_clamp(log_std)).inverse_and_ladj(data)
+        initialize_layers(self._layers(), y, slices)
 
     def _layers(self) -> Sequence[Layer]:
         return list(self.layers)  # type: ignore[arg-type]

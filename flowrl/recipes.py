@@ -23,6 +23,7 @@ from flowrl.layers import (
     SplineBijector,
 )
 from flowrl.layers.bijectors import Bijector
+from flowrl.multiscale import waveglow
 
 FlowParts = Sequence[Layer | TorchDistributionsTransform]
 Builder = Callable[..., "nn.Module | FlowParts"]
@@ -110,7 +111,7 @@ def _autoregressive(features: int, layers: int, hidden: Sequence[int], fast_samp
 
 
 _RECIPES: dict[str, Builder] = {
-    recipe.__name__: recipe for recipe in (triangular, affine, realnvp, nsf, maf, iaf, planar, radial, glow)
+    recipe.__name__: recipe for recipe in (triangular, affine, realnvp, nsf, maf, iaf, planar, radial, glow, waveglow)
 }
 
 

@@ -7,20 +7,20 @@ from torch.distributions.kl import register_kl
 
 
 class ReparameterizedDistribution(Distribution):
-    """A distribution over vectors that gives a sample and its exact log-prob in one differentiable pass.
+    """A distribution over vectors (or arrays) that gives a sample and its exact log-prob in one differentiable pass.
 
     Subclasses write `rsample_and_log_prob`, `log_prob` and `center`; the rest follows.
 
     :param batch_shape: shape of the batch of distributions
-    :param features: d
+    :param event_shape: d, or the sides of an array; below, read d as the whole shape
     """
 
     arg_constraints: dict = {}
     support = torch.distributions.constraints.real_vector
     has_rsample = True
 
-    def __init__(self, batch_shape: torch.Size, features: int):
-        super().__init__(batch_shape, torch.Size((features,)), validate_args=False)
+    def __init__(self, batch_shape: torch.Size, *event_shape: int):
+        super().__init__(batch_shape, torch.Size(event_shape), validate_args=False)
 
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         """
@@ -56,7 +56,7 @@ class ReparameterizedDistribution(Distribution):
         x, log_prob = self.rsample_and_log_prob((n_samples,))
         x = torch.cat((center.unsqueeze(0), x))
         log_prob = torch.cat((self.log_prob(center).unsqueeze(0), log_prob))
-        best = log_prob.argmax(0)[None, ..., None].expand(1, *center.shape)
+        best = log_prob.argmax(0).reshape(1, *self.batch_shape, *(1 for _ in self.event_shape)).expand(1, *center.shape)
         return x.gather(0, best).squeeze(0)
 
 

@@ -138,6 +138,15 @@ def test_act_norm_starts_from_data_when_asked():
     torch.testing.assert_close(z.std(0), torch.ones(2), atol=1e-4, rtol=0)
 
 
+def test_a_start_from_data_is_the_best_gaussian():
+    torch.manual_seed(0)
+    data = torch.tensor([3.0, -5.0]) + torch.tensor([0.5, 4.0]) * torch.randn(1000, 2)
+    flow = Flow(2, flow="glow")
+    flow.initialize(data)
+    best = Independent(Normal(data.mean(0), data.std(0)), 1)
+    torch.testing.assert_close(flow().log_prob(data), best.log_prob(data), atol=1e-4, rtol=0)
+
+
 def test_log_std_bound_is_the_identity_inside_and_smooth_outside():
     inside = torch.linspace(-20, 2, 100)
     assert torch.equal(soft_clamp(inside), inside)

@@ -2,10 +2,12 @@
 
 from flowrl.layers.autoregressive import AutoregressiveLayer
 from flowrl.layers.bijectors import AffineBijector, SplineBijector
+from flowrl.layers.convolutional import ConvolutionalCoupling, DilatedNetwork, ImageNetwork
 from flowrl.layers.coupling import CouplingLayer
 from flowrl.layers.elementwise import Elementwise
+from flowrl.layers.grid import Grid, PointwiseLayer, SplitLayer
 from flowrl.layers.layer import Constant, Layer
-from flowrl.layers.linear import ActNorm, InvertibleLinear, ShearLayer, Shuffle
+from flowrl.layers.linear import ActNorm, InvertibleLinear, Reorder, ShearLayer, Shuffle
 from flowrl.layers.residual import PlanarLayer, RadialLayer
 
 __all__ = [
@@ -13,13 +15,20 @@ __all__ = [
     "AffineBijector",
     "AutoregressiveLayer",
     "Constant",
+    "ConvolutionalCoupling",
     "CouplingLayer",
+    "DilatedNetwork",
     "Elementwise",
+    "Grid",
+    "ImageNetwork",
     "InvertibleLinear",
     "Layer",
     "PlanarLayer",
+    "PointwiseLayer",
     "RadialLayer",
+    "Reorder",
     "ShearLayer",
     "Shuffle",
     "SplineBijector",
+    "SplitLayer",
 ]

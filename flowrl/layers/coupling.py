@@ -35,16 +35,12 @@ class CouplingLayer(Layer):
     def __init__(self, features: int, bijector: Bijector, index: int, hidden: Sequence[int]):
         super().__init__()
         self.context_size = hidden[0]
-        order = seeded_order(features, seed=index // 2)
-        if index % 2:
-            order = order.flip(0)
-        half = (features + 1) // 2
-        self.register_buffer("change", order[:half].sort().values)
-        self.register_buffer("keep", order[half:].sort().values)
-        back = torch.argsort(torch.cat((self.keep, self.change)))
-        self.register_buffer("back", back, persistent=False)
-        widths = (*hidden, half * bijector.parameters_per_feature)
-        first = nn.Linear(features - half, hidden[0], bias=False)
+        keep, change = halves(features, index)
+        self.register_buffer("change", change)
+        self.register_buffer("keep", keep)
+        self.register_buffer("back", torch.argsort(torch.cat((keep, change))), persistent=False)
+        widths = (*hidden, len(change) * bijector.parameters_per_feature)
+        first = nn.Linear(len(keep), hidden[0], bias=False)
         self.conditioner = Conditioner([first, *(nn.Linear(m, n) for m, n in pairwise(widths))], bijector)
 
     def reset_context(self, weight: Tensor, bias: Tensor) -> None:
@@ -70,3 +66,17 @@ class CouplingLayer(Layer):
     def native_weights(self) -> list[Tensor]:
         first, *others = self.conditioner.linears
         return [first.weight, *(tensor for linear in others for tensor in (linear.weight, linear.bias))]  # type: ignore
+
+
+def halves(features: int, index: int) -> tuple[Tensor, Tensor]:
+    """What the coupling at this place keeps and what it changes: the two halves of a seeded order, or the reverse.
+
+    :param features: d >= 2
+    :param index: layers 2 i and 2 i + 1 have one order
+    :return: indices in ascending order, of ``d // 2`` features that stay and of the others, which move
+    """
+    order = seeded_order(features, seed=index // 2)
+    if index % 2:
+        order = order.flip(0)
+    half = (features + 1) // 2
+    return order[half:].sort().values, order[:half].sort().values

@@ -1,5 +1,8 @@
 """The layer contract: the parameters of one transform, taken from a slice of the flow's single context map."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from flowrl.native.flow import Step
@@ -23,6 +26,13 @@ class Layer(nn.Module):
         """
         nn.init.zeros_(weight)
         nn.init.zeros_(bias)
+
+    def initialize(self, y: Tensor, parameters: Tensor) -> None:
+        """Data-dependent start; none unless overridden.
+
+        :param y: values on the data side of the layer, shape ``(*batch, d)``
+        :param parameters: the layer's slice of the context map, as :meth:`forward` takes it
+        """
 
     def forward(self, parameters: Tensor) -> Transform:
         """
@@ -52,3 +62,16 @@ class Constant(Layer):
 
     def forward(self, parameters: Tensor) -> Transform:
         return self.transform
+
+
+@torch.no_grad()
+def initialize_layers(layers: Sequence[Layer], y: Tensor, slices: Sequence[Tensor]) -> None:
+    """Give every layer its data-dependent start, from the data to the noise, each after those before it.
+
+    :param layers: noise to data
+    :param y: data, shape ``(*batch, d)``
+    :param slices: each layer's slice of the context map
+    """
+    for layer, parameters in zip(reversed(layers), reversed(slices), strict=True):
+        layer.initialize(y, parameters)
+        y, _ = layer(parameters).inverse_and_ladj(y)

@@ -1,4 +1,4 @@
-"""Linear layers: shears from the context, Glow's invertible linear map, activation normalisation, shuffles."""
+"""Linear layers: shears from the context, Glow's invertible linear map, activation normalisation, reorderings."""
 
 import torch
 from torch import Tensor, nn
@@ -7,6 +7,8 @@ from flowrl.layers.bijectors import LOG_SCALE_LIMIT
 from flowrl.layers.layer import Layer
 from flowrl.native.flow import Step, StepKind
 from flowrl.transforms import Affine, LULinear, Permutation, Shear, Transform, bounded
+
+MIN_STD = 1e-6  # what a feature that never varies counts as in a start from data
 
 
 class ShearLayer(Layer):
@@ -76,32 +78,44 @@ class ActNorm(Layer):
         return Affine(self.shift, bounded(self.log_scale, LOG_SCALE_LIMIT))
 
     @torch.no_grad()
-    def initialize(self, y: Tensor) -> None:
+    def initialize(self, y: Tensor, parameters: Tensor | None = None) -> None:
         """Set shift and scale so that these outputs come from inputs of mean 0 and variance 1 (section 3.1).
 
-        :param y: values on the data side of the layer, shape ``(batch, d)``, batch >= 2
+        :param y: values on the data side of the layer, two or more, shape ``(*batch, d)``
+        :param parameters: not used: the layer takes nothing from the context
         """
+        y = y.reshape(-1, y.shape[-1])
         self.shift.copy_(y.mean(0))
         # atanh undoes bounded(); its argument is kept inside (-1, 1)
-        ratio = (y.std(0).clamp_min(1e-6).log() / LOG_SCALE_LIMIT).clamp(-0.999, 0.999)
+        ratio = (y.std(0).clamp_min(MIN_STD).log() / LOG_SCALE_LIMIT).clamp(-0.999, 0.999)
         self.log_scale.copy_(LOG_SCALE_LIMIT * torch.atanh(ratio))
 
 
-class Shuffle(Layer):
+class Reorder(Layer):
+    """A fixed reordering of the features.
+
+    :param order: where each output feature comes from, a permutation of ``0 ... d - 1``, shape ``(d,)``
+    """
+
+    order: Tensor
+
+    def __init__(self, order: Tensor):
+        super().__init__()
+        self.register_buffer("order", order)
+
+    def forward(self, parameters: Tensor) -> Transform:
+        return Permutation(self.order)
+
+
+class Shuffle(Reorder):
     """A fixed reordering of the features, drawn from a seed.
 
     :param features: d
     :param seed: the same seed gives the same order
     """
 
-    order: Tensor
-
     def __init__(self, features: int, seed: int):
-        super().__init__()
-        self.register_buffer("order", seeded_order(features, seed))
-
-    def forward(self, parameters: Tensor) -> Transform:
-        return Permutation(self.order)
+        super().__init__(seeded_order(features, seed))
 
 
 def seeded_order(features: int, seed: int) -> Tensor:

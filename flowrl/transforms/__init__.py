@@ -6,8 +6,10 @@ from flowrl.transforms.bounded import bounded
 from flowrl.transforms.coupling import Coupling
 from flowrl.transforms.permutation import Permutation
 from flowrl.transforms.planar import Planar, planar_displacement
+from flowrl.transforms.pointwise import Pointwise
 from flowrl.transforms.radial import Radial
 from flowrl.transforms.spline import RationalQuadraticSpline, spline_knots
+from flowrl.transforms.split import Split
 from flowrl.transforms.squash import TanhBox
 from flowrl.transforms.transform import Compose, Inverse, TorchTransform, Transform
 
@@ -20,9 +22,11 @@ __all__ = [
     "LULinear",
     "Permutation",
     "Planar",
+    "Pointwise",
     "Radial",
     "RationalQuadraticSpline",
     "Shear",
+    "Split",
     "TanhBox",
     "TorchTransform",
     "Transform",

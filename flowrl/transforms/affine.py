@@ -74,9 +74,14 @@ class LULinear(Transform):
 
 def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
     """Batched matrix times vector, ``(*, d, d) x (*, d) -> (*, d)``."""
+    if matrix.dim() == 2:  # one matrix for all vectors: one product
+        return vector @ matrix.mT
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
 def solve(matrix: Tensor, vector: Tensor, *, upper: bool) -> Tensor:
     """Batched triangular solve, ``(*, d, d), (*, d) -> (*, d)``."""
+    if matrix.dim() == 2:
+        rows = vector.reshape(-1, vector.shape[-1])
+        return torch.linalg.solve_triangular(matrix.mT, rows, upper=not upper, left=False).view(vector.shape)
     return torch.linalg.solve_triangular(matrix, vector.unsqueeze(-1), upper=upper).squeeze(-1)

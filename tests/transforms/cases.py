@@ -1,6 +1,7 @@
 """All transforms, made from their layers: a new layer in this list joins every exactness test."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,25 +11,50 @@ from flowrl.layers import (
     AffineBijector,
     AutoregressiveLayer,
     Constant,
+    ConvolutionalCoupling,
     CouplingLayer,
+    DilatedNetwork,
     Elementwise,
+    Grid,
+    ImageNetwork,
     InvertibleLinear,
     Layer,
     PlanarLayer,
+    PointwiseLayer,
     RadialLayer,
+    Reorder,
     ShearLayer,
     Shuffle,
     SplineBijector,
+    SplitLayer,
 )
 from flowrl.transforms import Compose, Inverse, TanhBox, TorchTransform, Transform
 
 DIMENSIONS = (1, 2, 3, 17)
+GRID_DIMENSIONS = (4, 24)  # flattened sizes of grids of 2 channels
 HIDDEN = (16, 16)
 
 
 def _box(d: int) -> TanhBox:
     low = -torch.arange(1.0, d + 1, dtype=torch.get_default_dtype())
     return TanhBox(low, 2 - 3 * low)
+
+
+def _chunk(d: int) -> Grid:
+    return Grid((d // 2,), 2)
+
+
+def _image(d: int) -> Grid:
+    return Grid((2, d // 4), 2)
+
+
+_dilated = partial(DilatedNetwork, width=4, blocks=3)
+_spatial = partial(ImageNetwork, width=8)
+
+
+def _split(d: int) -> Layer:
+    coupling = ConvolutionalCoupling(Grid((d // 4,), 2), AffineBijector(), 1, _dilated)
+    return SplitLayer(d // 2, [PointwiseLayer(InvertibleLinear(2), 2), coupling, Elementwise(d // 2, AffineBijector())])
 
 
 LAYERS: dict[str, Callable[[int], Layer]] = {
@@ -45,6 +71,16 @@ LAYERS: dict[str, Callable[[int], Layer]] = {
     "spline maf": lambda d: AutoregressiveLayer(d, SplineBijector(), 1, HIDDEN, fast_sampling=False),
     "affine iaf": lambda d: AutoregressiveLayer(d, AffineBijector(), 1, HIDDEN, fast_sampling=True),
     "spline iaf": lambda d: AutoregressiveLayer(d, SplineBijector(), 0, HIDDEN, fast_sampling=True),
+    "grid, 1x1 convolution": lambda d: PointwiseLayer(InvertibleLinear(2), 2),
+    "grid, act norm": lambda d: PointwiseLayer(ActNorm(2), 2),
+    "grid, one spline of the context for all positions": lambda d: PointwiseLayer(Elementwise(2, SplineBijector()), 2),
+    "grid, one shear of the context for all positions": lambda d: PointwiseLayer(ShearLayer(2), 2),
+    "grid, squeeze in two dimensions": lambda d: Reorder(Grid((2, d // 2), 1).squeeze_order()),
+    "grid, affine coupling in time": lambda d: ConvolutionalCoupling(_chunk(d), AffineBijector(), 0, _dilated),
+    "grid, spline coupling in time": lambda d: ConvolutionalCoupling(_chunk(d), SplineBijector(), 1, _dilated),
+    "grid, affine coupling in space": lambda d: ConvolutionalCoupling(_image(d), AffineBijector(), 1, _spatial),
+    "grid, spline coupling in space": lambda d: ConvolutionalCoupling(_image(d), SplineBijector(), 0, _spatial),
+    "grid, split": _split,
     "planar": lambda d: PlanarLayer(d, 0),
     "radial": RadialLayer,
     "tanh": lambda d: Constant(TanhBox()),
@@ -52,8 +88,11 @@ LAYERS: dict[str, Callable[[int], Layer]] = {
     "torch elementwise": lambda d: Constant(TorchTransform(torch.distributions.AffineTransform(1.0, -2.0))),
 }
 CASES = [
-    (name, d) for name in LAYERS for d in DIMENSIONS if d > 1 or "coupling" not in name
-]  # a coupling of one feature has nothing to condition on
+    (name, d)
+    for name in LAYERS
+    for d in (GRID_DIMENSIONS if name.startswith("grid") else DIMENSIONS)
+    if d > 1 or "coupling" not in name  # a coupling of one feature has nothing to condition on
+]
 
 
 def make_layer(name: str, d: int, spread: float) -> tuple[Layer, Tensor]:

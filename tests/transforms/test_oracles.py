@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from flowrl.transforms import Planar, Radial, RationalQuadraticSpline
+from flowrl.layers import Grid
+from flowrl.transforms import Affine, Compose, LULinear, Permutation, Planar, Pointwise, Radial, RationalQuadraticSpline
 from flowrl.transforms.spline import RAW_LIMIT
 
 
@@ -57,3 +58,35 @@ def test_radial_agrees_with_normflows():
         y, ladj = Radial(theirs.z_0[0], alpha[0], gamma[0]).call_and_ladj(x)
     torch.testing.assert_close(y, their_y, atol=1e-8, rtol=0)
     torch.testing.assert_close(ladj, their_ladj, atol=1e-8, rtol=0)
+
+
+def test_1x1_convolution_agrees_with_nflows():
+    nflows = pytest.importorskip("nflows.transforms", reason="nflows comes with the extra 'benchmark'")
+    torch.manual_seed(0)
+    theirs = nflows.OneByOneConvolution(3, identity_init=False).double()
+    with torch.no_grad():
+        theirs.bias.normal_()
+        lower, upper = theirs._create_lower_upper()
+        steps = [
+            Permutation(theirs.permutation._permutation),
+            LULinear(lower, upper),
+            Affine(theirs.bias, torch.zeros(3).double()),
+        ]
+        x = torch.randn(50, 4, 5, 3, dtype=torch.float64)
+        their_y, their_ladj = theirs(x.movedim(-1, 1))
+        y, ladj = Pointwise(Compose(steps), 3).call_and_ladj(x.flatten(1))
+        back, _ = Pointwise(Compose(steps), 3).inverse_and_ladj(y)
+    torch.testing.assert_close(y, their_y.movedim(1, -1).flatten(1), atol=1e-8, rtol=0)
+    torch.testing.assert_close(ladj, their_ladj, atol=1e-8, rtol=0)
+    torch.testing.assert_close(back, x.flatten(1), atol=1e-8, rtol=0)
+
+
+def test_squeeze_agrees_with_nflows():
+    nflows = pytest.importorskip("nflows.transforms", reason="nflows comes with the extra 'benchmark'")
+    height, width, channels = 4, 6, 3
+    grid = Grid((height, width), channels)
+    image = torch.randn(1, height, width, channels)
+    ours = image.flatten()[grid.squeeze_order()].unflatten(0, (*grid.squeezed().sides, 4, channels))
+    theirs = nflows.SqueezeTransform()(image.movedim(-1, 1))[0][0]
+    # They put the old channel before the place in the block of four, we after it.
+    torch.testing.assert_close(ours.movedim((-1, -2), (0, 1)).flatten(0, 1), theirs)
