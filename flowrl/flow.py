@@ -41,7 +41,7 @@ class NormalizingFlow(ReparameterizedDistribution):
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         z = self._noise(sample_shape)
         x, ladj = self.transform.call_and_ladj(z)
-        return x, _standard_normal_log_prob(z) - ladj
+        return x, standard_normal_log_prob(z) - ladj
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
         return self.transform.call_and_ladj(self._noise(sample_shape))[0]
@@ -50,7 +50,7 @@ class NormalizingFlow(ReparameterizedDistribution):
         if value.shape != self._like.shape:
             value = value.expand(torch.broadcast_shapes(value.shape, self._like.shape))
         z, ladj = self.transform.inverse_and_ladj(value)
-        return _standard_normal_log_prob(z) - ladj
+        return standard_normal_log_prob(z) - ladj
 
     def center(self) -> Tensor:
         return self.transform.call_and_ladj(torch.zeros_like(self._like))[0]
@@ -288,7 +288,8 @@ def soft_clamp(log_std: Tensor) -> Tensor:
     return inside + torch.tanh(log_std - inside)
 
 
-def _standard_normal_log_prob(z: Tensor) -> Tensor:
+def standard_normal_log_prob(z: Tensor) -> Tensor:
+    """log N(z; 0, I), ``(*batch, d) -> (*batch,)``."""
     return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
 
 

@@ -1,7 +1,7 @@
 """Layers: the trainable parts that recipes are made of; each gives one transform from its slice of the context map."""
 
 from flowrl.layers.autoregressive import AutoregressiveLayer
-from flowrl.layers.bijectors import AffineBijector, SplineBijector
+from flowrl.layers.bijectors import AffineBijector, GatedBijector, SplineBijector
 from flowrl.layers.convolutional import ConvolutionalCoupling, DilatedNetwork, ImageNetwork
 from flowrl.layers.coupling import CouplingLayer
 from flowrl.layers.elementwise import Elementwise
@@ -19,6 +19,7 @@ __all__ = [
     "CouplingLayer",
     "DilatedNetwork",
     "Elementwise",
+    "GatedBijector",
     "Grid",
     "ImageNetwork",
     "InvertibleLinear",

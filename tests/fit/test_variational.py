@@ -35,9 +35,9 @@ def test_the_flow_itself_as_target_is_exact():
 
 
 def test_finds_the_normaliser_of_a_mixture():
-    flow = Flow(2, flow="nsf")
+    flow = Flow(2, layers=2)
     target = mixture(1.5)
-    fit = fit_variational(flow, lambda x: target.log_prob(x) - 3.2, learning_rate=5e-3, seed=0)
+    fit = fit_variational(flow, lambda x: target.log_prob(x) - 3.2, learning_rate=1e-2, steps=500, seed=0)
     assert isinstance(fit, VariationalFit)
     assert fit.log_z == pytest.approx(-3.2, abs=4 * fit.log_z_standard_error)
     assert fit.log_z_standard_error < 0.01 and fit.ess > 0.85
@@ -48,23 +48,25 @@ def test_finds_the_normaliser_of_a_mixture():
 def test_a_gaussian_for_a_mixture_has_a_lower_bound_and_fewer_effective_samples():
     target = mixture(1.5)
     gaussian, spline = (
-        fit_variational(Flow(2, flow=flow), target.log_prob, learning_rate=5e-3, steps=600, seed=0)
-        for flow in ([], "nsf")
+        fit_variational(Flow(2, flow=flow), target.log_prob, learning_rate=1e-2, steps=300, seed=0)
+        for flow in ([], "triangular")
     )
     assert gaussian.elbo < spline.elbo - 0.1 and gaussian.ess < spline.ess - 0.1
 
 
 def test_annealing_finds_both_modes_where_the_plain_bound_loses_one():
+    """The lost one goes unseen: log Z is that of the mode of weight 0.7, at nearly full effective sample size."""
     target = mixture(3.0)
 
-    def right(annealing: int) -> float:
+    def fit(annealing: int) -> VariationalFit:
         torch.manual_seed(0)
-        flow = Flow(2, flow="nsf", bound=8.0)
-        fit_variational(flow, target.log_prob, learning_rate=5e-3, annealing=annealing, steps=1_000, seed=0)
-        return (flow().sample((4_000,))[:, 0] > 0).float().mean().item()
+        flow = Flow(2, bound=8.0)
+        settings = dict(annealing=annealing, learning_rate=1e-2, steps=500, samples=64, seed=0)
+        return fit_variational(flow, target.log_prob, **settings)
 
-    assert 0.55 < right(700) < 0.85, "0.7 is exact"
-    assert right(0) > 0.99
+    annealed, plain = fit(350), fit(0)
+    assert annealed.log_z == pytest.approx(0, abs=4 * annealed.log_z_standard_error) and annealed.ess > 0.7
+    assert plain.log_z == pytest.approx(math.log(0.7), abs=0.01) and plain.ess > 0.95
 
 
 def test_a_conditional_flow_is_fitted_at_one_context():

@@ -15,6 +15,7 @@ from flowrl.layers import (
     CouplingLayer,
     DilatedNetwork,
     Elementwise,
+    GatedBijector,
     Grid,
     ImageNetwork,
     InvertibleLinear,
@@ -59,6 +60,7 @@ def _split(d: int) -> Layer:
 
 LAYERS: dict[str, Callable[[int], Layer]] = {
     "affine": lambda d: Elementwise(d, AffineBijector()),
+    "gate": lambda d: Elementwise(d, GatedBijector()),
     "spline": lambda d: Elementwise(d, SplineBijector()),
     "lower shear": lambda d: ShearLayer(d),
     "upper shear": lambda d: ShearLayer(d, upper=True),
@@ -70,6 +72,7 @@ LAYERS: dict[str, Callable[[int], Layer]] = {
     "affine maf": lambda d: AutoregressiveLayer(d, AffineBijector(), 0, HIDDEN, fast_sampling=False),
     "spline maf": lambda d: AutoregressiveLayer(d, SplineBijector(), 1, HIDDEN, fast_sampling=False),
     "affine iaf": lambda d: AutoregressiveLayer(d, AffineBijector(), 1, HIDDEN, fast_sampling=True),
+    "gated iaf": lambda d: AutoregressiveLayer(d, GatedBijector(), 1, HIDDEN, fast_sampling=True),
     "spline iaf": lambda d: AutoregressiveLayer(d, SplineBijector(), 0, HIDDEN, fast_sampling=True),
     "grid, 1x1 convolution": lambda d: PointwiseLayer(InvertibleLinear(2), 2),
     "grid, act norm": lambda d: PointwiseLayer(ActNorm(2), 2),

@@ -1,9 +1,11 @@
 """Other libraries as oracles: with the same constrained parameters, the same values and log-determinants to 1e-8."""
 
+import math
+
 import pytest
 import torch
 
-from flowrl.layers import Grid
+from flowrl.layers import GatedBijector, Grid
 from flowrl.transforms import Affine, Compose, LULinear, Permutation, Planar, Pointwise, Radial, RationalQuadraticSpline
 from flowrl.transforms.spline import RAW_LIMIT
 
@@ -90,3 +92,19 @@ def test_squeeze_agrees_with_nflows():
     theirs = nflows.SqueezeTransform()(image.movedim(-1, 1))[0][0]
     # They put the old channel before the place in the block of four, we after it.
     torch.testing.assert_close(ours.movedim((-1, -2), (0, 1)).flatten(0, 1), theirs)
+
+
+def test_gate_is_the_lstm_update_of_inverse_autoregressive_flow():
+    """Kingma et al. 2016, eq. 13 and 14: z' = sigma z + (1 - sigma) m, here over the initial gate sigma(2)."""
+    torch.manual_seed(0)
+    m, s, z = torch.randn(3, 50, 4, dtype=torch.float64)
+    y, ladj = GatedBijector()(torch.stack((m, s), -1)).call_and_ladj(z)
+    gate, initial = torch.sigmoid(2 + 5 * torch.tanh(s / 5)), 1 / (1 + math.exp(-2))
+    torch.testing.assert_close(initial * y, gate * z + (1 - gate) * m)
+    torch.testing.assert_close(ladj, gate.log().sum(-1) - 4 * math.log(initial))
+
+
+def test_gate_never_closes():
+    raw = torch.tensor([[[1e6, -1e6]], [[1e6, 1e6]]], requires_grad=True)
+    y, ladj = GatedBijector()(raw).call_and_ladj(torch.ones(2, 1))
+    assert (ladj.exp() > 0.05).all() and (ladj.exp() < 1.14).all() and y.isfinite().all()
