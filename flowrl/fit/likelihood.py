@@ -57,14 +57,15 @@ def fit_density(
 ) -> DensityFit:
     """Fit a flow to data by maximum likelihood, in place; it ends with the weights that were best on validation data.
 
-    Adam on minibatches drawn without replacement in each epoch, its learning rate decaying to zero along a cosine.
+    Adam on minibatches drawn without replacement in each epoch; in the second half of the steps its learning rate
+    decays to zero along a cosine.
 
     :param flow: ``flow(context)``, or ``flow()``, is a distribution with ``log_prob`` (flowrl's, zuko's, ...)
     :param data: shape ``(n, *event)``, cast to the flow's dtype, minibatch by minibatch moved to its device
     :param context: shape ``(n, *context)``
     :param steps: of the optimiser, at most
     :param batch_size: rows a step
-    :param learning_rate: at the start
+    :param learning_rate: in the first half
     :param validation: the fraction of the data to hold out, drawn at random (0: none); or data, or (data, context)
     :param patience: stop after this many steps without a better validation log-likelihood; None: never
     :param device: where to train; the flow stays there. None: where it is
