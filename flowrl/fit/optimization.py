@@ -42,6 +42,10 @@ def prepared(flow: nn.Module, device: Any, seed: int | None) -> Iterator[Tensor]
             module.training = mode
 
 
+# The learning rate is constant for half of the steps: decaying from the start, fits of 1,000 steps ended 0.01 to 0.7
+# nats short of it in eight of nine measured cases; never decaying, splines ended 0.01 nats short at a high rate.
+
+
 class Optimization:
     """Adam, its learning rate constant for half of the steps and then decaying to zero along a cosine, with a bound on
     the gradient's norm; remembers the best weights.
