@@ -1,5 +1,6 @@
 """Maximum likelihood: density estimation, and behaviour cloning where there is a context."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,16 +58,17 @@ def fit_density(
 ) -> DensityFit:
     """Fit a flow to data by maximum likelihood, in place; it ends with the weights that were best on validation data.
 
-    Adam on minibatches drawn without replacement in each epoch, its learning rate decaying to zero along a cosine.
+    Adam on minibatches drawn without replacement in each epoch; in the second half of the steps its learning rate
+    decays to zero along a cosine.
 
     :param flow: ``flow(context)``, or ``flow()``, is a distribution with ``log_prob`` (flowrl's, zuko's, ...)
     :param data: shape ``(n, *event)``, cast to the flow's dtype, minibatch by minibatch moved to its device
     :param context: shape ``(n, *context)``
     :param steps: of the optimiser, at most
     :param batch_size: rows a step
-    :param learning_rate: at the start
+    :param learning_rate: in the first half
     :param validation: the fraction of the data to hold out, drawn at random (0: none); or data, or (data, context)
-    :param patience: stop after this many steps without a better validation log-likelihood; None: never
+    :param patience: stop once this many steps have brought no better validation log-likelihood; None: never
     :param device: where to train; the flow stays there. None: where it is
     :param seed: makes the fit reproducible, and leaves torch's random numbers as they were
     :param progress: show a progress bar
@@ -81,33 +83,37 @@ def fit_density(
     with prepared(flow, device, seed) as like:
         flow.eval()
         train, held_out = _split(_checked(flow, like, data, context, "data"), flow, like, validation)
-        curve_rows = [_subset(train), None if held_out is None else _subset(held_out)]
-        points, curves = [], ([], [])  # type: ignore[var-annotated]
-        every = max(1, steps // EVALUATIONS)
+        rows = dict(train=_subset(train)) | ({} if held_out is None else dict(validation=_subset(held_out)))
+        points: list[int] = []
+        curves: dict[str, list[float]] = dict(train=[], validation=[])
         optimization = Optimization(flow, learning_rate, steps)
         batches = _minibatches(train, batch_size)
-        step = 0
+
+        def evaluate(step: int) -> None:
+            flow.eval()
+            values = {name: _log_likelihood(flow, like, part) for name, part in rows.items()}
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise FloatingPointError(f"the log-likelihood of the {name} data is {value:g}")
+                curves[name].append(value)
+            points.append(step)
+            monitor.record(step, **values)
+            score = values.get("validation", math.inf)  # without validation data the last weights are the best
+            if score > optimization.best or held_out is None:
+                optimization.remember(score, step)
+
+        step, every = 0, max(1, steps // EVALUATIONS)
         try:
             with Monitor(steps, progress, log_dir) as monitor:
-                while True:
-                    if step % every == 0 or step == steps:
-                        flow.eval()
-                        points.append(step)
-                        for curve, rows in zip(curves, curve_rows):
-                            if rows is not None:
-                                curve.append(_log_likelihood(flow, like, rows))
-                        score = curves[0 if held_out is None else 1][-1]
-                        if score > optimization.best or held_out is None:
-                            optimization.remember(score, step)
-                        names = ("train", "validation")
-                        monitor.record(step, **{name: curve[-1] for name, curve in zip(names, curves) if curve})
-                        flow.train()
-                    waited = step - optimization.best_step
-                    if step == steps or (patience is not None and waited >= patience):
-                        break
+                evaluate(step)
+                for step in range(1, steps + 1):
+                    flow.train()
                     optimization.step(-_log_prob(flow, like, next(batches)).mean())
-                    step += 1
                     monitor.advance()
+                    if step % every == 0 or step == steps:
+                        evaluate(step)
+                        if patience is not None and step - optimization.best_step >= patience:
+                            break
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"Fitting stopped at step {step}: {error}. The flow has the weights of step {optimization.best_step}, "
@@ -116,8 +122,14 @@ def fit_density(
         finally:
             optimization.restore()
         flow.eval()
-        log_likelihood = float("nan") if held_out is None else _log_likelihood(flow, like, held_out)
-    return DensityFit(points, *curves, optimization.best_step, log_likelihood, seconds=time.perf_counter() - start)
+        log_likelihood = math.nan if held_out is None else _log_likelihood(flow, like, held_out)
+    return DensityFit(
+        points,
+        **curves,
+        best_step=optimization.best_step,
+        log_likelihood=log_likelihood,
+        seconds=time.perf_counter() - start,
+    )
 
 
 def _log_prob(flow: nn.Module, like: Tensor, rows: Rows) -> Tensor:
@@ -133,16 +145,11 @@ def _to(part: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _log_likelihood(flow: nn.Module, like: Tensor, rows: Rows) -> float:
-    """
-    :raises FloatingPointError: where it is not finite
-    """
+    """Mean over the rows, nats."""
     data, context = rows
     contexts = [None] * len(data) if context is None else context.split(EVALUATION_ROWS)
     parts = zip(data.split(EVALUATION_ROWS), contexts)
-    mean = sum(_log_prob(flow, like, part).double().sum().item() for part in parts) / len(data)
-    if not torch.tensor(mean).isfinite():
-        raise FloatingPointError(f"the log-likelihood is {mean:g}")
-    return mean
+    return sum(_log_prob(flow, like, part).double().sum().item() for part in parts) / len(data)
 
 
 def _checked(flow: nn.Module, like: Tensor, data: Any, context: Any, name: str) -> Rows:

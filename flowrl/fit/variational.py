@@ -60,7 +60,7 @@ def fit_variational(
     :param log_density: log p~, ``(n, d) -> (n,)``, differentiable, finite wherever q has mass
     :param steps: of the optimiser
     :param samples: of q, a step
-    :param learning_rate: Adam's at the start; it decays to zero along a cosine
+    :param learning_rate: Adam's in the first half of the steps; then it decays to zero along a cosine
     :param annealing: steps until beta is 1; None: half of them; 0: beta is 1 from the start
     :param context: of a conditional flow: the one whose distribution is fitted, shape ``(context,)``
     :param device: where to train; the flow stays there. None: where it is

@@ -85,6 +85,12 @@ def test_stops_once_patience_is_over():
     assert fit.steps[-1] == fit.best_step + 50 < 1_000
 
 
+def test_patience_is_counted_where_the_fit_is_evaluated(data):
+    """Every 10 of 1,000 steps: a shorter patience does not stop a fit before it could have got better."""
+    fit = fit_density(Flow(2), data + 5, steps=1_000, patience=1, learning_rate=1e-3, seed=0)
+    assert fit.best_step >= 10
+
+
 def test_validation_by_fraction_by_data_or_not_at_all(data):
     fraction = fit_density(Flow(2), data, validation=0.25, **SHORT)
     given = fit_density(Flow(2), data, validation=data[:50], **SHORT)
@@ -212,7 +218,7 @@ def test_a_loss_that_is_not_finite_stops_the_fit_with_the_best_weights(data):
 
     flow = Breaks(2).train()
     before = weights(flow)
-    with pytest.raises(FloatingPointError, match="stopped at step 10: the loss is nan.* weights of step 10"):
+    with pytest.raises(FloatingPointError, match="stopped at step 11: the loss is nan.* weights of step 10"):
         fit_density(flow, data + 3, **SHORT)
     assert weights(flow).isfinite().all() and not torch.equal(weights(flow), before)
     assert flow.training
