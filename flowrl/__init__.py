@@ -2,6 +2,7 @@
 
 from flowrl.callbacks import DensityFigure, FlowLogger
 from flowrl.distributions import FlowDistribution
+from flowrl.fit import fit_density, fit_variational
 from flowrl.flow import Flow, NormalizingFlow
 from flowrl.policies.registration import register_policies
 from flowrl.recipes import DEFAULT_FLOW, available_flows, register_flow
@@ -19,6 +20,8 @@ __all__ = [
     "FlowLogger",
     "NormalizingFlow",
     "available_flows",
+    "fit_density",
+    "fit_variational",
     "from_gaussian",
     "register_flow",
 ]

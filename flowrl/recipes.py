@@ -14,6 +14,7 @@ from flowrl.layers import (
     AutoregressiveLayer,
     CouplingLayer,
     Elementwise,
+    GatedBijector,
     InvertibleLinear,
     Layer,
     PlanarLayer,
@@ -68,12 +69,17 @@ def nsf(
 
 def maf(features: int, context: int, layers: int = 2, hidden: Sequence[int] = HIDDEN) -> FlowParts:
     """Masked autoregressive flow (Papamakarios et al. 2017): fast log-prob, sampling in d passes."""
-    return _autoregressive(features, layers, hidden, fast_sampling=False)
+    return _autoregressive(features, AffineBijector(), layers, hidden, fast_sampling=False)
 
 
-def iaf(features: int, context: int, layers: int = 2, hidden: Sequence[int] = HIDDEN) -> FlowParts:
-    """Inverse autoregressive flow (Kingma et al. 2016): fast sampling, log-prob of a given action in d passes."""
-    return _autoregressive(features, layers, hidden, fast_sampling=True)
+def iaf(features: int, context: int, layers: int = 2, hidden: Sequence[int] = HIDDEN, gated: bool = False) -> FlowParts:
+    """Inverse autoregressive flow (Kingma et al. 2016): fast sampling, log-prob of a given action in d passes.
+
+    ``gated``: the paper's LSTM-like update, for the posteriors of variational inference; it contracts at will, but
+    expands by at most 1.14 a layer.
+    """
+    bijector = GatedBijector() if gated else AffineBijector()
+    return _autoregressive(features, bijector, layers, hidden, fast_sampling=True)
 
 
 def planar(features: int, context: int, layers: int = 4) -> FlowParts:
@@ -103,10 +109,12 @@ def _couplings(features: int, bijector: Bijector, layers: int, hidden: Sequence[
     return [CouplingLayer(features, bijector, i, hidden) for i in range(layers)]
 
 
-def _autoregressive(features: int, layers: int, hidden: Sequence[int], fast_sampling: bool) -> list[Layer]:
+def _autoregressive(
+    features: int, bijector: Bijector, layers: int, hidden: Sequence[int], fast_sampling: bool
+) -> list[Layer]:
     if features == 1:
-        return [Elementwise(features, AffineBijector()) for _ in range(layers)]
-    return [AutoregressiveLayer(features, AffineBijector(), i, hidden, fast_sampling) for i in range(layers)]
+        return [Elementwise(features, bijector) for _ in range(layers)]
+    return [AutoregressiveLayer(features, bijector, i, hidden, fast_sampling) for i in range(layers)]
 
 
 _RECIPES: dict[str, Builder] = {

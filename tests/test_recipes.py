@@ -194,3 +194,24 @@ def test_no_feature_is_left_alone(name, d):
     jacobian = torch.autograd.functional.jacobian(lambda z: transform.call_and_ladj(z)[0], 0.1 + torch.zeros(d))
     mixing = jacobian - torch.diag(jacobian.diagonal())
     assert ((mixing.abs().sum(0) + mixing.abs().sum(1)) > 1e-6).all()
+
+
+@dimensions
+def test_gated_iaf_starts_as_the_gaussian_of_its_context_and_agrees_with_its_samples(d):
+    flow = Flow(d, CONTEXT, "iaf", gated=True)
+    context = torch.randn(5, CONTEXT)
+    mean, log_std = flow.context_map(context)[:, : 2 * d].chunk(2, -1)
+    x, log_prob = flow(context).rsample_and_log_prob((20,))
+    torch.testing.assert_close(log_prob, Independent(Normal(mean, log_std.exp()), 1).log_prob(x), atol=1e-9, rtol=0)
+    torch.testing.assert_close(flow(context).mode(), mean)
+    distribution = perturbed("iaf", d, gated=True)(context)
+    x, log_prob = distribution.rsample_and_log_prob((20,))
+    torch.testing.assert_close(distribution.log_prob(x), log_prob, atol=1e-7, rtol=1e-7)
+
+
+def test_gated_iaf_trains_gate_and_new_value_from_its_start():
+    flow = Flow(3, CONTEXT, "iaf", gated=True)
+    x, _ = flow(torch.randn(32, CONTEXT)).rsample_and_log_prob()
+    x.square().sum().backward()
+    for layer in flow.layers:
+        assert (layer.conditioner.linears[-1].bias.grad.abs() > 0).all()

@@ -1,7 +1,7 @@
 """Layers: the trainable parts that recipes are made of; each gives one transform from its slice of the context map."""
 
 from flowrl.layers.autoregressive import AutoregressiveLayer
-from flowrl.layers.bijectors import AffineBijector, SplineBijector
+from flowrl.layers.bijectors import AffineBijector, GatedBijector, SplineBijector
 from flowrl.layers.coupling import CouplingLayer
 from flowrl.layers.elementwise import Elementwise
 from flowrl.layers.layer import Constant, Layer
@@ -15,6 +15,7 @@ __all__ = [
     "Constant",
     "CouplingLayer",
     "Elementwise",
+    "GatedBijector",
     "InvertibleLinear",
     "Layer",
     "PlanarLayer",

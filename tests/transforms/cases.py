@@ -12,6 +12,7 @@ from flowrl.layers import (
     Constant,
     CouplingLayer,
     Elementwise,
+    GatedBijector,
     InvertibleLinear,
     Layer,
     PlanarLayer,
@@ -33,6 +34,7 @@ def _box(d: int) -> TanhBox:
 
 LAYERS: dict[str, Callable[[int], Layer]] = {
     "affine": lambda d: Elementwise(d, AffineBijector()),
+    "gate": lambda d: Elementwise(d, GatedBijector()),
     "spline": lambda d: Elementwise(d, SplineBijector()),
     "lower shear": lambda d: ShearLayer(d),
     "upper shear": lambda d: ShearLayer(d, upper=True),
@@ -44,6 +46,7 @@ LAYERS: dict[str, Callable[[int], Layer]] = {
     "affine maf": lambda d: AutoregressiveLayer(d, AffineBijector(), 0, HIDDEN, fast_sampling=False),
     "spline maf": lambda d: AutoregressiveLayer(d, SplineBijector(), 1, HIDDEN, fast_sampling=False),
     "affine iaf": lambda d: AutoregressiveLayer(d, AffineBijector(), 1, HIDDEN, fast_sampling=True),
+    "gated iaf": lambda d: AutoregressiveLayer(d, GatedBijector(), 1, HIDDEN, fast_sampling=True),
     "spline iaf": lambda d: AutoregressiveLayer(d, SplineBijector(), 0, HIDDEN, fast_sampling=True),
     "planar": lambda d: PlanarLayer(d, 0),
     "radial": RadialLayer,

@@ -1,8 +1,11 @@
 """Other libraries as oracles: with the same constrained parameters, the same values and log-determinants to 1e-8."""
 
+import math
+
 import pytest
 import torch
 
+from flowrl.layers import GatedBijector
 from flowrl.transforms import Planar, Radial, RationalQuadraticSpline
 from flowrl.transforms.spline import RAW_LIMIT
 
@@ -57,3 +60,19 @@ def test_radial_agrees_with_normflows():
         y, ladj = Radial(theirs.z_0[0], alpha[0], gamma[0]).call_and_ladj(x)
     torch.testing.assert_close(y, their_y, atol=1e-8, rtol=0)
     torch.testing.assert_close(ladj, their_ladj, atol=1e-8, rtol=0)
+
+
+def test_gate_is_the_lstm_update_of_inverse_autoregressive_flow():
+    """Kingma et al. 2016, eq. 13 and 14: z' = sigma z + (1 - sigma) m, here over the initial gate sigma(2)."""
+    torch.manual_seed(0)
+    m, s, z = torch.randn(3, 50, 4, dtype=torch.float64)
+    y, ladj = GatedBijector()(torch.stack((m, s), -1)).call_and_ladj(z)
+    gate, initial = torch.sigmoid(2 + 5 * torch.tanh(s / 5)), 1 / (1 + math.exp(-2))
+    torch.testing.assert_close(initial * y, gate * z + (1 - gate) * m)
+    torch.testing.assert_close(ladj, gate.log().sum(-1) - 4 * math.log(initial))
+
+
+def test_gate_never_closes():
+    raw = torch.tensor([[[1e6, -1e6]], [[1e6, 1e6]]], requires_grad=True)
+    y, ladj = GatedBijector()(raw).call_and_ladj(torch.ones(2, 1))
+    assert (ladj.exp() > 0.05).all() and (ladj.exp() < 1.14).all() and y.isfinite().all()

@@ -1,0 +1,89 @@
+"""What both kinds of fit share: where and with which random numbers a flow is trained, and its steps."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MAX_GRADIENT_NORM = 10.0
+
+
+@contextmanager
+def prepared(flow: nn.Module, device: Any, seed: int | None) -> Iterator[Tensor]:
+    """
+    Inside, the flow is on its device, and torch's random numbers start at the seed; after it, the modules are back in
+    their train or eval modes and the random numbers where they were (where there is a seed).
+
+    :param device: None: where the flow is
+    :param seed: None: go on with torch's random numbers
+    :return: a parameter of the flow, which has its dtype and device
+    """
+    parameters = [parameter for parameter in flow.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(f"flow must have parameters to train, got {type(flow).__name__} with none.")
+    if device is not None:
+        flow.to(device)
+    like = next(parameter for parameter in flow.parameters() if parameter.requires_grad)
+    modes = {module: module.training for module in flow.modules()}
+    cuda = [like.device] if like.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=cuda, enabled=seed is not None):
+            if seed is not None:
+                torch.default_generator.manual_seed(seed)
+                for one in cuda:
+                    with torch.cuda.device(one):
+                        torch.cuda.manual_seed(seed)
+            yield like
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class Optimization:
+    """Adam with a cosine decay of its learning rate and a bound on the gradient's norm; remembers the best weights.
+
+    :param flow: what is trained
+    :param learning_rate: Adam's, at the start
+    :param steps: over which it decays to zero
+    """
+
+    def __init__(self, flow: nn.Module, learning_rate: float, steps: int):
+        self.flow = flow
+        self.parameters = [parameter for parameter in flow.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
+        self.best, self.best_step = -math.inf, 0
+        self.remember(-math.inf, 0)
+
+    def step(self, loss: Tensor) -> None:
+        """
+        One step down the loss.
+
+        :raises FloatingPointError: if the loss or its gradient is not finite; the weights are those before the step
+        """
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
+        if not (loss.detach() + norm).isfinite():
+            raise FloatingPointError(f"the loss is {loss.item():g}, the norm of its gradient {norm.item():g}")
+        self.optimizer.step()
+        self.schedule.step()
+
+    def remember(self, score: float, step: int) -> None:
+        """Keep a copy of the weights, their score and when they had it."""
+        self.best, self.best_step = score, step
+        self.weights = {name: value.detach().clone() for name, value in self.flow.state_dict().items()}
+
+    def restore(self) -> None:
+        """Put the weights that were kept back in place."""
+        self.flow.load_state_dict(self.weights)
+
+
+def check_positive(**values: float) -> None:
+    """:raises ValueError: for the first that is not above zero"""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}.")
