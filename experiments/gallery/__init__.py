@@ -1,1 +1,1 @@
-"""What `experiments/tutorial.py` shows: single transforms, fits of flows to targets, and the document they are quoted in."""
+"""What `experiments/tutorial.py` shows: single transforms, fits of flows to targets, the document that quotes them."""

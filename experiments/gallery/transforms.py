@@ -52,11 +52,11 @@ def radial() -> Transform:
 
 def coupling() -> Transform:
     """The first coordinate stays, and says how the second is scaled and shifted."""
-    keep, change = torch.tensor([0]), torch.tensor([1])
+    first, second = torch.tensor([0]), torch.tensor([1])
     return Coupling(
         lambda x1: Affine(shift=0.7 * x1.square() - 1, log_scale=-0.5 - 0.3 * x1),
-        keep,
-        change,
+        keep=first,
+        change=second,
         back=torch.tensor([0, 1]),
     )
 
