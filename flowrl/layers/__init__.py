@@ -1,7 +1,7 @@
 """Layers: the trainable parts that recipes are made of; each gives one transform from its slice of the context map."""
 
 from flowrl.layers.autoregressive import AutoregressiveLayer
-from flowrl.layers.bijectors import AffineBijector, SplineBijector
+from flowrl.layers.bijectors import AffineBijector, SigmoidalBijector, SplineBijector
 from flowrl.layers.coupling import CouplingLayer
 from flowrl.layers.elementwise import Elementwise
 from flowrl.layers.layer import Constant, Layer
@@ -21,5 +21,6 @@ __all__ = [
     "RadialLayer",
     "ShearLayer",
     "Shuffle",
+    "SigmoidalBijector",
     "SplineBijector",
 ]
