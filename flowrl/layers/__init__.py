@@ -1,7 +1,7 @@
 """Layers: the trainable parts that recipes are made of; each gives one transform from its slice of the context map."""
 
 from flowrl.layers.autoregressive import AutoregressiveLayer
-from flowrl.layers.bijectors import AffineBijector, GatedBijector, SplineBijector
+from flowrl.layers.bijectors import AffineBijector, GatedBijector, SigmoidalBijector, SplineBijector
 from flowrl.layers.coupling import CouplingLayer
 from flowrl.layers.elementwise import Elementwise
 from flowrl.layers.layer import Constant, Layer
@@ -22,5 +22,6 @@ __all__ = [
     "RadialLayer",
     "ShearLayer",
     "Shuffle",
+    "SigmoidalBijector",
     "SplineBijector",
 ]

@@ -7,6 +7,7 @@ from flowrl.transforms.coupling import Coupling
 from flowrl.transforms.permutation import Permutation
 from flowrl.transforms.planar import Planar, planar_displacement
 from flowrl.transforms.radial import Radial
+from flowrl.transforms.sigmoidal import Sigmoidal
 from flowrl.transforms.spline import RationalQuadraticSpline, spline_knots
 from flowrl.transforms.squash import TanhBox
 from flowrl.transforms.transform import Compose, Inverse, TorchTransform, Transform
@@ -23,6 +24,7 @@ __all__ = [
     "Radial",
     "RationalQuadraticSpline",
     "Shear",
+    "Sigmoidal",
     "TanhBox",
     "TorchTransform",
     "Transform",

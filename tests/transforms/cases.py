@@ -19,6 +19,7 @@ from flowrl.layers import (
     RadialLayer,
     ShearLayer,
     Shuffle,
+    SigmoidalBijector,
     SplineBijector,
 )
 from flowrl.transforms import Compose, Inverse, TanhBox, TorchTransform, Transform
@@ -36,6 +37,8 @@ LAYERS: dict[str, Callable[[int], Layer]] = {
     "affine": lambda d: Elementwise(d, AffineBijector()),
     "gate": lambda d: Elementwise(d, GatedBijector()),
     "spline": lambda d: Elementwise(d, SplineBijector()),
+    "sigmoidal": lambda d: Elementwise(d, SigmoidalBijector(3)),
+    "inverse sigmoidal": lambda d: Elementwise(d, SigmoidalBijector(3), inverse=True),
     "lower shear": lambda d: ShearLayer(d),
     "upper shear": lambda d: ShearLayer(d, upper=True),
     "lu linear": InvertibleLinear,
@@ -48,6 +51,8 @@ LAYERS: dict[str, Callable[[int], Layer]] = {
     "affine iaf": lambda d: AutoregressiveLayer(d, AffineBijector(), 1, HIDDEN, fast_sampling=True),
     "gated iaf": lambda d: AutoregressiveLayer(d, GatedBijector(), 1, HIDDEN, fast_sampling=True),
     "spline iaf": lambda d: AutoregressiveLayer(d, SplineBijector(), 0, HIDDEN, fast_sampling=True),
+    "sigmoidal maf": lambda d: AutoregressiveLayer(d, SigmoidalBijector(2), 0, HIDDEN, fast_sampling=False),
+    "sigmoidal iaf": lambda d: AutoregressiveLayer(d, SigmoidalBijector(2), 1, HIDDEN, fast_sampling=True),
     "planar": lambda d: PlanarLayer(d, 0),
     "radial": RadialLayer,
     "tanh": lambda d: Constant(TanhBox()),
