@@ -1,9 +1,9 @@
 """Every picture and number of docs/tutorial.md: ``python experiments/tutorial.py``.
 
 Checks single transforms, fits every flow of ``experiments/gallery/flows.py`` (where the budgets stand) to every target
-of ``experiments/targets/``, and writes: pictures to ``docs/tutorial/``, the blocks of printed checks and tables in
-``docs/tutorial.md``, and ``fits.csv`` (maximum likelihood) and ``energies.csv`` (reverse KL), each with its ``.json``, to
-``experiments/results/``.
+of ``experiments/targets/``, and writes pictures to ``docs/tutorial/``, printed checks and tables into the blocks of
+``docs/tutorial.md``, and ``fits.csv`` (maximum likelihood) and ``energies.csv`` (reverse KL), each with its ``.json``,
+to ``experiments/results/``.
 """
 
 import argparse
@@ -51,11 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     failed = write_checks(document, pictures)
     start = time.perf_counter()
     fits = []
-    for fit in run(all_pairs(arguments.targets, arguments.flows), arguments.seed, arguments.steps, arguments.processes):
+    pairs = all_pairs(arguments.targets, arguments.flows)
+    for fit in run(pairs, arguments.seed, arguments.steps, arguments.processes):
         fits.append(fit)
-        print(
-            f"{time.perf_counter() - start:6.0f} s", *(f"{key}={value}" for key, value in fit.row.items()), flush=True
-        )
+        seconds = time.perf_counter() - start
+        print(f"{seconds:6.0f} s", *(f"{key}={value}" for key, value in fit.row.items()), flush=True)
     write_fits(fits, document, pictures, arguments.results)
     for name in failed:
         print(f"error: the check of {name} failed", file=sys.stderr)

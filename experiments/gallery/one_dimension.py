@@ -4,6 +4,7 @@ import math
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 from torch.distributions import Independent, Normal
 from torch.distributions.transforms import AffineTransform, ExpTransform
 
@@ -50,10 +51,13 @@ def picture() -> Figure:
     axes = figure.subplots(1, 3)
     plot_curve(NOISE, axes[0], -4, 6)
     plot_curve(SHIFTED, axes[1], -4, 6)
-    plot_curve(
-        lambda y: torch.where(y > 0, EXPONENTIAL.log_prob(y.clamp_min(1e-3))[:, None], -torch.inf)[:, 0], axes[2], -4, 6
-    )
+    plot_curve(_log_prob_of_exponential, axes[2], -4, 6)
     for panel, title in zip(axes, ("x, standard normal", "y = x + 2", "y = exp(x)")):
         panel.set_title(title, fontsize=10)
         panel.set_ylim(0, 0.7)
     return figure
+
+
+def _log_prob_of_exponential(y: Tensor) -> Tensor:
+    """The log-density of exp(x) on all of R, minus infinity where there is no y, ``(n, 1) -> (n,)``."""
+    return torch.where(y.squeeze(-1) > 0, EXPONENTIAL.log_prob(y.clamp_min(1e-6)), -math.inf)
