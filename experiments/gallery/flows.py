@@ -10,7 +10,6 @@ from experiments.benchmarks.peers import load
 from flowrl import Flow
 from flowrl.action_flow import ActionFlow
 
-# One budget for every flow: `triangular` has a few hundred parameters and takes a larger learning rate, `STEPS` all.
 BATCH_SIZE = 256  # rows, or samples, a step
 TRAINING_ROWS = 100_000
 VALIDATION_ROWS = 4_000
@@ -45,7 +44,8 @@ def zuko_nsf(features: int, context: int, **options: Any) -> nn.Module:
 
 FLOWS: dict[str, Recipe] = {
     "nsf": Recipe("nsf", 3_000, 5e-3, dict(layers=4)),
-    "triangular": Recipe("triangular", 5_000, 1e-2, dict(layers=12, bins=16)),
+    "triangular": Recipe("triangular", 4_000, 1e-2, dict(layers=16)),
+    "naf": Recipe("naf", 1_500, 5e-3, dict(layers=2, units=16)),
     "realnvp": Recipe("realnvp", 3_000, 5e-3, dict(layers=8)),
     "maf": Recipe("maf", 3_000, 5e-3, dict(layers=8)),
     "planar": Recipe("planar", 3_000, 1e-2, dict(layers=16)),
