@@ -24,7 +24,7 @@ from stable_baselines3 import SAC
 import flowrl  # noqa: F401  registers the flow policies
 from experiments.results import RESULTS, write_results
 from flowrl.density import action_log_prob
-from flowrl.plot import draw_contours
+from flowrl.plot import plot_density
 
 ALPHA = 0.2  # SAC's entropy coefficient, held fixed
 STEPS = 6_000
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
 
     figure = Figure(figsize=(3.4 * len(panels), 3.8), layout="constrained")
     for axes, (title, log_density) in zip(figure.subplots(1, len(panels)), panels):
-        draw_contours(axes, log_density, (-1.0, -1.0), (1.0, 1.0))
+        plot_density(log_density, axes, -1.0, 1.0)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("action 1")
     figure.axes[0].set_ylabel("action 2")

@@ -1,8 +1,8 @@
-"""Pictures of action densities: a curve for one action, filled contours for two, histograms of pairs for more.
+"""Pictures of densities, samples and transforms of one and two variables, on matplotlib axes.
 
-The three `draw_*` functions take matplotlib axes and know nothing of policies; `density_figure` draws a policy.
-In two dimensions colour grows with the density's square root: squashed densities have high, narrow ridges at the
-edges of the box, beside which the rest would look empty.
+A density is given as a distribution with ``log_prob`` (this library's, torch's, zuko's) or as its log-density alone. In
+two dimensions colour grows with the density's square root: flows make high, narrow ridges, beside which the rest would
+look empty.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,133 +11,123 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
-
-from flowrl.density import action_log_prob, sample_actions
 
 # Sequential, from the background's white: zero density looks like nothing.
 COLORS = "Blues"
 LINE = "#08519c"
 MARK = "#d95f02"
-MAX_PAIRS = 4
-SAMPLES_AT_ONCE = 256
+POINTS_AT_ONCE = 16_384  # whose log-density is evaluated together
 
-LogProb = Callable[[Tensor], Tensor]  # (batch, d) -> (batch,)
+Density = Any
+"""A distribution with ``log_prob``, or a function from points, ``(n, d)``, to log-densities, ``(n,)``."""
+
+Side = float | Sequence[float]
+"""A number for both axes, or one for each."""
 
 
-def draw_curve(axes: Axes, log_prob: LogProb, low: float, high: float, points: int = 512) -> None:
+def plot_curve(density: Density, axes: Axes, low: float = -4.0, high: float = 4.0, points: int = 512) -> None:
     """
     Draw a density of one variable.
 
+    :param density: a distribution over vectors of size 1, or its log-density ``(n, 1) -> (n,)``
     :param axes: where
-    :param log_prob: the log-density, ``(batch, 1) -> (batch,)``
     :param low: left end
     :param high: right end
     :param points: resolution
     """
     x = _centers(low, high, points)
-    density = _density(log_prob, x[:, None])
-    axes.fill_between(x, density, color=LINE, alpha=0.2, linewidth=0)
-    axes.plot(x, density, color=LINE)
+    height = _density(density, x[:, None])
+    axes.fill_between(x, height, color=LINE, alpha=0.2, linewidth=0)
+    axes.plot(x, height, color=LINE)
     axes.set_xlim(low, high)
     axes.set_ylim(0, None)
 
 
-def draw_contours(
-    axes: Axes, log_prob: LogProb, low: Sequence[float], high: Sequence[float], points: int = 128
-) -> None:
+def plot_density(density: Density, axes: Axes, low: Side = -4.0, high: Side = 4.0, points: int = 128) -> None:
     """
     Draw a density of two variables.
 
+    :param density: a distribution over vectors of size 2, or its log-density ``(n, 2) -> (n,)``
     :param axes: where
-    :param log_prob: the log-density, ``(batch, 2) -> (batch,)``
     :param low: lower left corner
     :param high: upper right corner
     :param points: resolution along each side
     """
+    low, high = _corners(low, high)
     x, y = (_centers(low[i], high[i], points) for i in range(2))
     grid = np.stack(np.meshgrid(x, y), axis=-1)  # (points, points, 2)
-    density = _density(log_prob, grid.reshape(-1, 2)).reshape(points, points)
+    height = _density(density, grid.reshape(-1, 2)).reshape(points, points)
     # A density that has collapsed onto a point is below the grid's resolution: nothing to draw but its samples.
-    top = density.max() if np.isfinite(density.max()) and density.max() > 0 else 1.0
-    axes.contourf(x, y, density, levels=top * np.linspace(0, 1, 15) ** 2, cmap=COLORS, norm=PowerNorm(0.5))
+    top = height.max() if np.isfinite(height.max()) and height.max() > 0 else 1.0
+    axes.contourf(x, y, height, levels=top * np.linspace(0, 1, 15) ** 2, cmap=COLORS, norm=PowerNorm(0.5))
     _frame(axes, low, high)
 
 
-def draw_samples(
-    axes: Axes, samples: NDArray[Any], low: Sequence[float], high: Sequence[float], bins: int = 40
+def plot_samples(
+    samples: Any, axes: Axes, low: Side = -4.0, high: Side = 4.0, bins: int = 40, n_samples: int = 16_384
 ) -> None:
     """
     Draw a histogram of samples of two variables.
 
+    :param samples: shape ``(n, 2)``, or a distribution to draw them from
     :param axes: where
-    :param samples: shape ``(n, 2)``
     :param low: lower left corner
     :param high: upper right corner
     :param bins: bins along each side
+    :param n_samples: how many to draw from a distribution
     """
+    if callable(getattr(samples, "sample", None)):
+        with torch.no_grad():
+            samples = samples.sample((n_samples,))
+    samples = torch.as_tensor(samples).detach().cpu().numpy()
+    if samples.ndim != 2 or samples.shape[-1] != 2:
+        raise ValueError(f"samples must have shape (n, 2), or come from one distribution over pairs: {samples.shape}.")
+    low, high = _corners(low, high)
     edges = [np.linspace(low[i], high[i], bins + 1) for i in range(2)]
     axes.hist2d(samples[:, 0], samples[:, 1], bins=edges, cmap=COLORS, norm=PowerNorm(0.5), rasterized=True)
     _frame(axes, low, high)
 
 
-@torch.no_grad()
-def density_figure(policy: BasePolicy, observations: Any, n_samples: int = 4_096) -> Figure:
+def plot_transform(
+    transform: Callable[[Tensor], Tensor],
+    axes: Axes,
+    low: Side = -3.0,
+    high: Side = 3.0,
+    lines: int = 25,
+    points: int = 200,
+) -> None:
     """
-    Draw a policy's action density at some states, one column each; an orange cross marks the deterministic action.
+    Draw what a transform makes of a square grid: blue lines were vertical, orange ones horizontal.
 
-    :param policy: a flow policy, or one of Stable-Baselines3's with a diagonal Gaussian
-    :param observations: a few observations, batch first, as ``policy.predict`` takes them
-    :param n_samples: how many actions the histograms are made of (from three dimensions on)
-    :return: the figure
+    :param transform: a map of the plane, ``(n, 2) -> (n, 2)``: this library's, torch's, or zuko's ``.inv``
+    :param axes: where; the view fits the image of the grid
+    :param low: the grid's lower left corner
+    :param high: its upper right corner
+    :param lines: how many each way
+    :param points: of each line
     """
-    low, high = policy.action_space.low.flatten(), policy.action_space.high.flatten()  # type: ignore[attr-defined]
-    dimensions = len(low)
-    obs = policy.obs_to_tensor(observations)[0]
-    modes = policy.predict(observations, deterministic=True)[0].reshape(-1, dimensions)
-    pairs = _pairs(dimensions)
-    rows, columns = max(len(pairs), 1), len(modes)
-    figure = Figure(figsize=(3.1 * columns + 0.3, 2.9 * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for column, mode in enumerate(modes):
-        state = _select(obs, column)
-
-        def log_prob(actions: Tensor, state: Any = state) -> Tensor:
-            return action_log_prob(policy, state, actions.to(policy.device))
-
-        grid[0, column].set_title(f"state {column + 1}", fontsize=10)
-        if dimensions == 1:
-            axes = grid[0, column]
-            draw_curve(axes, log_prob, low[0], high[0])
-            axes.plot(mode[0], 0, "x", color=MARK, clip_on=False, zorder=3, markersize=8, markeredgewidth=2)
-            axes.set_xlabel("action")
-            if column == 0:
-                axes.set_ylabel("density")
-            continue
-        samples = _sample(policy, state, n_samples) if dimensions > 2 else None
-        for row, (i, j) in enumerate(pairs):
-            axes = grid[row, column]
-            box = (low[[i, j]], high[[i, j]])
-            if samples is None:
-                draw_contours(axes, log_prob, *box)
-            else:
-                draw_samples(axes, samples[:, [i, j]], *box)
-            axes.plot(mode[i], mode[j], "x", color=MARK, clip_on=False, markersize=8, markeredgewidth=2)
-            axes.set_xlabel(f"action {i + 1}")
-            if column == 0:
-                axes.set_ylabel(f"action {j + 1}")
-    return figure
+    low, high = _corners(low, high)
+    along = [np.linspace(low[i], high[i], points) for i in range(2)]
+    at = [np.linspace(low[i], high[i], lines) for i in range(2)]
+    vertical = np.stack(np.meshgrid(at[0], along[1], indexing="ij"), axis=-1)  # (lines, points, 2)
+    horizontal = np.stack(np.meshgrid(along[0], at[1], indexing="xy"), axis=-1)
+    for grid, color in ((vertical, LINE), (horizontal, MARK)):
+        with torch.no_grad():
+            image = transform(torch.as_tensor(grid.reshape(-1, 2), dtype=torch.get_default_dtype())).cpu().numpy()
+        axes.add_collection(LineCollection(list(image.reshape(lines, points, 2)), colors=color, linewidths=0.6))
+    axes.autoscale_view()
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_box_aspect(1)
+    _ticks(axes)
 
 
-def _pairs(dimensions: int) -> list[tuple[int, int]]:
-    """Pairs of neighbouring dimensions that cover them all, up to ``MAX_PAIRS``."""
-    starts = [min(i, dimensions - 2) for i in range(0, dimensions, 2)] if dimensions > 1 else []
-    return [(i, i + 1) for i in starts][:MAX_PAIRS]
+def _corners(low: Side, high: Side) -> tuple[NDArray[Any], NDArray[Any]]:
+    return np.broadcast_to(low, 2), np.broadcast_to(high, 2)
 
 
 def _centers(low: float, high: float, points: int) -> NDArray[Any]:
@@ -145,33 +135,29 @@ def _centers(low: float, high: float, points: int) -> NDArray[Any]:
     return low + (high - low) * (np.arange(points) + 0.5) / points
 
 
-def _density(log_prob: LogProb, points: NDArray[Any]) -> NDArray[Any]:
-    return log_prob(torch.as_tensor(points, dtype=torch.float32)).exp().cpu().numpy()
+@torch.no_grad()
+def _density(density: Density, points: NDArray[Any]) -> NDArray[Any]:
+    """The density at points, shape ``(n,)``; a distribution gets them in the dtype and on the device of its samples."""
+    log_prob, like = density, torch.empty(0)
+    if hasattr(density, "log_prob"):
+        log_prob, like = density.log_prob, density.sample()
+        if like.shape != points.shape[1:]:
+            raise ValueError(
+                f"density must be one distribution over vectors of size {points.shape[1]}, "
+                f"got one whose samples have shape {tuple(like.shape)}."
+            )
+    parts = torch.as_tensor(points).to(like).split(POINTS_AT_ONCE)
+    return torch.cat([log_prob(part).exp() for part in parts]).cpu().numpy()
 
 
-def _frame(axes: Axes, low: Sequence[float], high: Sequence[float]) -> None:
+def _frame(axes: Axes, low: NDArray[Any], high: NDArray[Any]) -> None:
     """Show the whole box, drawn square however its sides are scaled."""
     axes.set_xlim(low[0], high[0])
     axes.set_ylim(low[1], high[1])
     axes.set_box_aspect(1)
+    _ticks(axes)
+
+
+def _ticks(axes: Axes) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(4))
-
-
-def _select(obs: Any, index: int) -> Any:
-    if isinstance(obs, dict):
-        return {key: value[index : index + 1] for key, value in obs.items()}
-    return obs[index : index + 1]
-
-
-def _sample(policy: BasePolicy, state: Any, n: int) -> NDArray[Any]:
-    """Actions in one state, a few at a time: an image would otherwise stand in memory n times."""
-    batches = [sample_actions(policy, _repeat(state, SAMPLES_AT_ONCE)) for _ in range(-(-n // SAMPLES_AT_ONCE))]
-    return torch.cat(batches).cpu().numpy()
-
-
-def _repeat(obs: Any, times: int) -> Any:
-    """The same state many times, without copying it."""
-    if isinstance(obs, dict):
-        return {key: value.expand(times, *value.shape[1:]) for key, value in obs.items()}
-    return obs.expand(times, *obs.shape[1:])

@@ -21,6 +21,7 @@ from flowrl.layers import (
     RadialLayer,
     ShearLayer,
     Shuffle,
+    SigmoidalBijector,
     SplineBijector,
 )
 from flowrl.layers.bijectors import Bijector
@@ -83,6 +84,24 @@ def iaf(features: int, context: int, layers: int = 2, hidden: Sequence[int] = HI
     return _autoregressive(features, bijector, layers, hidden, fast_sampling=True)
 
 
+def naf(
+    features: int,
+    context: int,
+    layers: int = 2,
+    units: int = 8,
+    hidden: Sequence[int] = HIDDEN,
+    fast_sampling: bool = False,
+) -> FlowParts:
+    """Neural autoregressive flow with deep sigmoidal maps (Huang et al. 2018): several modes, on all of R.
+
+    As `maf`, with the log-prob in one pass and d root findings to sample; as `iaf` where ``fast_sampling``.
+    """
+    bijector = SigmoidalBijector(units)
+    if features == 1:
+        return [Elementwise(features, bijector, inverse=not fast_sampling) for _ in range(layers)]
+    return [AutoregressiveLayer(features, bijector, i, hidden, fast_sampling) for i in range(layers)]
+
+
 def planar(features: int, context: int, layers: int = 4) -> FlowParts:
     """Planar maps (Rezende and Mohamed 2015)."""
     return [PlanarLayer(features, i) for i in range(layers)]
@@ -120,6 +139,7 @@ def _autoregressive(
 
 _RECIPES: dict[str, Builder] = {
     recipe.__name__: recipe for recipe in (triangular, affine, realnvp, nsf, maf, iaf, planar, radial, glow, waveglow)
+    recipe.__name__: recipe for recipe in (triangular, affine, realnvp, nsf, maf, iaf, naf, planar, radial, glow)
 }
 
 

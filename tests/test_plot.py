@@ -1,73 +1,122 @@
-"""Pictures of densities: what is on them, and that they survive awkward policies."""
+"""Pictures of densities, samples and transforms: what is on them, from any library's distributions."""
 
 import io
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from stable_baselines3 import PPO, SAC
+from torch.distributions import Independent, MultivariateNormal, Normal, StudentT, TransformedDistribution
+from torch.distributions.transforms import AffineTransform, IndependentTransform, SoftplusTransform
 
-from flowrl.plot import density_figure, draw_contours, draw_curve, draw_samples
-from tests.environments import Aim
+from flowrl import Flow
+from flowrl.plot import LINE, plot_curve, plot_density, plot_samples, plot_transform
 
-
-def policy_of(algorithm, policy, dimensions):
-    torch.manual_seed(0)
-    env = Aim(low=[-2.0] * dimensions, high=[3.0] * dimensions, reward=lambda action, state: 0.0)
-    return algorithm(policy, env, policy_kwargs=dict(net_arch=[8])).policy
+CENTER = torch.tensor([0.5, -0.5])
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "policy"),
-    [(SAC, "FlowPolicy"), (PPO, "FlowPolicy"), (SAC, "MlpPolicy"), (PPO, "MlpPolicy")],
-)
-@pytest.mark.parametrize(("dimensions", "rows"), [(1, 1), (2, 1), (3, 2), (6, 3), (17, 4)])
-def test_a_figure_shows_the_whole_box_of_every_state(algorithm, policy, dimensions, rows):
-    figure = density_figure(policy_of(algorithm, policy, dimensions), np.zeros((3, 3), np.float32), n_samples=100)
-    assert len(figure.axes) == 3 * rows
-    for axes in figure.axes:
-        assert axes.get_xlim() == (-2, 3) and axes.get_xlabel()
-        assert dimensions == 1 or axes.get_ylim() == (-2, 3)
-    assert [axes.get_title() for axes in figure.axes[:3]] == ["state 1", "state 2", "state 3"]
-    figure.savefig(io.BytesIO())
+def narrow_gaussian():
+    return Independent(Normal(CENTER, 0.1), 1)
+
+
+def flow():
+    """This library's, at its start: the Gaussian with that mean and scale."""
+    flow = Flow(2, flow="nsf")
+    flow.set_gaussian(torch.zeros(2, 0), CENTER, None, torch.full((2,), 0.1).log())
+    return flow()
+
+
+def zuko_flow():
+    zuko = pytest.importorskip("zuko")
+    to_noise = IndependentTransform(AffineTransform(-10 * CENTER, 10.0), 1)
+    return zuko.distributions.NormalizingFlow(to_noise, zuko.distributions.DiagNormal(torch.zeros(2), torch.ones(2)))
+
+
+def float64_gaussian():
+    return MultivariateNormal(CENTER.double(), 0.01 * torch.eye(2, dtype=torch.float64))
+
+
+@pytest.fixture(autouse=True)
+def keep_validation(monkeypatch):
+    """Zuko switches torch's checks off where it is imported."""
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
+
+
+def darkest(axes):
+    return [path for path in axes.collections[0].get_paths() if len(path.vertices)][-1].vertices.mean(axis=0)
 
 
 def test_a_curve_is_the_density():
     axes = Figure().subplots()
-    normal = torch.distributions.Normal(0.0, 1.0)
-    draw_curve(axes, lambda x: normal.log_prob(x[:, 0]), -5, 5)
+    plot_curve(Independent(Normal(torch.zeros(1), 1.0), 1), axes, -5, 5)
     x, density = axes.lines[0].get_data()
     assert (density * (x[1] - x[0])).sum() == pytest.approx(1, abs=1e-3)
 
 
-def test_contours_put_each_variable_on_its_axis():
+@pytest.mark.parametrize("make", [narrow_gaussian, float64_gaussian, flow, zuko_flow])
+def test_each_variable_is_on_its_axis_whosever_the_distribution(make):
+    axes, histogram = Figure().subplots(1, 2)
+    plot_density(make(), axes, -1, 1)
+    assert darkest(axes) == pytest.approx(CENTER.tolist(), abs=0.05)
+    assert axes.get_xlim() == axes.get_ylim() == (-1, 1)
+    plot_samples(make(), histogram, -1, 1, n_samples=1_000)
+    counts, edges = histogram.collections[0].get_array().reshape(40, 40), np.linspace(-1, 1, 41)
+    y, x = (counts.sum(axis) @ (edges[:-1] + 0.025) / counts.sum() for axis in (1, 0))
+    assert (x, y) == pytest.approx(CENTER.tolist(), abs=0.05)
+
+
+def test_a_log_density_will_do_and_sides_may_differ():
     axes = Figure().subplots()
-    center = torch.tensor([0.5, -0.5])
-    draw_contours(axes, lambda a: -((a - center) ** 2).sum(-1) * 50, [-1, -1], [1, 1])
-    darkest = [path for path in axes.collections[0].get_paths() if len(path.vertices)][-1]
-    assert darkest.vertices.mean(axis=0) == pytest.approx([0.5, -0.5], abs=0.05)
+    plot_density(narrow_gaussian().log_prob, axes, (0, -1), (1, 3))
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 1), (-1, 3))
+    assert darkest(axes) == pytest.approx(CENTER.tolist(), abs=0.05)
 
 
 @pytest.mark.parametrize("log_prob", [float("-inf"), float("nan"), float("inf")])
 def test_densities_that_are_not_finite_do_not_stop_training(log_prob):
     figure = Figure()
-    draw_contours(figure.subplots(), lambda a: torch.full((len(a),), log_prob), [-1, -1], [1, 1])
-    draw_curve(figure.add_subplot(), lambda a: torch.full((len(a),), log_prob), -1, 1)
+    plot_density(lambda x: torch.full((len(x),), log_prob), figure.subplots(), -1, 1)
+    plot_curve(lambda x: torch.full((len(x),), log_prob), figure.add_subplot(), -1, 1)
     figure.savefig(io.BytesIO())
 
 
 def test_samples_on_the_edge_are_counted():
     axes = Figure().subplots()
-    draw_samples(axes, np.array([[-1.0, 1.0], [1.0, 1.0]]), [-1, -1], [1, 1], bins=2)
+    plot_samples(np.array([[-1.0, 1.0], [1.0, 1.0]]), axes, -1, 1, bins=2)
     assert axes.collections[0].get_array().sum() == 2
 
 
-def test_actions_of_several_axes_are_flattened():
-    env = gym.wrappers.TransformAction(
-        gym.make("Reacher-v5"), lambda action: action.flatten(), gym.spaces.Box(-1, 1, (1, 2))
-    )
-    policy = SAC("FlowPolicy", env, policy_kwargs=dict(net_arch=[8])).policy
-    figure = density_figure(policy, np.zeros((1, *env.observation_space.shape)))
-    assert len(figure.axes) == 1
+@pytest.mark.parametrize(
+    "distribution", [Independent(Normal(torch.zeros(3), 1.0), 1), Independent(Normal(torch.zeros(4, 2), 1.0), 1)]
+)
+def test_a_distribution_that_is_not_one_over_pairs_is_refused(distribution):
+    with pytest.raises(ValueError, match="size 2.*shape"):
+        plot_density(distribution, Figure().subplots())
+    with pytest.raises(ValueError, match="shape"):
+        plot_samples(distribution, Figure().subplots())
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        AffineTransform(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 0.5])),
+        lambda x: x * torch.tensor([2.0, 0.5]) + torch.tensor([1.0, 0.0]),
+    ],
+)
+def test_a_transform_moves_the_lines_of_the_grid(transform):
+    axes = Figure().subplots()
+    plot_transform(transform, axes, -1, 1, lines=3, points=5)
+    vertical, horizontal = axes.collections
+    assert tuple(vertical.get_color()[0]) == to_rgba(LINE)
+    assert [set(line[:, 0]) for line in vertical.get_segments()] == [{-1}, {1}, {3}]
+    assert [set(line[:, 1]) for line in horizontal.get_segments()] == [{-0.5}, {0}, {0.5}]
+    assert axes.get_xlim()[0] <= -1 and axes.get_xlim()[1] >= 3
+
+
+def test_flows_and_torch_transforms_of_vectors_are_drawn():
+    heavy = TransformedDistribution(Independent(StudentT(torch.full((2,), 3.0)), 1), [SoftplusTransform()])
+    figure = Figure()
+    plot_transform(flow().transform, figure.add_subplot(121))
+    plot_density(heavy, figure.add_subplot(122), 0.01, 4)
+    figure.savefig(io.BytesIO())

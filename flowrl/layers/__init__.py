@@ -1,7 +1,7 @@
 """Layers: the trainable parts that recipes are made of; each gives one transform from its slice of the context map."""
 
 from flowrl.layers.autoregressive import AutoregressiveLayer
-from flowrl.layers.bijectors import AffineBijector, GatedBijector, SplineBijector
+from flowrl.layers.bijectors import AffineBijector, GatedBijector, SigmoidalBijector, SplineBijector
 from flowrl.layers.convolutional import ConvolutionalCoupling, DilatedNetwork, ImageNetwork
 from flowrl.layers.coupling import CouplingLayer
 from flowrl.layers.elementwise import Elementwise
@@ -30,6 +30,7 @@ __all__ = [
     "Reorder",
     "ShearLayer",
     "Shuffle",
+    "SigmoidalBijector",
     "SplineBijector",
     "SplitLayer",
 ]

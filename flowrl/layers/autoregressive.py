@@ -37,10 +37,10 @@ class MaskedLinear(nn.Linear):
 
 
 class AutoregressiveLayer(Layer):
-    """Masked autoregressive layer with an affine or spline bijector, in either orientation.
+    """Masked autoregressive layer with an affine, sigmoidal or spline bijector, in either orientation.
 
     :param features: d
-    :param bijector: affine or spline
+    :param bijector: what moves a feature as those before it say
     :param index: the layer's place in the flow, which seeds the order of its features
     :param hidden: widths of the network's hidden layers
     :param fast_sampling: True: IAF (one pass to sample, d for the log-prob of a given point); False: MAF, the reverse

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowrl.transforms import Affine, RationalQuadraticSpline, Transform, bounded
+from flowrl.transforms import Affine, RationalQuadraticSpline, Sigmoidal, Transform, bounded
 
 LOG_SCALE_LIMIT = 3.0  # one affine layer stretches by at most e^3
 GATE_BIAS = 2.0  # an open gate at the start, so that a layer remembers its input (Kingma et al. 2016, section 4)
 GATE_LIMIT = GATE_BIAS + 3.0  # keeps the gate above sigmoid(-3), hence the slope above 0.05
+OFFSET_LIMIT = 12.0  # a sigmoidal map squeezes by at most e^15, between modes; its inverse stretches as much
 
 
 @dataclass(frozen=True)
@@ -72,4 +73,29 @@ class GatedBijector:
         return Affine(torch.sigmoid(-s) * new / initial_gate, F.logsigmoid(s) - math.log(initial_gate))
 
 
-Bijector = AffineBijector | GatedBijector | SplineBijector
+@dataclass(frozen=True)
+class SigmoidalBijector:
+    """Logit of a mixture of sigmoids of each feature: a deep sigmoidal flow's layer, several modes, no bound."""
+
+    units: int = 8
+
+    def __post_init__(self) -> None:
+        if self.units < 1:
+            raise ValueError(f"A sigmoidal bijector needs units >= 1, got units={self.units}.")
+
+    @property
+    def parameters_per_feature(self) -> int:
+        return 3 * self.units
+
+    def __call__(self, raw: Tensor) -> Transform:
+        """
+        :param raw: unconstrained log-slopes, offsets and log-weights, shape ``(*, d, 3 units)``; zeros are the identity
+        """
+        # At the identity all units are equal and so are their gradients. Each takes steps of its own length, lest they
+        # stay equal for ever.
+        pace = torch.linspace(0.5, 1.5, self.units, dtype=raw.dtype, device=raw.device)
+        log_slope, offset, log_weight = (raw.unflatten(-1, (3, self.units)) * pace).unbind(-2)
+        return Sigmoidal(bounded(log_slope, LOG_SCALE_LIMIT), bounded(offset, OFFSET_LIMIT), log_weight.log_softmax(-1))
+
+
+Bijector = AffineBijector | GatedBijector | SigmoidalBijector | SplineBijector

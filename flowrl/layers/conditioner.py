@@ -26,13 +26,19 @@ class Conditioner(nn.Module):
         nn.init.zeros_(linears[-1].weight)
         nn.init.zeros_(linears[-1].bias)
 
-    def forward(self, x: Tensor, context: Tensor) -> Transform:
+    def forward(self, x: Tensor, context: Tensor, feature: int | None = None) -> Transform:
         """
         :param x: the features that condition, shape ``(*batch, n)``
         :param context: the layer's slice of the context map, shape ``(*batch, width of the first layer)``
+        :param feature: which of the conditioned features is asked for; None: all
         :return: the elementwise transform of the features that are conditioned
         """
         linears: Any = self.linears
         weights = [getattr(linear, "masked_weight", linear.weight) for linear in linears]
-        raw = relu_network(x, context, weights, [linear.bias for linear in linears[1:]])
-        return self.bijector(raw.unflatten(-1, (-1, self.bijector.parameters_per_feature)))
+        biases = [linear.bias for linear in linears[1:]]
+        size = self.bijector.parameters_per_feature
+        if feature is not None:
+            rows = slice(feature * size, (feature + 1) * size)
+            weights[-1], biases[-1] = weights[-1][rows], biases[-1][rows]
+        raw = relu_network(x, context, weights, biases)
+        return self.bijector(raw.unflatten(-1, (-1, size)))

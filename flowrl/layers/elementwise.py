@@ -6,25 +6,31 @@ from flowrl.layers.bijectors import Bijector, SplineBijector
 from flowrl.layers.layer import Layer
 from flowrl.native.flow import Step, StepKind
 from flowrl.native.spline import MAX_BINS
-from flowrl.transforms import Transform
+from flowrl.native.state_only import Step, StepKind
+from flowrl.transforms import Inverse, Transform
 
 
 class Elementwise(Layer):
     """A bijector of every feature whose parameters all come from the context: no network of its own.
 
     :param features: d
-    :param bijector: affine or spline
+    :param bijector: what moves them
+    :param inverse: whether the bijector is of value to noise: its fast direction is then the log-prob
     """
 
-    def __init__(self, features: int, bijector: Bijector):
+    def __init__(self, features: int, bijector: Bijector, inverse: bool = False):
         super().__init__()
+        self.inverse = inverse
         self.bijector = bijector
         self.context_size = features * bijector.parameters_per_feature
 
     def forward(self, parameters: Tensor) -> Transform:
-        return self.bijector(parameters.unflatten(-1, (-1, self.bijector.parameters_per_feature)))
+        transform = self.bijector(parameters.unflatten(-1, (-1, self.bijector.parameters_per_feature)))
+        return Inverse(transform) if self.inverse else transform
 
     def native_step(self, offset: int) -> Step | None:
-        if type(self) is not Elementwise or type(self.bijector) is not SplineBijector or self.bijector.bins > MAX_BINS:
+        if type(self) is not Elementwise or self.inverse:
+            return None
+        if type(self.bijector) is not SplineBijector or self.bijector.bins > MAX_BINS:
             return None
         return Step(StepKind.SPLINE, offset, self.bijector.bins, self.bijector.bound)

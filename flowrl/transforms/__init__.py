@@ -8,6 +8,7 @@ from flowrl.transforms.permutation import Permutation
 from flowrl.transforms.planar import Planar, planar_displacement
 from flowrl.transforms.pointwise import Pointwise
 from flowrl.transforms.radial import Radial
+from flowrl.transforms.sigmoidal import Sigmoidal
 from flowrl.transforms.spline import RationalQuadraticSpline, spline_knots
 from flowrl.transforms.split import Split
 from flowrl.transforms.squash import TanhBox
@@ -26,6 +27,7 @@ __all__ = [
     "Radial",
     "RationalQuadraticSpline",
     "Shear",
+    "Sigmoidal",
     "Split",
     "TanhBox",
     "TorchTransform",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flowrl.transforms.transform import Transform
+from flowrl.transforms.transform import Transform, zero_ladj
 
 
 class Autoregressive(Transform):
@@ -13,10 +13,11 @@ class Autoregressive(Transform):
 
     Forward it is IAF, whose samples are fast; its inverse (`Inverse(Autoregressive(...))`) is MAF, whose log-prob is.
 
-    :param conditioner: x, shape ``(*, d)`` -> elementwise transform g, whose i-th part depends on x_{<i} alone
+    :param conditioner: x, shape ``(*, d)`` -> elementwise transform g, whose i-th part depends on x_{<i} alone; given
+        ``feature=i`` as well, that part by itself
     """
 
-    def __init__(self, conditioner: Callable[[Tensor], Transform]):
+    def __init__(self, conditioner: Callable[..., Transform]):
         super().__init__()
         self.conditioner = conditioner
 
@@ -24,7 +25,9 @@ class Autoregressive(Transform):
         return self.conditioner(x).call_and_ladj(x)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        x = torch.zeros_like(y)
-        for _ in range(y.shape[-1] - 1):  # pass i makes features 0 ... i right
-            x, _ladj = self.conditioner(x).inverse_and_ladj(y)
-        return self.conditioner(x).inverse_and_ladj(y)
+        x, total = torch.zeros_like(y), zero_ladj(y)
+        features = torch.arange(y.shape[-1], device=y.device)
+        for i in range(y.shape[-1]):
+            x_i, ladj = self.conditioner(x, feature=i).inverse_and_ladj(y[..., i : i + 1])
+            x, total = torch.where(features == i, x_i, x), total + ladj
+        return x, total

@@ -1,0 +1,68 @@
+"""The flows that the tutorial fits: their sizes and their budgets, for two dimensions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from experiments.benchmarks.peers import load
+from flowrl import Flow
+from flowrl.action_flow import ActionFlow
+
+BATCH_SIZE = 256  # rows, or samples, a step
+TRAINING_ROWS = 100_000
+VALIDATION_ROWS = 4_000
+HELD_OUT_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    A flow and the budget of its fits.
+
+    :param flow: a recipe's name, or a builder
+    :param steps: of the optimiser
+    :param learning_rate: at the start
+    :param options: of the recipe
+    """
+
+    flow: str | Callable[..., Any]
+    steps: int
+    learning_rate: float
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Flow:
+        """A new flow over pairs."""
+        return Flow(2, flow=self.flow, **self.options)
+
+
+def zuko_nsf(features: int, context: int, **options: Any) -> nn.Module:
+    """Zuko's neural spline flow; importing zuko switches torch's checks of distributions off in this process."""
+    return load("zuko").flows.NSF(features, context, **options)
+
+
+FLOWS: dict[str, Recipe] = {
+    "nsf": Recipe("nsf", 3_000, 5e-3, dict(layers=4)),
+    "triangular": Recipe("triangular", 4_000, 1e-2, dict(layers=16)),
+    "naf": Recipe("naf", 1_500, 5e-3, dict(layers=2, units=16)),
+    "realnvp": Recipe("realnvp", 3_000, 5e-3, dict(layers=8)),
+    "maf": Recipe("maf", 3_000, 5e-3, dict(layers=8)),
+    "planar": Recipe("planar", 3_000, 1e-2, dict(layers=16)),
+    "zuko NSF": Recipe(zuko_nsf, 3_000, 5e-3, dict(transforms=4, bins=8, hidden_features=(64, 64))),
+}
+
+
+class SquashedFlow(nn.Module):
+    """
+    A flow squashed by tanh onto [-1, 1]^d, as a policy squashes its actions: for a target on a box.
+
+    :param flow: over R^d
+    """
+
+    def __init__(self, flow: Flow):
+        super().__init__()
+        self.flow = flow
+
+    def forward(self) -> ActionFlow:
+        return ActionFlow(self.flow(), squash=True, pre_squash=False)
