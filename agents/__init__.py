@@ -7,14 +7,17 @@ name           algorithm  policy
 ``flow-ppo``   PPO        the same
 ``sac``        SAC        Stable-Baselines3's own Gaussian ``MlpPolicy`` (and so on)
 ``ppo``        PPO        the same
+``flow-bc``    cloning    that of ``flow-sac``
+``bc``         cloning    that of ``sac``
 =============  =========  ===========================================================
 """
 
 from agents.agent import AGENTS, Agent, find_agent, make_agent
-from agents.hyperparameters import PPO, PPO_DEFAULTS, SAC, SAC_DEFAULTS, hyperparameters, model_arguments
+from agents.hyperparameters import BC_DEFAULTS, PPO, PPO_DEFAULTS, SAC, SAC_DEFAULTS, hyperparameters, model_arguments
 
 __all__ = [
     "AGENTS",
+    "BC_DEFAULTS",
     "PPO",
     "PPO_DEFAULTS",
     "SAC",

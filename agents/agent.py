@@ -21,7 +21,7 @@ class Agent:
 
     :param name: what the user types
     :param algorithm: Stable-Baselines3's algorithm, or flowrl's faster form of it
-    :param table: which table of hyperparameters it reads, ``"sac"`` or ``"ppo"``
+    :param table: which table of hyperparameters it reads, ``"sac"``, ``"ppo"`` or ``"bc"``
     :param flow: whether its policy is a flow policy; otherwise it is the algorithm's Gaussian
     :param description: one line for ``--list``
     """
@@ -31,6 +31,11 @@ class Agent:
     table: str
     flow: bool
     description: str
+
+    @property
+    def imitates(self) -> bool:
+        """Whether it learns from demonstrations rather than from rewards."""
+        return self.table == "bc"
 
     @property
     def plain_algorithm(self) -> type[BaseAlgorithm]:
@@ -62,7 +67,11 @@ class Agent:
         return self.algorithm.policy_aliases[self.policy_name(observation_space)]
 
 
-PLAIN: dict[str, type[BaseAlgorithm]] = {"sac": stable_baselines3.SAC, "ppo": stable_baselines3.PPO}
+PLAIN: dict[str, type[BaseAlgorithm]] = {
+    "sac": stable_baselines3.SAC,
+    "ppo": stable_baselines3.PPO,
+    "bc": algorithms.BehaviourCloning,
+}
 
 AGENTS: dict[str, Agent] = {
     agent.name: agent
@@ -71,6 +80,8 @@ AGENTS: dict[str, Agent] = {
         Agent("flow-ppo", algorithms.PPO, "ppo", flow=True, description="PPO with a normalizing-flow policy"),
         Agent("sac", PLAIN["sac"], "sac", flow=False, description="SAC with Stable-Baselines3's squashed Gaussian"),
         Agent("ppo", PLAIN["ppo"], "ppo", flow=False, description="PPO with Stable-Baselines3's Gaussian"),
+        Agent("flow-bc", PLAIN["bc"], "bc", flow=True, description="cloning of --demos with flow-sac's policy"),
+        Agent("bc", PLAIN["bc"], "bc", flow=False, description="cloning of --demos with sac's policy"),
     )
 }
 

@@ -1,5 +1,8 @@
 """Hyperparameters per environment, one table for SAC and one for PPO, shared by a flow agent and its Gaussian twin.
 
+Behaviour cloning has one row for all environments, and in each the networks and the normalisation of SAC, which can
+then go on from what was cloned.
+
 Every key is an argument of the Stable-Baselines3 algorithm, except these three (``NOT_ARGUMENTS``):
 
 - ``steps``: how long to train when the user does not say;
@@ -126,9 +129,28 @@ PPO: dict[str, Hyperparameters] = {
     "MountainCarContinuous": dict(steps=200_000, n_envs=4, n_steps=1024, gamma=0.9999, gae_lambda=0.98, ent_coef=0.01),
 }
 
+# Behaviour cloning: a step is an update on a minibatch of the demonstrations.
+BC_DEFAULTS: Hyperparameters = dict(
+    steps=20_000,
+    n_envs=1,
+    normalize=False,
+    learning_rate=1e-3,
+    buffer_size=1,  # nothing is collected
+    learning_starts=0,
+    batch_size=256,
+    gamma=0.99,
+    policy_kwargs=dict(net_arch=[256, 256]),
+)
+SHARED_WITH_SAC = ("gamma", "normalize", "policy_kwargs")
+
+BC: dict[str, Hyperparameters] = {
+    name: {key: row[key] for key in SHARED_WITH_SAC if key in row} for name, row in SAC.items()
+}
+
 TABLES: dict[str, tuple[Hyperparameters, dict[str, Hyperparameters]]] = {
     "sac": (SAC_DEFAULTS, SAC),
     "ppo": (PPO_DEFAULTS, PPO),
+    "bc": (BC_DEFAULTS, BC),
 }
 
 
@@ -139,7 +161,7 @@ def hyperparameters(algorithm: str, environment: str) -> Hyperparameters:
     """
     The hyperparameters of an algorithm on an environment; the defaults where the environment has no entry.
 
-    :param algorithm: ``"sac"`` or ``"ppo"``
+    :param algorithm: ``"sac"``, ``"ppo"`` or ``"bc"``
     :param environment: an environment's name without its version (``"HalfCheetah"``)
     :return: a fresh dictionary that the caller may change
     """

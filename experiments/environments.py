@@ -18,6 +18,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from experiments.errors import TrainingError, UsageError, did_you_mean
+from experiments.obstacle import HORIZON
+
+gym.register("Obstacle-v0", entry_point="experiments.obstacle:Obstacle", max_episode_steps=HORIZON)
 
 
 @dataclass(frozen=True)

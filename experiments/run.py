@@ -13,6 +13,8 @@ examples:
   python experiments/run.py --env HalfCheetah --agent flow-sac
   python experiments/run.py --env Hopper --agent flow-ppo --flow nsf --steps 500000 --seed 3
   python experiments/run.py --env Pendulum --agent sac --set learning_rate=3e-4 --set policy_kwargs.net_arch=[64,64]
+  python experiments/run.py --env HalfCheetah --agent flow-bc --demos halfcheetah/flow-sac-v0
+  python experiments/run.py --env HalfCheetah --agent flow-sac --from runs/HalfCheetah-v5/flow-bc/...
   python experiments/run.py --resume runs/HalfCheetah-v5/flow-sac/2026-01-31_12-00-00_seed0
   tensorboard --logdir runs
 """
@@ -33,13 +35,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     what = parser.add_argument_group("what to train")
     what.add_argument("--env", help="environment: a short name (newest version), a full id, or module:Id")
-    what.add_argument("--agent", help="flow-sac (default), flow-ppo, sac, ppo")
+    what.add_argument("--agent", help="flow-sac (default), flow-ppo, flow-bc, sac, ppo, bc")
     what.add_argument("--flow", help="the flow agents' recipe (nsf, realnvp, ...; see --list)")
     what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter; repeatable")
     what.add_argument("--list", action="store_true", help="list agents, flows and known environments")
 
+    what.add_argument("--demos", metavar="NAME", help="flow-bc, bc: the Minari data set to clone (see collect.py)")
+    what.add_argument(
+        "--from",
+        dest="source",
+        metavar="RUN_DIR",
+        help="flow-sac, sac: start with that run's actor; in the first learning_starts steps only the critics learn",
+    )
+
     how = parser.add_argument_group("how to train")
-    how.add_argument("--steps", type=positive, help="environment steps in all (default: what the environment needs)")
+    how.add_argument("--steps", type=positive, help="environment steps, or updates of flow-bc and bc, in all")
     how.add_argument("--seed", type=natural, help="seed of everything (default: 0)")
     how.add_argument("--num-envs", type=positive, help="environments side by side (default: the agent's)")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")

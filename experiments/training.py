@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from rich.console import Console
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -17,7 +18,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 import flowrl
-from agents import find_agent, hyperparameters, make_agent, model_arguments
+from agents import Agent, find_agent, hyperparameters, make_agent, model_arguments
+from experiments import demonstrations
 from experiments.callbacks import Checkpoints, DumpLogs, Evaluation, Interruption, ProgressDisplay, TrainingClock, say
 from experiments.environments import (
     Environment,
@@ -28,9 +30,11 @@ from experiments.environments import (
     make_vector_environment,
 )
 from experiments.errors import TrainingError, UsageError, did_you_mean
+from experiments.fine_tuning import CriticWarmup, open_source, settings_of_source, take_actor
 from experiments.overrides import apply_overrides
 from experiments.provenance import ROOT, session
 from experiments.run_directory import RunDirectory
+from flowrl.algorithms import BehaviourCloning
 from flowrl.callbacks import DensityFigure, FlowLogger
 
 MAX_LOG_EVERY = 1_000  # steps; short runs log more often
@@ -52,8 +56,12 @@ def start(arguments: Namespace) -> int:
     device, seed = check_device(arguments.device), arguments.seed or 0
     probe = make_environment(environment)
     probe.close()
+    check_source_of_learning(agent, arguments)
+    source = open_source(Path(arguments.source), agent, environment.id) if arguments.source else None
 
     settings = hyperparameters(agent.table, environment.name)
+    if source is not None:
+        settings = settings_of_source(settings, source)
     settings = apply_overrides(settings, arguments.set or (), agent, probe.observation_space)
     steps = arguments.steps or settings["steps"]
     n_envs = arguments.num_envs or settings["n_envs"]
@@ -66,6 +74,11 @@ def start(arguments: Namespace) -> int:
     elif arguments.flow:
         raise UsageError(f"--flow {arguments.flow}: {agent.name} has a Gaussian policy; use --agent flow-{agent.name}")
 
+    # With an actor to start with, it acts from the first step on; only the critics need those steps.
+    critic_warmup = settings["learning_starts"] if source is not None else 0
+    if source is not None:
+        settings["learning_starts"] = 0
+
     config = dict(
         environment=asdict(environment),
         agent=agent.name,
@@ -75,6 +88,9 @@ def start(arguments: Namespace) -> int:
         n_envs=n_envs,
         normalize=settings["normalize"],
         plain=bool(arguments.plain),
+        demonstrations=arguments.demos,
+        source=None if source is None else str(source.path.resolve()),
+        critic_warmup=critic_warmup,
         eval_every=min(10_000, max(steps // 5, 1)) if arguments.eval_every is None else arguments.eval_every,
         eval_episodes=10 if arguments.eval_episodes is None else arguments.eval_episodes,
         checkpoint_every=50_000 if arguments.checkpoint_every is None else arguments.checkpoint_every,
@@ -89,8 +105,48 @@ def start(arguments: Namespace) -> int:
         )
     except (ValueError, AssertionError, TypeError) as error:
         raise UsageError(f"{agent.name} refuses these hyperparameters: {error}") from error
+    if source is not None:
+        take_actor(model, source)
+    imitate(model, config)
     run = RunDirectory.create(Path(arguments.logdir), environment.id, agent.name, seed)
     return train(run, config, model, bar=not arguments.no_progress)
+
+
+def check_source_of_learning(agent: Agent, arguments: Namespace) -> None:
+    """
+    Refuse cloning without demonstrations, and demonstrations for what does not clone.
+
+    :param agent: the agent
+    :param arguments: the command line
+    """
+    if agent.imitates and not arguments.demos:
+        raise UsageError(
+            f"{agent.name} learns from demonstrations: add --demos NAME, a local Minari data set "
+            "(python experiments/collect.py RUN_DIR --name NAME records one)"
+        )
+    if arguments.demos and not agent.imitates:
+        prefix = "flow-" if agent.flow else ""
+        raise UsageError(
+            f"--demos: {agent.name} learns from rewards; clone with --agent {prefix}bc, then fine-tune with "
+            f"--agent {prefix}sac --from RUN_DIR"
+        )
+    if agent.imitates and (arguments.num_envs or 1) > 1:
+        raise UsageError(f"--num-envs {arguments.num_envs}: {agent.name} learns without stepping in an environment")
+
+
+def imitate(model: BaseAlgorithm, config: dict[str, Any]) -> None:
+    """
+    Give a cloning model its demonstrations; any other is left alone.
+
+    :param model: the model
+    :param config: the run's configuration
+    """
+    if isinstance(model, BehaviourCloning):
+        probe = make_environment(Environment(**config["environment"]))
+        assert isinstance(probe.action_space, spaces.Box)  # make_environment refuses any other
+        train, held_out = demonstrations.load(config["demonstrations"], probe.observation_space, probe.action_space)
+        probe.close()
+        model.imitate(train, held_out if len(held_out) else None)
 
 
 def keep_update_ratio(settings: dict[str, Any], n_envs: int) -> dict[str, Any]:
@@ -114,9 +170,9 @@ def resume(arguments: Namespace) -> int:
     :param arguments: the command line
     :return: the exit code
     """
-    for name in ("env", "agent", "seed", "num_envs", "flow", "set", "plain"):
+    for name in ("env", "agent", "seed", "num_envs", "flow", "set", "plain", "demos", "source"):
         if getattr(arguments, name) is not None:
-            flag = name.replace("_", "-")
+            flag = {"source": "from"}.get(name, name.replace("_", "-"))
             raise UsageError(f"--{flag} cannot change when a run is resumed; drop --{flag}, or start a new run")
     path = Path(arguments.resume)
     named = path if path.parent.name == "checkpoints" else None
@@ -135,6 +191,7 @@ def resume(arguments: Namespace) -> int:
     step = model.num_timesteps
     if step >= config["steps"]:
         raise UsageError(f"{run.path} is complete at {step:,} steps; to train on, add --steps {2 * config['steps']}")
+    imitate(model, config)
     run.forget_after(step)
     # The environment starts a new episode; with the first seed again it would replay the start of the run.
     model.set_random_seed(config["seed"] + step)
@@ -184,6 +241,7 @@ def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, bar: 
         Checkpoints(run, config["checkpoint_every"]),
         progress,
         interruption,
+        CriticWarmup(config.get("critic_warmup", 0)),
     ]
     logger = run.logger()
     model.set_logger(logger)

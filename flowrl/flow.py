@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.transforms import Transform as TorchDistributionsTransform
 
+from flowrl.adapters import ForeignLayer, adapt
 from flowrl.foreign import ForeignDistribution
 from flowrl.layers import Constant, Layer
 from flowrl.layers.layer import initialize_layers
@@ -86,7 +87,7 @@ class Flow(nn.Module):
             raise ValueError(f"Flow needs features >= 1 and context >= 0, got features={features}, context={context}.")
         self.features = features
         self.context = context
-        parts = _build(flow, features, context, options)
+        parts = adapt(_build(flow, features, context, options), features, context)
         self._program: Program | None = None
         self.foreign = parts if isinstance(parts, nn.Module) else None
         self.layers = nn.ModuleList([] if isinstance(parts, nn.Module) else map(_as_layer, parts))
@@ -102,6 +103,11 @@ class Flow(nn.Module):
         """Whether the builder gave a module of its own in place of layers."""
         return self.foreign is not None
 
+    @property
+    def starts_as_gaussian(self) -> bool:
+        """Whether a new flow is the Gaussian of its context: another library's flow need not be."""
+        return not self.is_foreign and not any(isinstance(layer, ForeignLayer) for layer in self.layers)
+
     def forward(self, context: Tensor | None = None) -> ReparameterizedDistribution:
         """
         :param context: shape ``(*batch, context)``; None where the flow is unconditional
@@ -109,7 +115,10 @@ class Flow(nn.Module):
         """
         self._check(context)
         if self.foreign is not None:
-            return ForeignDistribution(self.foreign() if context is None else self.foreign(context), self.features)
+            distribution = self.foreign() if context is None else self.foreign(context)
+            if isinstance(distribution, ReparameterizedDistribution):
+                return distribution
+            return ForeignDistribution(distribution, self.features)
         return self.from_parameters(self._parameters_of(context))
 
     def from_parameters(self, parameters: Tensor) -> NormalizingFlow:

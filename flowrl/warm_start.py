@@ -49,7 +49,7 @@ def from_gaussian(
     warm._setup_model()
 
     head: Flow = warm.policy.action_net if on_policy else warm.policy.actor.flow  # type: ignore[assignment, union-attr]
-    if head.is_foreign:
+    if not head.starts_as_gaussian:
         raise ValueError(f"Flow {flow!r} has no Gaussian start to warm up from: use one of flowrl's recipes.")
     weights: Any = parameters.pop("policy")
     head.set_gaussian(*_pop_gaussian_head(weights, on_policy))

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "sac": ("learning_starts=50", "batch_size=32", "policy_kwargs.net_arch=[16,16]"),
     "ppo": ("n_steps=64", "n_epochs=2", "policy_kwargs.net_arch=[16,16]"),
+    "bc": ("policy_kwargs.net_arch=[16,16]",),
 }
 # SAC stops where it is told to; PPO at the end of a rollout.
 STEPS = {"sac": 300, "ppo": 512}
@@ -45,7 +46,8 @@ def train(logdir, agent, *more, steps=None, seed=0):
     return path
 
 
-@pytest.fixture(scope="module", params=list(AGENTS))
+# Those that learn from demonstrations have tests of their own: test_imitation_runs.py.
+@pytest.fixture(scope="module", params=[agent.name for agent in AGENTS.values() if not agent.imitates])
 def run(request, tmp_path_factory):
     """A finished run of each agent: its name and its directory."""
     return request.param, train(tmp_path_factory.mktemp("runs"), request.param, "--eval-every", "150")

@@ -1,4 +1,6 @@
-"""Bring your own flow: a registered builder, of torch's distributions or zuko's flows, makes a policy too."""
+"""Bring your own flow: a registered builder, of torch's or another library's flows, makes a policy too."""
+
+from itertools import product
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch.distributions.transforms import AffineTransform, TanhTransform
 import flowrl
 from flowrl import recipes
 from tests.environments import Aim
+from tests.foreign_flows import FOREIGN
 from tests.models import OFF_POLICY, assert_same_policy, build, build_policy, head, observations, perturb
 
 
@@ -52,18 +55,12 @@ class Laplacian:
         return self._noise.rsample(torch.Size(shape))
 
 
-def zuko_nsf(features: int, context: int) -> nn.Module:
-    """zuko's neural spline flow as it is."""
-    zuko = pytest.importorskip("zuko", reason="zuko is an optional adapter, not a dependency")
-    return zuko.flows.NSF(features, context, transforms=1, hidden_features=(16,))
-
-
 def transforms(features: int, context: int) -> list:
     """flowrl's layers and torch's transforms in one list."""
     return [AffineTransform(0.1, 1.5), *recipes.find_flow("affine")(features, context)]
 
 
-OWN = {"warped": Warped, "noise": Noise, "zuko-nsf": zuko_nsf, "transforms": transforms}
+OWN = {"warped": Warped, "noise": Noise, "transforms": transforms} | FOREIGN
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +72,10 @@ def registered(monkeypatch):
     assert set(OWN) <= set(flowrl.available_flows())
 
 
-@pytest.mark.parametrize("flow", OWN)
-@pytest.mark.parametrize("algorithm", ["SAC", "PPO", "TRPO"])
+@pytest.mark.parametrize(
+    ("algorithm", "flow"),
+    [*product(("SAC", "PPO"), OWN), *(("TRPO", flow) for flow in OWN if flow not in FOREIGN)],
+)
 def test_learns_saves_and_loads(algorithm, flow, tmp_path):
     env = Aim()
     schedule = dict(learning_starts=32, train_freq=16) if algorithm == "SAC" else {}
