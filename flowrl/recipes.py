@@ -138,8 +138,8 @@ def _autoregressive(
 
 
 _RECIPES: dict[str, Builder] = {
-    recipe.__name__: recipe for recipe in (triangular, affine, realnvp, nsf, maf, iaf, planar, radial, glow, waveglow)
-    recipe.__name__: recipe for recipe in (triangular, affine, realnvp, nsf, maf, iaf, naf, planar, radial, glow)
+    recipe.__name__: recipe
+    for recipe in (triangular, affine, realnvp, nsf, maf, iaf, naf, planar, radial, glow, waveglow)
 }
 
 

@@ -6,7 +6,6 @@ from flowrl.layers.bijectors import Bijector, SplineBijector
 from flowrl.layers.layer import Layer
 from flowrl.native.flow import Step, StepKind
 from flowrl.native.spline import MAX_BINS
-from flowrl.native.state_only import Step, StepKind
 from flowrl.transforms import Inverse, Transform
 
 
