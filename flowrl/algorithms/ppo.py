@@ -42,9 +42,25 @@ class PPO(ppo.PPO):
         if reason:
             log.warning("flowrl's PPO runs Stable-Baselines3's own update: %s.", reason)
 
-    def train(self) -> None:
+    def _up_to_date(self) -> "_FastUpdate | None":
         if not is_same([id(self), self.policy.optimizer], self._prepared_for):
             self._prepare()  # the model is a copy, or somebody has put an optimiser of their own in place
+        return self._fast
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+        policy: Any = self.policy
+        fast = self._up_to_date()
+        if fast is None:
+            return super().collect_rollouts(*args, **kwargs)
+        fast.flat.attach()
+        policy.fast = fast
+        try:
+            return super().collect_rollouts(*args, **kwargs)
+        finally:
+            policy.fast = None
+
+    def train(self) -> None:
+        self._up_to_date()
         if self._fast is None:
             super().train()
             return
@@ -108,17 +124,35 @@ class _FastUpdate:
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """None: a copied model's parameters lie elsewhere, and it prepares itself anew."""
 
+    def __reduce__(self) -> Any:
+        return type(None), ()  # as for a copy
+
+    def act(self, obs: Any, deterministic: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """What `ActorCriticPolicy.forward` returns, without gradients: actions, values, log-probs."""
+        policy: Any = self.model.policy
+        parameters, values, _, _ = self._evaluate(obs)
+        distribution = policy.action_dist.proba_distribution(policy.action_net.from_parameters(parameters))
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        return actions.reshape((-1, *policy.action_space.shape)), values, log_prob
+
+    @torch.no_grad()
+    def _evaluate(self, obs: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """The flow's parameters, shape ``(batch, n)``, values, ``(batch, 1)``, and what the gradients need."""
+        policy: Any = self.model.policy
+        # One pass, whether or not each network has an extractor of its own: they have no parameters
+        features = BasePolicy.extract_features(policy, obs, policy.pi_features_extractor)
+        latents, inputs = self.trunk.forward(features)
+        parameters = self.actor_head.forward(latents[:1])[0][0]
+        return parameters, self.critic_head.forward(latents[1:])[0][0], latents, inputs
+
     def losses(self, batch: RolloutBufferSamples, clip_range: float, clip_range_vf: float | None) -> dict[str, Tensor]:
         """The losses of a minibatch, by the names of SB3's logs; their gradients are written to the parameters."""
         model = self.model
         policy: Any = model.policy
         size = len(batch.advantages)
-        with torch.no_grad():
-            # One pass, whether or not each network has an extractor of its own: they have no parameters
-            features = BasePolicy.extract_features(policy, batch.observations, policy.pi_features_extractor)
-            latents, inputs = self.trunk.forward(features)
-            parameters = self.actor_head.forward(latents[:1])[0][0]
-            values = self.critic_head.forward(latents[1:])[0].flatten()
+        parameters, values, latents, inputs = self._evaluate(batch.observations)
+        values = values.flatten()
         parameters.requires_grad_()
         distribution = policy.action_dist.proba_distribution(policy.action_net.from_parameters(parameters))
         log_prob = distribution.log_prob(batch.actions)

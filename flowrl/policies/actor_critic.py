@@ -34,6 +34,7 @@ class FlowActorCriticMixin(ActionDensity):
 
     action_net: Flow
     action_dist: FlowDistribution
+    fast: Any = None  # what acts in this policy's place while flowrl.algorithms.PPO collects a rollout
 
     def __init__(
         self,
@@ -79,6 +80,12 @@ class FlowActorCriticMixin(ActionDensity):
     def set_training_mode(self, mode: bool) -> None:
         if mode != self.training:  # SB3 asks at every step, and walks through every module
             super().set_training_mode(mode)
+
+    def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions as stored, values and log-probs, as `ActorCriticPolicy.forward`."""
+        if self.fast is not None:
+            return self.fast.act(obs, deterministic)
+        return super().forward(obs, deterministic)  # type: ignore[misc]
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> FlowDistribution:
         return self.action_dist.proba_distribution(self.action_net(latent_pi))

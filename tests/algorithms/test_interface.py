@@ -2,10 +2,12 @@
 
 import copy
 import logging
+import pickle
 
 import pytest
 import stable_baselines3
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
@@ -85,6 +87,26 @@ def test_callbacks_see_gradients_and_hyperparameters(tmp_path):
     assert seen["train/grad_norm_actor"] > 0 and seen["train/grad_norm_critic"] > 0
     hyperparameters = flowrl.callbacks.hyperparameters(model)
     assert hyperparameters["precision"] == "float32" and hyperparameters["batch_size"] == 16
+
+
+def test_a_rollout_acts_by_the_policy_itself_and_a_copy_made_in_its_midst_stands_alone():
+    class Compare(BaseCallback):
+        def _on_step(self) -> bool:
+            policy = self.model.policy
+            obs = policy.obs_to_tensor(self.locals["new_obs"])[0]
+            copied = copy.deepcopy(policy) if self.num_timesteps == 1 else pickle.loads(pickle.dumps(policy))
+            assert policy.fast is not None and copied.fast is None
+            results = []
+            for each in (policy, copied):
+                torch.manual_seed(self.num_timesteps)
+                results.append(each(obs))
+            for fast, plain in zip(*results, strict=True):
+                assert fast.shape == plain.shape
+                torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5)
+            return self.num_timesteps < 3
+
+    model = algorithms.PPO("FlowPolicy", Aim(), **PPO).learn(64, callback=Compare())
+    assert model.num_timesteps == 3 and model.policy.fast is None
 
 
 def test_learning_rate_schedules_reach_the_flat_optimisers():
