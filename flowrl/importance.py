@@ -35,12 +35,21 @@ def importance_estimate(log_weights: Tensor) -> ImportanceEstimate:
     n, largest = len(log_w), log_w.max()
     if not largest.isfinite():  # the maximum of a set with nan is nan
         raise ValueError(f"log_weights must be below infinity and not all -inf; their maximum is {largest}.")
-    w = (log_w - largest).exp()
-    ess = (w.mean().square() / w.square().mean()).item()
+    ess = effective_sample_size(log_w).item()
     return ImportanceEstimate(
         elbo=log_w.mean().item(),
         elbo_standard_error=log_w.std().item() / math.sqrt(n),
-        log_z=(largest + w.mean().log()).item(),
-        log_z_standard_error=math.sqrt(max(1 / ess - 1, 0.0) / (n - 1)),
+        log_z=log_w.logsumexp(0).item() - math.log(n),
+        log_z_standard_error=math.sqrt((1 / ess - 1) / (n - 1)),
         ess=ess,
     )
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    """Kish's effective sample size as a fraction of the sample, (mean w)^2 / mean w^2.
+
+    :param log_weights: log w, shape ``(n,)``, not all -inf
+    :return: a number in (0, 1]
+    """
+    log_ess = 2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0) - math.log(len(log_weights))
+    return log_ess.exp().clamp(max=1.0)

@@ -125,7 +125,8 @@ class StochasticFlow(nn.Module):
     r"""Standard normal noise through transforms and stochastic steps, with the importance weight of its path.
 
     Between two transforms, the steps of a Markov chain move samples to where a flow of these transforms alone would
-    have to bend for; the target's density is used on the way. A sample's density would be an integral over all paths
+    have to bend for; the target's density is used on the way. With steps alone it is annealed importance sampling (Neal
+    2001). A sample's density would be an integral over all paths
     that lead there, so that there is no ``log_prob``; the path's weight takes its place:
 
     .. math:: \log w = \log \tilde p(x) - \log N(z; 0, I)
@@ -152,7 +153,7 @@ class StochasticFlow(nn.Module):
         super().__init__()
         self.features = features
         self.parts = nn.ModuleList([_as_part(part, features) for part in parts])
-        self.register_buffer("zero", torch.zeros(features), persistent=False)  # has the dtype and device of samples
+        self.register_buffer("zero", torch.zeros(()), persistent=False)  # has the dtype and device of samples
 
     def sample_and_log_weight(self, log_density: LogDensity, n: int) -> tuple[Tensor, Tensor]:
         """
@@ -163,7 +164,7 @@ class StochasticFlow(nn.Module):
         :return: x, shape ``(n, d)``, and log w, shape ``(n,)``
         :raises ValueError: where log_density returns another shape
         """
-        y = self.zero.expand(n, -1) + torch.randn(n, self.features, dtype=self.zero.dtype, device=self.zero.device)
+        y = torch.randn(n, self.features, dtype=self.zero.dtype, device=self.zero.device)
         log_weight = -standard_normal_log_prob(y)
         for part in self.parts:
             y, change = part(y, log_density)

@@ -26,7 +26,7 @@ def prepared(flow: nn.Module, device: Any, seed: int | None) -> Iterator[Tensor]
         raise ValueError(f"flow must have parameters to train, got {type(flow).__name__} with none.")
     if device is not None:
         flow.to(device)
-    like = next(parameter for parameter in flow.parameters() if parameter.requires_grad)
+    like = parameters[0]
     modes = {module: module.training for module in flow.modules()}
     cuda = [like.device] if like.device.type == "cuda" else []
     try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flowrl.fit.monitor import Monitor
 from flowrl.fit.optimization import Optimization, check_positive, prepared
-from flowrl.importance import ImportanceEstimate, importance_estimate
+from flowrl.importance import ImportanceEstimate, effective_sample_size, importance_estimate
 
 POINTS = 100  # of the curves
 FIRST_BETA = 0.01  # where annealing starts
@@ -79,21 +79,19 @@ def fit_variational(
         at = None if context is None else torch.as_tensor(context).to(like)
         points, elbo_curve, ess_curve = [], [], []
         optimization = Optimization(flow, learning_rate, steps)
-        every = max(1, steps // POINTS)
+        step, every = 0, max(1, steps // POINTS)
         elbo, ess = torch.zeros(2, device=like.device)
-        step = 0
         flow.train()
         try:
             with Monitor(steps, progress, log_dir) as monitor:
-                while step < steps:
-                    beta = 1.0 if step >= annealing else FIRST_BETA + (1 - FIRST_BETA) * step / annealing
+                for step in range(1, steps + 1):
+                    beta = 1.0 if step > annealing else FIRST_BETA + (1 - FIRST_BETA) * (step - 1) / annealing
                     log_p, log_q = _log_densities(flow, at, log_density, samples)
                     optimization.step((log_q - beta * log_p).mean())
                     with torch.no_grad():
                         log_w = log_p - log_q
                         elbo += log_w.mean()
-                        ess += (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp() / samples
-                    step += 1
+                        ess += effective_sample_size(log_w)
                     monitor.advance()
                     if step % every == 0:
                         points.append(step)
@@ -144,6 +142,6 @@ def _log_densities(
 def _log_weights(
     flow: nn.Module, context: Tensor | None, log_density: Callable[[Tensor], Tensor], samples: int
 ) -> Tensor:
-    sizes = [len(part) for part in torch.empty(EVALUATION_SAMPLES).split(samples)]
+    sizes = [min(samples, EVALUATION_SAMPLES - done) for done in range(0, EVALUATION_SAMPLES, samples)]
     pairs = [_log_densities(flow, context, log_density, n) for n in sizes]
     return torch.cat([log_p - log_q for log_p, log_q in pairs])
