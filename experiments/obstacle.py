@@ -15,8 +15,9 @@ START, GOAL = np.array([0.0, -1.0]), np.array([0.0, 1.0])
 REACH = 0.15  # the goal is reached within this distance
 STEP = 0.3  # how far an action of length 1 moves the point
 HORIZON = 20  # steps
-NOISE = 0.03  # standard deviation of the demonstrator's actions
-PASS = 1.0  # where the demonstrator passes the middle, left or right
+NOISE = 0.05  # standard deviation of the demonstrator's actions
+PASS = 0.8  # where the demonstrator passes the middle, left or right
+LOOKAHEAD = 0.25  # how far up its path it aims
 
 
 class Obstacle(gym.Env):
@@ -72,10 +73,9 @@ class Demonstrator:
     def act(self, observation: NDArray[Any]) -> NDArray[np.float32]:
         """
         :param observation: the state
-        :return: a velocity towards the middle of the passage, then towards the goal
+        :return: a velocity along the path x = ±PASS cos(pi y / 2)
         """
-        position = observation[:2]
-        target = GOAL if position[1] > -0.02 else np.array([PASS * self.side, 0.0])
-        way = target - position
+        y = min(observation[1] + LOOKAHEAD, GOAL[1])
+        way = np.array([self.side * PASS * np.cos(np.pi * y / 2), y]) - observation[:2]
         velocity = 0.9 * way / max(np.linalg.norm(way), STEP)
         return np.clip(velocity + self.random.normal(0.0, NOISE, 2), -1.0, 1.0).astype(np.float32)
