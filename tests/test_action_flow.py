@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flowrl import Flow
 from flowrl.action_flow import ActionFlow
-from tests.models import FLOWS, perturb
+from tests.models import FLOW_KWARGS, FLOWS, perturb
 
 torch_kl = torch.distributions.kl_divergence
 
@@ -19,6 +19,7 @@ def flow_of(name: str, features: int = 2, seed: int = 0) -> Flow:
     flow = Flow(features, 3, name).double()
     mean, log_std = 0.1 * torch.randn(2, features, 3)
     flow.set_gaussian(mean, torch.zeros(features), log_std, torch.full((features,), -0.5))
+    flow = Flow(features, 3, name, **FLOW_KWARGS.get(name, {})).double()
     perturb(flow, 0.05)
     return flow
 

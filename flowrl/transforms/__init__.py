@@ -3,6 +3,7 @@
 from flowrl.transforms.affine import Affine, LULinear, Shear
 from flowrl.transforms.autoregressive import Autoregressive
 from flowrl.transforms.bounded import bounded
+from flowrl.transforms.continuous import Continuous, TanhField
 from flowrl.transforms.coupling import Coupling
 from flowrl.transforms.permutation import Permutation
 from flowrl.transforms.planar import Planar, planar_displacement
@@ -18,6 +19,7 @@ __all__ = [
     "Affine",
     "Autoregressive",
     "Compose",
+    "Continuous",
     "Coupling",
     "Inverse",
     "LULinear",
@@ -30,6 +32,7 @@ __all__ = [
     "Sigmoidal",
     "Split",
     "TanhBox",
+    "TanhField",
     "TorchTransform",
     "Transform",
     "bounded",
