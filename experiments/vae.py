@@ -132,7 +132,7 @@ def draw(rows: Sequence[Row], samples: Tensor) -> Figure:
     :param samples: pixel probabilities, shape ``(40, 64)``
     :return: the figure
     """
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(10, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     names = list(dict.fromkeys(row["posterior"] for row in rows))
     for key, label, color in (("elbo", "ELBO", "#6baed6"), ("log_likelihood", "log-likelihood (k samples)", "#08519c")):
@@ -141,8 +141,9 @@ def draw(rows: Sequence[Row], samples: Tensor) -> Figure:
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.4, -0.6)
     left.set_xlabel("test digits, nats per digit; one mark per seed")
-    left.legend(fontsize=8)
-    right.imshow(samples.view(4, 10, 8, 8).permute(0, 2, 1, 3).reshape(32, 80).numpy(), cmap="gray_r", vmin=0, vmax=1)
+    left.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    tiles = F.pad(samples.view(4, 10, 8, 8), (1, 1, 1, 1))
+    right.imshow(tiles.permute(0, 2, 1, 3).reshape(40, 100).numpy(), cmap="gray_r", vmin=0, vmax=1)
     right.set_title(f"pixel probabilities at z from the prior ({rows[-1]['posterior']})", fontsize=9)
     right.set_axis_off()
     return figure

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# A guard against rare samples. At 1 splines end 0.07 to 0.5 nats better on heavy tails, but annealed variational fits
+# 0.05 to 0.3 nats worse; without a bound splines end up to 0.15 nats worse on heavy tails.
 MAX_GRADIENT_NORM = 10.0
 
 
