@@ -157,8 +157,7 @@ def _autoregressive(
 
 _RECIPES: dict[str, Builder] = {
     recipe.__name__: recipe
-    for recipe in (triangular, affine, realnvp, nsf, maf, iaf, naf, planar, radial, glow, waveglow)
-    for recipe in (triangular, affine, realnvp, nsf, maf, iaf, naf, planar, radial, glow, ffjord)
+    for recipe in (triangular, affine, realnvp, nsf, maf, iaf, naf, planar, radial, glow, waveglow, ffjord)
 }
 
 

@@ -16,10 +16,9 @@ torch_kl = torch.distributions.kl_divergence
 def flow_of(name: str, features: int = 2, seed: int = 0) -> Flow:
     """A perturbed flow in float64 with a context of 3, of moderate width: tanh rounds to one from |u| = 19 on."""
     torch.manual_seed(seed)
-    flow = Flow(features, 3, name).double()
+    flow = Flow(features, 3, name, **FLOW_KWARGS.get(name, {})).double()
     mean, log_std = 0.1 * torch.randn(2, features, 3)
     flow.set_gaussian(mean, torch.zeros(features), log_std, torch.full((features,), -0.5))
-    flow = Flow(features, 3, name, **FLOW_KWARGS.get(name, {})).double()
     perturb(flow, 0.05)
     return flow
 

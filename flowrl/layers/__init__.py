@@ -2,9 +2,8 @@
 
 from flowrl.layers.autoregressive import AutoregressiveLayer
 from flowrl.layers.bijectors import AffineBijector, GatedBijector, SigmoidalBijector, SplineBijector
-from flowrl.layers.convolutional import ConvolutionalCoupling, DilatedNetwork, ImageNetwork
-from flowrl.layers.bijectors import AffineBijector, SigmoidalBijector, SplineBijector
 from flowrl.layers.continuous import ContinuousLayer
+from flowrl.layers.convolutional import ConvolutionalCoupling, DilatedNetwork, ImageNetwork
 from flowrl.layers.coupling import CouplingLayer
 from flowrl.layers.elementwise import Elementwise
 from flowrl.layers.grid import Grid, PointwiseLayer, SplitLayer
@@ -17,8 +16,8 @@ __all__ = [
     "AffineBijector",
     "AutoregressiveLayer",
     "Constant",
-    "ConvolutionalCoupling",
     "ContinuousLayer",
+    "ConvolutionalCoupling",
     "CouplingLayer",
     "DilatedNetwork",
     "Elementwise",
