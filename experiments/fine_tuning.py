@@ -16,6 +16,10 @@ from experiments.checkpoint import NORMALIZATION
 from experiments.errors import UsageError
 from experiments.run_directory import RunDirectory
 
+# Steps for the new critics, at least. A clone of Pendulum's expert (return -146) fell to -1,650 when its actor moved
+# from the start or after 200 steps, to -1,200 after 1,000, and to -630 after 3,000, from where it was back in 1,500.
+MIN_CRITIC_WARMUP = 3_000
+
 
 def open_source(path: Path, agent: Agent, environment: str) -> RunDirectory:
     """
@@ -45,10 +49,14 @@ def settings_of_source(settings: dict[str, Any], source: RunDirectory) -> dict[s
 
     :param settings: the agent's own
     :param source: the other run
-    :return: the same, with the other's networks, flow and normalisation of observations
+    :return: the same, with the other's networks, flow and normalisation of observations, and steps enough for critics
     """
     config = source.config
-    return settings | dict(policy_kwargs=config["hyperparameters"]["policy_kwargs"], normalize=config["normalize"])
+    return settings | dict(
+        policy_kwargs=config["hyperparameters"]["policy_kwargs"],
+        normalize=config["normalize"],
+        learning_starts=max(settings["learning_starts"], MIN_CRITIC_WARMUP),
+    )
 
 
 def take_actor(model: BaseAlgorithm, source: RunDirectory) -> None:

@@ -45,7 +45,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--from",
         dest="source",
         metavar="RUN_DIR",
-        help="flow-sac, sac: start with that run's actor; in the first learning_starts steps only the critics learn",
+        help="flow-sac, sac: start with that run's actor; for learning_starts (3000 or more) steps only critics learn",
     )
 
     how = parser.add_argument_group("how to train")

@@ -32,12 +32,12 @@ def aimed(n, seed=0, noise=0.1):
     return Demonstrations(observations, (CENTER + HALF * scaled).astype(np.float32))
 
 
-@pytest.mark.parametrize("flow", ["triangular", "nsf", None], ids=str)
+@pytest.mark.parametrize("flow", ["triangular", None], ids=str)
 def test_it_learns_what_was_done(flow):
     model = cloning(flow=flow).imitate(aimed(500), aimed(100, seed=1))
     before = model.mean_log_likelihood(model.held_out)
     critic = [parameter.clone() for parameter in model.critic.parameters()]
-    model.learn(400)
+    model.learn(300)
     # Noise of 0.1 in half-widths of the box has the entropy log(0.1 * 2.5) + log(0.1 * 5) + log(2 pi e) = 0.76 nats
     assert before < -3.5 and model.mean_log_likelihood(model.held_out) > -0.76 - 0.8
     assert all(torch.equal(a, b) for a, b in zip(critic, model.critic.parameters())), "only the actor is trained"

@@ -80,7 +80,7 @@ def test_learns_saves_and_loads(algorithm, flow, tmp_path):
     env = Aim()
     schedule = dict(learning_starts=32, train_freq=16) if algorithm == "SAC" else {}
     model = build(algorithm, env, policy_kwargs=dict(flow=flow), **schedule)
-    model.learn(256)
+    model.learn(128)
     model.save(tmp_path / "model")
     loaded = type(model).load(tmp_path / "model", env=env)
     assert loaded.policy_kwargs["flow"] == flow
