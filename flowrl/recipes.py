@@ -12,6 +12,7 @@ from flowrl.layers import (
     ActNorm,
     AffineBijector,
     AutoregressiveLayer,
+    ContinuousLayer,
     CouplingLayer,
     Elementwise,
     GatedBijector,
@@ -119,6 +120,23 @@ def glow(features: int, context: int, layers: int = 3, hidden: Sequence[int] = H
     return parts
 
 
+def ffjord(
+    features: int,
+    context: int,
+    layers: int = 1,
+    hidden: Sequence[int] = HIDDEN,
+    steps: int = 12,
+    solver: str = "rk4",
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> FlowParts:
+    """Continuous flow (Grathwohl et al. 2019) with the exact trace; its log-prob is exact up to O(steps^-4).
+
+    ``solver="dopri5"`` adapts its steps to the tolerances instead (needs torchdiffeq).
+    """
+    return [ContinuousLayer(features, hidden, steps, solver, rtol, atol) for _ in range(layers)]
+
+
 # With one feature there is nothing to condition on: the context alone moves it, and no network is needed.
 
 
@@ -137,7 +155,8 @@ def _autoregressive(
 
 
 _RECIPES: dict[str, Builder] = {
-    recipe.__name__: recipe for recipe in (triangular, affine, realnvp, nsf, maf, iaf, naf, planar, radial, glow)
+    recipe.__name__: recipe
+    for recipe in (triangular, affine, realnvp, nsf, maf, iaf, naf, planar, radial, glow, ffjord)
 }
 
 

@@ -19,6 +19,11 @@ from tests.environments import HIGH, LOW, Aim
 
 FLOWS = flowrl.available_flows()
 
+# Options of the flows whose densities are scored on whole grids, where a recipe's own sizes would take minutes. The
+# continuous flow evaluates its field four times a step, and its solver's error falls as steps^-4: so many reach the
+# tolerances of exact flows. (tests/transforms/test_continuous.py says what the default steps do.)
+FLOW_KWARGS: dict[str, dict[str, Any]] = {"ffjord": dict(hidden=(8, 8), steps=16)}
+
 # A few hundred cheap updates in a thousand steps.
 _OFF_POLICY = dict(learning_starts=100, train_freq=16, gradient_steps=2, batch_size=32, buffer_size=2_000)
 ALGORITHMS: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
@@ -74,6 +79,8 @@ def build_policy(
     torch.manual_seed(seed)
     policy_class = ALGORITHMS[algorithm][0].policy_aliases[policy]
     kwargs = dict(net_arch=[16], features_extractor_class=Precise) | kwargs
+    if kwargs.get("flow") in FLOWS:
+        kwargs.setdefault("flow_kwargs", FLOW_KWARGS.get(kwargs["flow"]))
     return policy_class(observation_space, action_space, lambda _: 1e-3, **kwargs)
 
 

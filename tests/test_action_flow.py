@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flowrl import Flow
 from flowrl.action_flow import ActionFlow
-from tests.models import FLOWS, perturb
+from tests.models import FLOW_KWARGS, FLOWS, perturb
 
 torch_kl = torch.distributions.kl_divergence
 
@@ -16,7 +16,7 @@ torch_kl = torch.distributions.kl_divergence
 def flow_of(name: str, features: int = 2, seed: int = 0) -> Flow:
     """A perturbed flow in float64 with a context of 3."""
     torch.manual_seed(seed)
-    flow = Flow(features, 3, name).double()
+    flow = Flow(features, 3, name, **FLOW_KWARGS.get(name, {})).double()
     perturb(flow, 0.05)
     return flow
 

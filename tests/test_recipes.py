@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-import flowrl
 from flowrl import Flow
 from flowrl.action_flow import ActionFlow
+from tests.models import FLOW_KWARGS, FLOWS
 
-FLOWS = flowrl.available_flows()
 CONTEXT = 4
 flows = pytest.mark.parametrize("name", FLOWS)
 dimensions = pytest.mark.parametrize("d", [1, 2, 3, 17])
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 def perturbed(name: str, d: int, context: int = CONTEXT, spread: float = 0.1, **options) -> Flow:
     """A flow whose parameters have moved, around a base of moderate width: |u| stays below 6 and a grid resolves it."""
-    flow = Flow(d, context, name, **options)
+    flow = Flow(d, context, name, **FLOW_KWARGS.get(name, {}), **options)
     flow.set_gaussian(
         0.2 * torch.randn(d, context), torch.zeros(d), 0.1 * torch.randn(d, context), torch.full((d,), -0.5)
     )
@@ -171,7 +170,7 @@ def test_copies_and_pickles_after_sampling(name):
     flow(context).rsample_and_log_prob()
     for copied in (copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))):
         torch.testing.assert_close(copied(context).log_prob(x), flow(context).log_prob(x))
-    loaded = Flow(3, CONTEXT, name)
+    loaded = Flow(3, CONTEXT, name, **FLOW_KWARGS.get(name, {}))
     loaded.load_state_dict(flow.state_dict())
     torch.testing.assert_close(loaded(context).log_prob(x), flow(context).log_prob(x))
 
@@ -186,7 +185,7 @@ def test_float32_log_prob_agrees_with_float64(name):
     torch.testing.assert_close(rough.double(), precise, atol=2e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["realnvp", "nsf", "maf", "iaf", "naf", "glow", "triangular", "affine"])
+@pytest.mark.parametrize("name", ["realnvp", "nsf", "maf", "iaf", "naf", "glow", "triangular", "affine", "ffjord"])
 @pytest.mark.parametrize("d", [2, 3, 5])
 def test_no_feature_is_left_alone(name, d):
     """Every feature's distribution depends on some other one's value."""

@@ -2,6 +2,7 @@
 
 from flowrl.layers.autoregressive import AutoregressiveLayer
 from flowrl.layers.bijectors import AffineBijector, GatedBijector, SigmoidalBijector, SplineBijector
+from flowrl.layers.continuous import ContinuousLayer
 from flowrl.layers.coupling import CouplingLayer
 from flowrl.layers.elementwise import Elementwise
 from flowrl.layers.layer import Constant, Layer
@@ -13,6 +14,7 @@ __all__ = [
     "AffineBijector",
     "AutoregressiveLayer",
     "Constant",
+    "ContinuousLayer",
     "CouplingLayer",
     "Elementwise",
     "GatedBijector",

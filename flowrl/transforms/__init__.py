@@ -3,6 +3,7 @@
 from flowrl.transforms.affine import Affine, LULinear, Shear
 from flowrl.transforms.autoregressive import Autoregressive
 from flowrl.transforms.bounded import bounded
+from flowrl.transforms.continuous import Continuous, TanhField
 from flowrl.transforms.coupling import Coupling
 from flowrl.transforms.permutation import Permutation
 from flowrl.transforms.planar import Planar, planar_displacement
@@ -16,6 +17,7 @@ __all__ = [
     "Affine",
     "Autoregressive",
     "Compose",
+    "Continuous",
     "Coupling",
     "Inverse",
     "LULinear",
@@ -26,6 +28,7 @@ __all__ = [
     "Shear",
     "Sigmoidal",
     "TanhBox",
+    "TanhField",
     "TorchTransform",
     "Transform",
     "bounded",

@@ -8,7 +8,7 @@ from stable_baselines3.common.distributions import kl_divergence
 
 from tests.models import FLOWS, build, build_policy, head, observations, perturb
 
-CONDITIONED = ["realnvp", "nsf", "maf", "iaf", "naf", "glow"]  # parameters in networks of the layers' own
+CONDITIONED = ["realnvp", "nsf", "maf", "iaf", "naf", "glow", "ffjord"]  # parameters in networks of the layers' own
 
 
 def trust_region(flow: str, batch: int = 16, double: bool = True):
