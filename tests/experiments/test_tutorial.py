@@ -20,11 +20,10 @@ DOCUMENT = tutorial.ROOT / "docs" / "tutorial.md"
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    """A copy of the document, few samples, and a coarse grid; zuko switches torch's checks off when it is imported."""
+    """A copy of the document, and few samples; zuko switches torch's checks off when it is imported."""
     monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
     for name, rows in dict(TRAINING_ROWS=512, VALIDATION_ROWS=64, HELD_OUT_ROWS=4_000).items():
         monkeypatch.setattr(fits, name, rows)
-    monkeypatch.setattr(transforms, "CELLS", 300)
     shutil.copy(DOCUMENT, tmp_path)
     return tmp_path
 
@@ -64,8 +63,7 @@ def test_fits_come_back_from_other_processes_in_order():
 
 
 @pytest.mark.parametrize("name", transforms.TRANSFORMS)
-def test_the_check_of_each_transform_passes(name, monkeypatch):
-    monkeypatch.setattr(transforms, "CELLS", 300)
+def test_the_check_of_each_transform_passes(name):
     assert transforms.check(transforms.TRANSFORMS[name]).passed
 
 
