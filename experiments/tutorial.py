@@ -74,12 +74,13 @@ def write_checks(document: Document, pictures: Path) -> list[str]:
     document.write("one dimension", code(lines))
     save(one_dimension.picture(), pictures / "one_dimension.png")
     failed = [] if passed else ["one dimension"]
-    for name, build in transforms.TRANSFORMS.items():
-        check = transforms.check(build)
+    for name, example in transforms.TRANSFORMS.items():
+        check = transforms.check(example)
         document.write(name, code(check.lines()))
-        save(transforms.picture(build, name), pictures / f"{name}.png")
+        save(transforms.picture(example, name), pictures / f"{name}.png")
         failed += [] if check.passed else [name]
     save(transforms.spline_curve(), pictures / "spline_curve.png")
+    document.write("order", code(transforms.order_of_the_solver()))
     return failed
 
 

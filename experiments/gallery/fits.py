@@ -23,9 +23,11 @@ from experiments.gallery.flows import (
 )
 from experiments.results import Row
 from experiments.targets import SAMPLED, TARGETS, Target
+from experiments.targets.target import midpoints
 from flowrl.fit import fit_density, fit_variational
 
-ROWS_AT_ONCE = 4_000  # held-out rows that are scored together
+ROWS_AT_ONCE = 4_000  # that are scored together
+GRID, MARGIN = 256, 1.25  # of the integral: points along each side, and the square's side in units of the target's
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def fit_likelihood(target: Target, recipe: Recipe, seed: int) -> tuple[Row, nn.M
     :param target: with samples and a known log-density
     :param recipe: of the flow
     :param seed: of samples, start and minibatches
-    :return: held-out log-likelihood and its gap to the truth on the same samples, in nats; and the flow
+    :return: held-out log-likelihood and its gap to the truth on the same samples, in nats, and the integral of the
+        fitted density; and the flow
     """
     train, validation, held_out = _samples(target, seed)
     torch.manual_seed(seed)
@@ -75,13 +78,12 @@ def fit_likelihood(target: Target, recipe: Recipe, seed: int) -> tuple[Row, nn.M
         patience=None,
         seed=seed,
     )
-    with torch.no_grad():
-        log_q = torch.cat([flow().log_prob(part) for part in held_out.split(ROWS_AT_ONCE)])
-    log_p = target.log_prob(held_out)
+    log_q, log_p = _log_prob(flow, held_out), target.log_prob(held_out)
     row = dict(
         log_likelihood=round(log_q.mean().item(), 4),
         gap=round((log_p - log_q).mean().item(), 4),
         standard_error=_standard_error(log_p - log_q),
+        integral=_integral(flow, MARGIN * target.reach),
     )
     return row | _circumstances(flow, recipe, seed, fit.seconds), flow
 
@@ -93,7 +95,7 @@ def fit_energy(target: Target, recipe: Recipe, seed: int) -> tuple[Row, nn.Modul
     :param target: on the box [-reach, reach]^2
     :param recipe: of the flow, which is squashed onto [-1, 1]^2
     :param seed: of start and samples
-    :return: the divergence in nats; and the flow
+    :return: the divergence in nats, and the integral of the fitted density; and the flow
     """
 
     def log_density(a: Tensor) -> Tensor:
@@ -108,7 +110,11 @@ def fit_energy(target: Target, recipe: Recipe, seed: int) -> tuple[Row, nn.Modul
     with torch.no_grad():
         draws = [flow().rsample_and_log_prob((ROWS_AT_ONCE,)) for _ in range(HELD_OUT_ROWS // ROWS_AT_ONCE)]
         log_ratio = torch.cat([log_q - log_density(a) for a, log_q in draws])
-    row = dict(kl=round(log_ratio.mean().item(), 4), standard_error=_standard_error(log_ratio))
+    row = dict(
+        kl=round(log_ratio.mean().item(), 4),
+        standard_error=_standard_error(log_ratio),
+        integral=_integral(flow, 1.0),
+    )
     return row | _circumstances(flow, recipe, seed, fit.seconds), flow
 
 
@@ -155,6 +161,17 @@ def _samples(target: Target, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     sizes = [TRAINING_ROWS, VALIDATION_ROWS, HELD_OUT_ROWS]
     return list(target.sample(sum(sizes), generator).split(sizes))
+
+
+@torch.no_grad()
+def _log_prob(flow: nn.Module, x: Tensor) -> Tensor:
+    return torch.cat([flow().log_prob(part) for part in x.split(ROWS_AT_ONCE)])
+
+
+def _integral(flow: nn.Module, reach: float) -> float:
+    """The flow's mass on [-reach, reach]^2, by the midpoint rule: 1 unless something is wrong, or is off the grid."""
+    x, cell = midpoints(reach, GRID)
+    return round(cell * _log_prob(flow, x.float()).exp().sum().item(), 4)
 
 
 def _standard_error(values: Tensor) -> float:

@@ -20,11 +20,10 @@ DOCUMENT = tutorial.ROOT / "docs" / "tutorial.md"
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    """A copy of the document, few samples, and a coarse grid; zuko switches torch's checks off when it is imported."""
+    """A copy of the document, and few samples; zuko switches torch's checks off when it is imported."""
     monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
     for name, rows in dict(TRAINING_ROWS=512, VALIDATION_ROWS=64, HELD_OUT_ROWS=4_000).items():
         monkeypatch.setattr(fits, name, rows)
-    monkeypatch.setattr(transforms, "CELLS", 800)
     shutil.copy(DOCUMENT, tmp_path)
     return tmp_path
 
@@ -51,6 +50,7 @@ def test_a_run_writes_every_picture_block_and_table_of_the_document(tiny):
     assert truth == pytest.approx(-3.4657, abs=1e-4)
     assert float(row["log_likelihood"]) + float(row["gap"]) == pytest.approx(truth, abs=2e-4)
     assert f"{float(row['gap']):.3f}" in after and float(row["gap"]) > 0.1
+    assert float(row["integral"]) == pytest.approx(1, abs=0.01)
     made = json.loads((tiny / "results" / "energies.json").read_text())
     assert made["versions"]["torch"] and "tutorial.py" not in made["versions"]
 
@@ -75,7 +75,7 @@ class WrongAffine(Affine):
 
 
 def test_a_check_sees_a_wrong_log_determinant():
-    check = transforms.check(lambda: WrongAffine(torch.zeros(2), torch.ones(2)))
+    check = transforms.check(transforms.Example(lambda: WrongAffine(torch.zeros(2), torch.ones(2))))
     assert not check.passed and check.log_det_error == pytest.approx(1e-6, rel=1e-3)
 
 
