@@ -45,7 +45,8 @@ def zuko_nsf(features: int, context: int, **options: Any) -> nn.Module:
 FLOWS: dict[str, Recipe] = {
     "nsf": Recipe("nsf", 3_000, 5e-3, dict(layers=4)),
     "triangular": Recipe("triangular", 4_000, 1e-2, dict(layers=20)),
-    "naf": Recipe("naf", 4_000, 2e-2, dict(layers=2, units=32)),
+    "naf": Recipe("naf", 4_000, 2e-2, dict(layers=2, units=16)),
+    "ffjord": Recipe("ffjord", 1_500, 1e-2, dict(layers=2, hidden=(32, 32), steps=6)),
     "realnvp": Recipe("realnvp", 2_000, 5e-3, dict(layers=8)),
     "maf": Recipe("maf", 2_000, 5e-3, dict(layers=8)),
     "planar": Recipe("planar", 1_500, 1e-2, dict(layers=8)),
