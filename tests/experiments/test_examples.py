@@ -38,6 +38,7 @@ def test_the_bound_of_an_untrained_vae_is_its_log_likelihood_minus_a_divergence(
     assert elbo == pytest.approx(64 * math.log(0.5) - divergence, abs=0.02)
 
 
+@pytest.mark.slow
 def test_bayesian_logistic_regression_writes_its_table_and_its_picture(tmp_path):
     pytest.importorskip("numpyro", reason="the reference: pip install -e .[examples]")
     sizes = "--features 2 --steps 300 --learning-rate 0.03 --draws 200 --levels 200 --paths 200 --flows affine"
