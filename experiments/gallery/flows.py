@@ -48,8 +48,6 @@ FLOWS: dict[str, Recipe] = {
     "naf": Recipe("naf", 4_000, 2e-2, dict(layers=2, units=16)),
     "ffjord": Recipe("ffjord", 1_500, 1e-2, dict(layers=2, hidden=(32, 32), steps=6)),
     "realnvp": Recipe("realnvp", 2_000, 5e-3, dict(layers=8)),
-    "maf": Recipe("maf", 2_000, 5e-3, dict(layers=8)),
-    "planar": Recipe("planar", 1_500, 1e-2, dict(layers=8)),
     "zuko NSF": Recipe(zuko_nsf, 3_000, 5e-3, dict(transforms=4, bins=8, hidden_features=(64, 64))),
 }
 
