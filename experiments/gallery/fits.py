@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -102,7 +102,7 @@ def fit_energy(target: Target, recipe: Recipe, seed: int) -> tuple[Row, nn.Modul
         return target.log_prob(target.reach * a) + 2 * math.log(target.reach)
 
     torch.manual_seed(seed)
-    flow = SquashedFlow(recipe.build())
+    flow = SquashedFlow(recipe.build(sampling=True))
     fit = fit_variational(
         flow, log_density, steps=recipe.steps, samples=BATCH_SIZE, learning_rate=recipe.learning_rate, seed=seed
     )
@@ -146,7 +146,7 @@ def _fit(pair: tuple[str, str], seed: int, steps: int | None) -> Fit:
     target, flow = pair
     recipe = FLOWS[flow]
     if steps is not None:
-        recipe = Recipe(recipe.flow, steps, recipe.learning_rate, recipe.options)
+        recipe = replace(recipe, steps=steps)
     fit: Callable[[Target, Recipe, int], tuple[Row, nn.Module]] = fit_likelihood if target in SAMPLED else fit_energy
     row, module = fit(TARGETS[target], recipe, seed)
     return Fit(target, flow, dict(target=target, flow=flow) | row, module)
