@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # agents/ and experiments/ are not installed
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     document, pictures = Document(arguments.docs / "tutorial.md"), arguments.docs / "tutorial"
     pictures.mkdir(exist_ok=True)
 
+    made = circumstances()  # before the document differs from the commit
     failed = write_checks(document, pictures)
     start = time.perf_counter()
     fits = []
@@ -56,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         fits.append(fit)
         seconds = time.perf_counter() - start
         print(f"{seconds:6.0f} s", *(f"{key}={value}" for key, value in fit.row.items()), flush=True)
-    write_fits(fits, document, pictures, arguments.results)
+    write_fits(fits, document, pictures, arguments.results, made)
     for name in failed:
         print(f"error: the check of {name} failed", file=sys.stderr)
     return 1 if failed else 0
@@ -84,7 +86,7 @@ def write_checks(document: Document, pictures: Path) -> list[str]:
     return failed
 
 
-def write_fits(fits: list[Fit], document: Document, pictures: Path, results: Path) -> None:
+def write_fits(fits: list[Fit], document: Document, pictures: Path, results: Path, made: dict[str, Any]) -> None:
     """
     Tables and the picture of fits.
 
@@ -92,8 +94,8 @@ def write_fits(fits: list[Fit], document: Document, pictures: Path, results: Pat
     :param document: has blocks for the tables
     :param pictures: the folder
     :param results: where the rows go
+    :param made: the run's circumstances
     """
-    made = circumstances()  # before the files that this writes differ from the commit
     save(picture(fits), pictures / "fits.png")
     sampled = [fit for fit in fits if fit.target in SAMPLED]
     energies = [fit for fit in fits if fit.target in ENERGIES]

@@ -158,13 +158,14 @@ class Check:
     def lines(self) -> list[str]:
         """As printed in the document."""
         x = ", ".join(f"{value:g}" for value in POINT)
-        return [
-            f"log|det| at ({x})          {self.log_det:.10f}",
-            f"by autograd's Jacobian         {self.by_autograd:.10f}",
-            f"largest difference             {self.log_det_error:.0e} at 1,000 points",
-            f"largest error, there and back  {self.round_trip_error:.0e}",
-            f"integral of the density        {self.integral:.6f}",
-        ]
+        values = {
+            f"log|det| at ({x})": f"{self.log_det:.10f}",
+            "by autograd's Jacobian": f"{self.by_autograd:.10f}",
+            "largest difference": f"{self.log_det_error:.0e} at 1,000 points",
+            "largest error, there and back": f"{self.round_trip_error:.0e}",
+            "integral of the density": f"{self.integral:.6f}",
+        }
+        return [f"{name:<31}{value}" for name, value in values.items()]
 
 
 def check(example: Example) -> Check:
