@@ -18,6 +18,7 @@ from flowrl.foreign import ForeignDistribution, densest
 from flowrl.layers import AffineBijector, Layer
 from flowrl.reparameterized import ReparameterizedDistribution
 from flowrl.transforms import Transform
+from flowrl.transforms.transform import as_rows
 
 Rows = Callable[..., tuple[Tensor, Tensor]]
 """``rows(value, context)`` -> value and log-determinant: what nflows and normflows call a transform or a flow.
@@ -124,10 +125,10 @@ class RowTransform(Transform):
         return x, -ladj
 
     def _through(self, function: Rows, value: Tensor) -> tuple[Tensor, Tensor]:
-        rows, context, batch = _as_rows(value, self._context)
-        image, ladj = function(rows) if context is None else function(rows, context)
+        batch, rows = as_rows(value, *([] if self._context is None else [self._context]))
+        image, ladj = function(*rows)
         # Some of normflows' flows give one log-determinant for all rows
-        return image.view(*batch, -1), ladj.reshape(-1).expand(len(rows)).view(batch)
+        return image.view(*batch, -1), ladj.reshape(-1).expand(batch.numel()).view(batch)
 
 
 class ForeignModel(nn.Module):
@@ -157,7 +158,7 @@ class ForeignModel(nn.Module):
         """
         raise NotImplementedError
 
-    def score(self, value: Tensor, context: Tensor | None) -> Tensor:
+    def score(self, value: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-probs of rows, shape ``(n,)``."""
         model = self.model
         return model.log_prob(value) if context is None else model.log_prob(value, context=context)
@@ -225,8 +226,8 @@ class ModelDistribution(ReparameterizedDistribution):
         return x.view(*batch, -1), log_prob.view(batch)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        rows, context, batch = _as_rows(value, self.context)
-        return self.model.score(rows, context).view(batch)
+        batch, rows = as_rows(value, *([] if self.context is None else [self.context]))
+        return self.model.score(*rows).view(batch)
 
     def center(self) -> Tensor:
         contexts = self._contexts(self.batch_shape)
@@ -237,13 +238,6 @@ class ModelDistribution(ReparameterizedDistribution):
         if self.context is None:
             return ()
         return (self.context.expand(*batch, -1).reshape(batch.numel(), -1),)
-
-
-def _as_rows(value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
-    """Values and contexts side by side as rows, and the batch shape that they came from."""
-    batch = value.shape[:-1] if context is None else torch.broadcast_shapes(value.shape[:-1], context.shape[:-1])
-    rows = [part.expand(*batch, -1).reshape(batch.numel(), -1) for part in (value, context) if part is not None]
-    return rows[0], rows[1] if len(rows) > 1 else None, batch
 
 
 def _placed(module: nn.Module, features: int, context: int) -> nn.Module:

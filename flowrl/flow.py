@@ -21,8 +21,9 @@ from flowrl.native import flow as native
 from flowrl.native.flow import Limits, Program, Step, StepKind
 from flowrl.recipes import DEFAULT_FLOW, AnyFlow, FlowParts, find_flow
 from flowrl.reparameterized import ReparameterizedDistribution
-from flowrl.transforms import Affine, Compose, TorchTransform, Transform
+from flowrl.transforms import Affine, Compose, Transform
 from flowrl.transforms.spline import RAW_LIMIT
+from flowrl.transforms.transform import as_rows, as_transform
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the bounds of SB3's SAC
 
@@ -245,12 +246,9 @@ class InOnePass(Transform):
             return _LayerByLayer(self.flow)(value, parameters, inverse)
         if value.dim() == 2 and parameters.shape[:-1] == shape[:-1]:
             return native.evaluate(value, parameters, weights, self.program, inverse, self._with_weights)
-        batch = torch.broadcast_shapes(shape[:-1], parameters.shape[:-1])  # several values a state, or a single state
-        shape = torch.Size((*batch, shape[-1]))
-        parameters = parameters.expand(*batch, parameters.shape[-1]).reshape(-1, parameters.shape[-1])
-        value = value.expand(shape).reshape(-1, shape[-1])
+        batch, (value, parameters) = as_rows(value, parameters)  # several values a state, or a single state
         image, ladj = native.evaluate(value, parameters, weights, self.program, inverse, self._with_weights)
-        return image.view(shape), ladj.view(batch)
+        return image.view(*batch, -1), ladj.view(batch)
 
     def _with_weights(
         self, value: Tensor, parameters: Tensor, *weights: Tensor, inverse: bool
@@ -317,8 +315,6 @@ def _build(flow: AnyFlow, features: int, context: int, options: dict[str, Any]) 
 def _as_layer(part: Layer | TorchDistributionsTransform) -> Layer:
     if isinstance(part, Layer):
         return part
-    if isinstance(part, Transform):
-        return Constant(part)
     if isinstance(part, TorchDistributionsTransform):
-        return Constant(TorchTransform(part))
+        return Constant(as_transform(part))
     raise ValueError(f"A flow is made of flowrl layers and torch.distributions transforms, got {type(part).__name__}.")

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.distributions.transforms import Transform as TorchDistributionsTransform
 
 from flowrl.flow import Flow, standard_normal_log_prob
-from flowrl.transforms import TorchTransform, Transform
+from flowrl.transforms import Transform
+from flowrl.transforms.transform import as_transform
 
 LogDensity = Callable[[Tensor], Tensor]
 """Log of an unnormalised density, ``(*batch, d) -> (*batch,)``."""
@@ -207,5 +208,5 @@ def _as_part(part: Any, features: int) -> nn.Module:
             )
         return _Deterministic(part)
     if isinstance(part, TorchDistributionsTransform):
-        return _Deterministic(part if isinstance(part, Transform) else TorchTransform(part))
+        return _Deterministic(as_transform(part))
     raise ValueError(f"A StochasticFlow is made of flows, transforms and stochastic steps, got {type(part).__name__}.")

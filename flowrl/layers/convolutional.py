@@ -13,6 +13,7 @@ from flowrl.layers.coupling import halves
 from flowrl.layers.grid import Grid
 from flowrl.layers.layer import Layer
 from flowrl.transforms import Coupling, Transform
+from flowrl.transforms.transform import as_rows
 
 
 class ConvolutionalCoupling(Layer):
@@ -52,9 +53,8 @@ class ConvolutionalCoupling(Layer):
         return Coupling(partial(self._bijector, context=parameters), self.keep, self.change, self.back)
 
     def _bijector(self, kept: Tensor, context: Tensor) -> Transform:
-        batch = torch.broadcast_shapes(kept.shape[:-1], context.shape[:-1])
-        x = kept.expand(*batch, -1).reshape(-1, *self.sides, self.seen)
-        raw = self.network(x, context.expand(*batch, -1).reshape(len(x), -1))
+        batch, (x, context) = as_rows(kept, context)
+        raw = self.network(x.view(-1, *self.sides, self.seen), context)
         return self.bijector(raw.reshape(*batch, len(self.change), self.bijector.parameters_per_feature))
 
 

@@ -116,3 +116,19 @@ class TorchTransform(Transform):
 def zero_ladj(x: Tensor) -> Tensor:
     """The log-determinant of a volume-preserving transform at x, shape ``x.shape[:-1]``."""
     return torch.zeros_like(x[..., 0])
+
+
+def as_transform(transform: torch_transforms.Transform) -> Transform:
+    """This library's transforms as they are, those of torch under its contract."""
+    return transform if isinstance(transform, Transform) else TorchTransform(transform)
+
+
+def as_rows(*parts: Tensor) -> tuple[torch.Size, list[Tensor]]:
+    """
+    Vectors of different batch shapes side by side as rows.
+
+    :param parts: shapes ``(*batch_i, d_i)``, the batch shapes broadcastable
+    :return: their common batch shape, n vectors in all, and each part in shape ``(n, d_i)``
+    """
+    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return batch, [part.expand(*batch, -1).reshape(-1, part.shape[-1]) for part in parts]
