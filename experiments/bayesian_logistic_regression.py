@@ -7,7 +7,6 @@ stochastic flow without a transform. Writes ``bayesian_logistic_regression.png``
 ``experiments/results/``. Needs ``pip install -e .[examples]``.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 
 from experiments.provenance import versions_of
-from experiments.results import RESULTS, Row, circumstances, write_results
+from experiments.results import Row, circumstances, results_parser, write_results
 from flowrl import Flow, fit_variational
 from flowrl.fit import VariationalFit
 from flowrl.importance import ImportanceEstimate, importance_estimate
@@ -233,9 +232,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = argparse.ArgumentParser(
-        prog="bayesian_logistic_regression.py", description=__doc__.splitlines()[0] if __doc__ else None
-    )
+    parser = results_parser("bayesian_logistic_regression.py", __doc__)
     parser.add_argument("--flows", nargs="+", default=list(FLOWS), choices=list(FLOWS), metavar="FLOW")
     parser.add_argument("--features", type=int, default=30, help="the first so many features (default: all 30)")
     parser.add_argument("--prior-scale", type=float, default=1.0, help="of the coefficients (default: 1)")
@@ -245,7 +242,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--levels", type=int, default=3_000, help="of annealed importance sampling (default: 3000)")
     parser.add_argument("--paths", type=int, default=1_000, help="of annealed importance sampling (default: 1000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
     arguments = parser.parse_args(argv)
 
     problem = breast_cancer(arguments.features, arguments.prior_scale)

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_wrapper
 
 from experiments.demonstrations import check_name, import_minari
 from experiments.environments import Environment, make_environment
-from experiments.errors import TrainingError, UsageError
+from experiments.errors import UsageError, one_line_errors
 from experiments.evaluate import load
 from experiments.provenance import git_state
 from experiments.run_directory import RunDirectory
@@ -108,6 +108,7 @@ def record(
     return returns
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """
     Run the command.
@@ -116,40 +117,36 @@ def main(argv: list[str] | None = None) -> int:
     :return: the exit code
     """
     arguments = parse_arguments(argv)
-    try:
-        if arguments.episodes < 1:
-            raise UsageError(f"--episodes {arguments.episodes}: must be at least 1")
-        run = RunDirectory.open(arguments.run)
-        check_free(arguments.name)
-        model, trained_env = load(run, arguments.model, arguments.device)
-        model.set_random_seed(arguments.seed)
-        normalization = unwrap_vec_wrapper(trained_env, VecNormalize)
+    if arguments.episodes < 1:
+        raise UsageError(f"--episodes {arguments.episodes}: must be at least 1")
+    run = RunDirectory.open(arguments.run)
+    check_free(arguments.name)
+    model, trained_env = load(run, arguments.model, arguments.device)
+    model.set_random_seed(arguments.seed)
+    normalization = unwrap_vec_wrapper(trained_env, VecNormalize)
 
-        def act(observation: Any) -> NDArray[Any]:
-            # The data set holds observations as they are; a run that was trained on normalised ones gets them so.
-            seen = observation if normalization is None else normalization.normalize_obs(observation)
-            return model.predict(seen, deterministic=arguments.deterministic)[0]
+    def act(observation: Any) -> NDArray[Any]:
+        # The data set holds observations as they are; a run that was trained on normalised ones gets them so.
+        seen = observation if normalization is None else normalization.normalize_obs(observation)
+        return model.predict(seen, deterministic=arguments.deterministic)[0]
 
-        config = run.config
-        returns = record(
-            make_environment(Environment(**config["environment"])),
-            act,
-            arguments.name,
-            arguments.episodes,
-            arguments.seed,
-            agent=config["agent"],
-            flow=config["flow"],
-            model=arguments.model,
-            deterministic=arguments.deterministic,
-            run=run.path.name,
-        )
-        print(f"recorded {arguments.name}: {len(returns)} episodes, return {returns.mean():.1f} ± {returns.std():.1f}")
-        environment = config["environment"]["id"]
-        print(f"    python experiments/run.py --env {environment} --agent flow-bc --demos {arguments.name}")
-        return 0
-    except (UsageError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    config = run.config
+    returns = record(
+        make_environment(Environment(**config["environment"])),
+        act,
+        arguments.name,
+        arguments.episodes,
+        arguments.seed,
+        agent=config["agent"],
+        flow=config["flow"],
+        model=arguments.model,
+        deterministic=arguments.deterministic,
+        run=run.path.name,
+    )
+    print(f"recorded {arguments.name}: {len(returns)} episodes, return {returns.mean():.1f} ± {returns.std():.1f}")
+    environment = config["environment"]["id"]
+    print(f"    python experiments/run.py --env {environment} --agent flow-bc --demos {arguments.name}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """Errors that are the user's to mend: shown as one line, without a traceback."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import wraps
+
+Main = Callable[..., int]
 
 
 class UsageError(Exception):
@@ -26,3 +30,17 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     if near:
         return "did you mean " + " or ".join(names[match] for match in near) + "?"
     return "valid names are " + ", ".join(sorted(names.values()))
+
+
+def one_line_errors(main: Main) -> Main:
+    """A command that shows these errors as one line each, and returns 2 then."""
+
+    @wraps(main)
+    def command(argv: list[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except (UsageError, TrainingError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return command

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents import find_agent
 from experiments.environments import Environment, find_environment, make_vector_environment
-from experiments.errors import TrainingError, UsageError
+from experiments.errors import UsageError, one_line_errors
 from experiments.run_directory import RunDirectory
 
 VIDEO_SIZE = 16  # video codecs want sides that are multiples of this
@@ -129,6 +129,7 @@ def make_video(run: RunDirectory, arguments: argparse.Namespace) -> Path:
     return write_video(frames, run.path / f"{arguments.model}_model", frames_per_second)
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """
     Run the command.
@@ -139,26 +140,22 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     if arguments.video and sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")  # read when MuJoCo is imported, which is when it makes an environment
-    try:
-        run = RunDirectory.open(arguments.run)
-        model, env = load(run, arguments.model, arguments.device)
-        model.set_random_seed(arguments.seed)
-        deterministic = not arguments.stochastic
-        returns, lengths = evaluate_policy(
-            model, env, arguments.episodes, deterministic=deterministic, return_episode_rewards=True
-        )
-        assert isinstance(returns, list)
-        print(
-            f"{run.config['agent']} on {run.config['environment']['id']}, {arguments.model} model, "
-            f"{'deterministic' if deterministic else 'sampled'} actions: return {np.mean(returns):.1f} "
-            f"± {np.std(returns):.1f} over {len(returns)} episodes (mean length {np.mean(lengths):.0f})"
-        )
-        if arguments.video:
-            print(f"wrote {make_video(run, arguments)}")
-        return 0
-    except (UsageError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run = RunDirectory.open(arguments.run)
+    model, env = load(run, arguments.model, arguments.device)
+    model.set_random_seed(arguments.seed)
+    deterministic = not arguments.stochastic
+    returns, lengths = evaluate_policy(
+        model, env, arguments.episodes, deterministic=deterministic, return_episode_rewards=True
+    )
+    assert isinstance(returns, list)
+    print(
+        f"{run.config['agent']} on {run.config['environment']['id']}, {arguments.model} model, "
+        f"{'deterministic' if deterministic else 'sampled'} actions: return {np.mean(returns):.1f} "
+        f"± {np.std(returns):.1f} over {len(returns)} episodes (mean length {np.mean(lengths):.0f})"
+    )
+    if arguments.video:
+        print(f"wrote {make_video(run, arguments)}")
+    return 0
 
 
 if __name__ == "__main__":

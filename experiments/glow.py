@@ -5,7 +5,6 @@ uniform noise, then a logit. Both are in the account, so that the figures are of
 ``glow.png``, ``.csv`` and ``.json`` to ``experiments/results/``, in a few minutes.
 """
 
-import argparse
 import math
 import sys
 from pathlib import Path
@@ -19,8 +18,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from experiments.digits import shuffled_digits
 from experiments.provenance import versions_of
-from experiments.results import RESULTS, circumstances, write_results
+from experiments.results import circumstances, results_parser, write_results
 from flowrl import Flow
 from flowrl.fit import fit_density
 from flowrl.multiscale import image_glow
@@ -58,12 +58,7 @@ def load_digits(seed: int) -> list[Tensor]:
     :param seed: of the split
     :return: grey levels from 0 to 16, each of shape ``(n, 64)``
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("glow.py takes its images from scikit-learn: pip install scikit-learn") from error
-    images = torch.as_tensor(load_digits().data, dtype=torch.get_default_dtype())
-    images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
+    images = shuffled_digits(seed)
     n = len(images)
     return list(images.split([n - n // 10 - n // 5, n // 10, n // 5]))
 
@@ -155,10 +150,9 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = argparse.ArgumentParser(prog="glow.py", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = results_parser("glow.py", __doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1_200, help="of the optimiser, at most (default: 1200)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
     arguments = parser.parse_args(argv)
 
     torch.manual_seed(arguments.seed)

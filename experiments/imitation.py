@@ -5,7 +5,6 @@ the same networks and the same number of updates, clone it by maximum likelihood
 Writes ``imitation.png``, ``.csv`` and ``.json`` to ``experiments/results/``.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from experiments.demonstrations import import_minari, load
 from experiments.environments import find_environment, make_environment
 from experiments.errors import UsageError
 from experiments.obstacle import GOAL, RADIUS, REACH, Demonstrator
-from experiments.results import RESULTS, circumstances, write_results
+from experiments.results import circumstances, results_parser, write_results
 from flowrl.algorithms import BehaviourCloning, Demonstrations
 
 NAME = "obstacle/scripted-v0"
@@ -136,10 +135,9 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = argparse.ArgumentParser(prog="imitation.py", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = results_parser("imitation.py", __doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--flows", nargs="+", default=["triangular", "nsf"], help="recipes (default: triangular nsf)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
     arguments = parser.parse_args(argv)
     try:
         env = make_environment(find_environment("Obstacle"))

@@ -1,5 +1,6 @@
 """Where results that documents quote are kept, and their one writer: a table, and beside it how it was made."""
 
+import argparse
 import csv
 import json
 import shlex
@@ -12,6 +13,19 @@ from experiments.provenance import git_state, versions
 RESULTS = Path(__file__).resolve().parent / "results"
 
 Row = dict[str, Any]
+
+
+def results_parser(script: str, document: str | None) -> argparse.ArgumentParser:
+    """
+    The command line of a script that writes results.
+
+    :param script: its file's name
+    :param document: its docstring, whose first line describes it
+    :return: a parser that knows ``--output``
+    """
+    parser = argparse.ArgumentParser(prog=script, description=document.splitlines()[0] if document else None)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
+    return parser
 
 
 def write_results(directory: Path, name: str, rows: list[Row], made: Any = None) -> None:

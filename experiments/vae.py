@@ -6,7 +6,6 @@ of weights has seen: by the evidence lower bound, and by the importance-weighted
 Writes ``vae.png``, ``.csv`` and ``.json`` to ``experiments/results/``. Needs ``pip install -e .[examples]``.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments.digits import shuffled_digits
 from experiments.provenance import versions_of
-from experiments.results import RESULTS, Row, circumstances, write_results
+from experiments.results import Row, circumstances, results_parser, write_results
 from flowrl import Flow
+from flowrl.flow import standard_normal_log_prob
 
 LATENT = 16
 HIDDEN = 128
@@ -61,7 +62,7 @@ class VAE(nn.Module):
         z, log_q = self.posterior(self.encoder(x)).rsample_and_log_prob((k,))
         logits = self.decoder(z)
         log_likelihood = (x * logits - F.softplus(logits)).sum(-1)
-        return log_likelihood + beta * (_standard_normal_log_prob(z) - log_q)
+        return log_likelihood + beta * (standard_normal_log_prob(z) - log_q)
 
     @torch.no_grad()
     def evaluate(self, x: Tensor, k: int) -> tuple[float, float]:
@@ -74,22 +75,13 @@ class VAE(nn.Module):
         return log_w.mean().item(), (log_w.logsumexp(0) - np.log(k)).mean().item()
 
 
-def _standard_normal_log_prob(z: Tensor) -> Tensor:
-    return torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
-
-
 def digits() -> tuple[Tensor, Tensor, Tensor]:
     """
     Black-and-white digits.
 
     :return: 1,200 to train, 200 to choose the weights by, 397 to test; always the same, each of shape ``(n, 64)``
     """
-    from sklearn.datasets import load_digits
-
-    x = torch.as_tensor(load_digits().data >= 8).float()
-    train, validation, test = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))].split(
-        (1200, 200, 397)
-    )
+    train, validation, test = (shuffled_digits(seed=0) >= 8).float().split((1200, 200, 397))
     return train, validation, test
 
 
@@ -156,11 +148,10 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = argparse.ArgumentParser(prog="vae.py", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = results_parser("vae.py", __doc__)
     parser.add_argument("--steps", type=int, default=3_000, help="of each training (default: 3000)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--samples", type=int, default=500, help="k of the log-likelihood (default: 500)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
     arguments = parser.parse_args(argv)
 
     training, validation, test = digits()

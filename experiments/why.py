@@ -6,7 +6,6 @@ gap of each to the optimum, KL(policy || optimum), is measured by quadrature. Wr
 to ``experiments/results/``.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from stable_baselines3 import SAC
 
 import flowrl  # noqa: F401  registers the flow policies
-from experiments.results import RESULTS, write_results
+from experiments.results import results_parser, write_results
 from flowrl.density import action_log_prob
 from flowrl.plot import plot_density
 
@@ -108,10 +107,9 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = argparse.ArgumentParser(prog="why.py", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = results_parser("why.py", __doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--flows", nargs="+", default=["triangular", "nsf"], help="recipes (default: triangular nsf)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
     arguments = parser.parse_args(argv)
 
     actions = grid()
