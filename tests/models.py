@@ -97,6 +97,13 @@ def perturb(module: nn.Module, scale: float = 0.1, seed: int = 1) -> None:
             parameter += scale * torch.randn(parameter.shape, generator=generator).to(parameter)
 
 
+def widen_moderately(flow: Flow) -> None:
+    """Give a flow a base of moderate width around a small mean: abs(u) stays below 6, and a grid resolves it."""
+    d, context = flow.features, flow.context
+    mean, log_std = 0.2 * torch.randn(d, context), 0.1 * torch.randn(d, context)
+    flow.set_gaussian(mean, torch.zeros(d), log_std, torch.full((d,), -0.5))
+
+
 def observations(n: int, seed: int = 2) -> Tensor:
     """States of `OBSERVATIONS`, shape ``(n, 3)``."""
     return 2 * torch.rand(n, 3, generator=torch.Generator().manual_seed(seed)) - 1

@@ -10,7 +10,7 @@ from torch.distributions import Independent, Normal
 
 from flowrl import Flow
 from flowrl.action_flow import ActionFlow
-from tests.models import FLOW_KWARGS, FLOWS
+from tests.models import FLOW_KWARGS, FLOWS, widen_moderately
 
 CONTEXT = 4
 flows = pytest.mark.parametrize("name", FLOWS)
@@ -20,11 +20,9 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def perturbed(name: str, d: int, context: int = CONTEXT, spread: float = 0.1, **options) -> Flow:
-    """A flow whose parameters have moved, around a base of moderate width: |u| stays below 6 and a grid resolves it."""
+    """A flow whose parameters have moved, around a base of moderate width."""
     flow = Flow(d, context, name, **FLOW_KWARGS.get(name, {}), **options)
-    flow.set_gaussian(
-        0.2 * torch.randn(d, context), torch.zeros(d), 0.1 * torch.randn(d, context), torch.full((d,), -0.5)
-    )
+    widen_moderately(flow)
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += spread * torch.randn_like(parameter)

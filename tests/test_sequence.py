@@ -14,7 +14,7 @@ from torch.nn import functional
 from flowrl import Flow, SequenceFlow
 from flowrl.fit import fit_density
 from flowrl.layers import DilatedNetwork
-from tests.models import build_policy, observations
+from tests.models import build_policy, observations, widen_moderately
 
 CONTEXT = 3
 SHAPES = [(1, 1), (1, 2), (2, 1), (4, 2), (5, 1), (7, 2), (8, 3)]
@@ -27,10 +27,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 def perturbed(horizon: int, d: int, coupling: str = "affine", context: int = CONTEXT, spread: float = 0.1, **options):
     """A flow whose parameters have moved, around a base of moderate width."""
     flow = SequenceFlow(horizon, d, context, coupling, width=8, **options)
-    n = horizon * d
-    flow.flow.set_gaussian(
-        0.2 * torch.randn(n, context), torch.zeros(n), 0.1 * torch.randn(n, context), torch.full((n,), -0.5)
-    )
+    widen_moderately(flow.flow)
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += spread * torch.randn_like(parameter)
