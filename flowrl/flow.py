@@ -89,7 +89,7 @@ class Flow(nn.Module):
         self.features = features
         self.context = context
         parts = adapt(_build(flow, features, context, options), features, context)
-        self._program: Program | None = None
+        self.program: Program | None = None  # of the C kernel
         self.foreign = parts if isinstance(parts, nn.Module) else None
         self.layers = nn.ModuleList([] if isinstance(parts, nn.Module) else map(_as_layer, parts))
         if self.foreign is None:
@@ -97,7 +97,7 @@ class Flow(nn.Module):
             # Unconditional: the map of an empty context is its bias alone.
             self.context_map = nn.Linear(context, sum(self._sizes)) if context else _Bias(sum(self._sizes))
             self._reset()
-            self._program = self._native_program()
+            self.program = self._native_program()
 
     @property
     def is_foreign(self) -> bool:
@@ -130,10 +130,13 @@ class Flow(nn.Module):
         :return: batch shape ``(*batch,)``
         """
         like = parameters[..., : self.features]
-        if self._program is None:
+        if self.program is None:
             return NormalizingFlow(self._transform(parameters), like)
-        weights = [weight for layer in self.layers for weight in layer.native_weights()]  # type: ignore[operator]
-        return NormalizingFlow(InOnePass(parameters, weights, self._program, self), like)
+        return NormalizingFlow(InOnePass(parameters, self.native_weights(), self.program, self), like)
+
+    def native_weights(self) -> list[Tensor]:
+        """Those of the layers' own networks that the C kernel reads, where there is a :attr:`program`."""
+        return [weight for layer in self.layers for weight in layer.native_weights()]  # type: ignore[operator]
 
     def _check(self, context: Tensor | None) -> None:
         if (context is None) != (self.context == 0) or (context is not None and context.shape[-1] != self.context):
@@ -143,7 +146,7 @@ class Flow(nn.Module):
     def _parameters_of(self, context: Tensor | None) -> Tensor:
         linear: Any = self.context_map
         plain = type(linear) is nn.Linear and not linear._forward_hooks and not linear._forward_pre_hooks
-        if self._program is None or not plain or context is None or context.dim() != 2:
+        if self.program is None or not plain or context is None or context.dim() != 2:
             return linear(context)
         # The batch contiguous, as the C kernel reads it
         return torch.addmm(linear.bias.unsqueeze(1), linear.weight, context.t()).t()

@@ -7,7 +7,11 @@ from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
 
 from flowrl.algorithms.flat import FlatParameters
-from flowrl.algorithms.networks import NetworkStack, PlainNetwork, Product, is_stateless
+from flowrl.algorithms.networks import NetworkStack, PlainNetwork, Product, is_stateless, stacked_order
+from flowrl.distributions import FlowDistribution
+from flowrl.flow import standard_normal_log_prob
+from flowrl.native import flow
+from flowrl.native.flow import Program, Step, StepKind
 from flowrl.policies.actor import FlowActorMixin
 
 Sample = tuple[Tensor, Tensor]
@@ -65,11 +69,9 @@ class StackedActor(AutogradActor):
     def sample(self, obs: Any, next_obs: Any) -> tuple[Sample, Sample]:
         """See :meth:`AutogradActor.sample`."""
         features = [self.actor.extract_features(part, self.actor.features_extractor) for part in (obs, next_obs)]
-        batch = len(features[0])
         with torch.no_grad():
-            self.inputs = self.stack.hidden(torch.cat(features))
-            latent = self.inputs[-1]
-            parameters, next_parameters = self._parameters(latent[:, :batch]), self._parameters(latent[:, batch:])
+            (outputs,), self.passed = self.stack.forward(torch.cat(features))
+        parameters, next_parameters = outputs.split(len(features[0]))
         self.parameters = parameters.requires_grad_()
         self.sampled = self._draw(self.parameters)
         with torch.no_grad():
@@ -80,19 +82,72 @@ class StackedActor(AutogradActor):
         """See :meth:`AutogradActor.backward`."""
         super().backward(to_action, to_log_prob)
         with torch.no_grad():
-            to_output: Tensor = self.parameters.grad  # type: ignore[assignment]
-            batch = len(to_output)
-            inputs = [layer_input[:, :batch] for layer_input in self.inputs]
-            self.stack.gradients(to_output.unsqueeze(0), inputs)
-
-    def _parameters(self, latent: Tensor) -> Tensor:
-        """The last layer, the batch contiguous, as the flow's C kernel reads it: shape ``(batch, parameters)``."""
-        weight, bias = self.stack.weights[-1], self.stack.biases[-1]
-        return self.stack.product(weight, latent.transpose(1, 2)).add_(bias.transpose(1, 2))[0].t()
+            to_output: Tensor = self.parameters.grad
+            self.stack.gradients(to_output.unsqueeze(0), self.passed)
 
     def _draw(self, parameters: Tensor) -> Sample:
         distribution = self.actor.flow.from_parameters(parameters)
         return self.actor.action_dist.proba_distribution(distribution).rsample_and_log_prob()
+
+
+class KernelActor(StackedActor):
+    """
+    A stacked actor whose flow is all steps of the C kernel: one call each way for noise to actions, and no autograd.
+
+    :param actor: the actor
+    :param flat: its parameters
+    :param network: its network
+    :param product: matrix product of the network
+    :param program: from noise to actions, the squash included
+    """
+
+    def __init__(
+        self, actor: Any, flat: FlatParameters, network: PlainNetwork, product: Product, program: Program
+    ) -> None:
+        super().__init__(actor, flat, network, product)
+        self.program = program
+        gradients = {id(parameter): gradient for parameter, gradient in zip(flat.parameters, flat.gradients)}
+        self.to_weights = [gradients[id(weight)] for weight in actor.flow.native_weights()]
+
+    @torch.no_grad()
+    def sample(self, obs: Any, next_obs: Any) -> tuple[Sample, Sample]:
+        """See :meth:`AutogradActor.sample`."""
+        features = torch.cat(
+            [self.actor.extract_features(part, self.actor.features_extractor) for part in (obs, next_obs)]
+        )
+        (outputs,), self.passed = self.stack.forward(features)
+        batch = len(features) // 2
+        # One after the other, as two distributions draw
+        draws = [torch.randn((batch, self.actor.flow.features), dtype=features.dtype) for _ in range(2)]
+        noise = torch.cat(draws)
+        self.flowed = flow.forward(self.program, noise, outputs.t().contiguous(), self.actor.flow.native_weights())
+        actions, log_prob = self.flowed.states[-1].t(), standard_normal_log_prob(noise) - self.flowed.ladj
+        return (actions[:batch], log_prob[:batch]), (actions[batch:], log_prob[batch:])
+
+    @torch.no_grad()
+    def backward(self, to_action: Tensor, to_log_prob: Tensor) -> None:
+        """See :meth:`AutogradActor.backward`."""
+        _, to_rows = flow.backward(self.program, self.flowed, to_action, -to_log_prob, self.to_weights)
+        self.stack.gradients(to_rows.t().unsqueeze(0), self.passed)
+
+
+def stacked_actor(actor: Any, flat: FlatParameters, network: PlainNetwork, product: Product) -> StackedActor:
+    """The fastest form of an actor with a network that can be stacked.
+
+    :param actor: the actor
+    :param flat: its parameters
+    :param network: see :func:`actor_network`
+    :param product: matrix product of the network
+    :return: that form
+    """
+    distribution, program = actor.action_dist, actor.flow.program
+    if program is not None and flow.serves(flat.data.dtype, flat.data.device):
+        covered = [*stacked_order([actor_layers(actor, network)]), *actor.flow.native_weights()]
+        plain = type(distribution) is FlowDistribution and distribution.squash and not distribution.pre_squash
+        if plain and {*map(id, covered)} == {*map(id, flat.parameters)}:
+            sampling = Program([*program.steps, Step(StepKind.SQUASH, 0)], program.limits)
+            return KernelActor(actor, flat, network, product, sampling)
+    return StackedActor(actor, flat, network, product)
 
 
 def actor_network(actor: Any) -> PlainNetwork | None:

@@ -84,12 +84,25 @@ class FlatAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """As :meth:`torch.optim.Adam.step` with ``fused=True``, without its search for what to update."""
+        """See :meth:`torch.optim.Adam.step`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         self.flat.attach()
+        self._adam()
+        return loss
+
+    def move(self) -> None:
+        """A step with the gradients that lie in the flat tensor, without what torch puts around every `step` for
+        profilers; with it where a hook listens."""
+        if self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks:
+            self.step()
+        else:
+            self._adam()
+
+    @torch.no_grad()
+    def _adam(self) -> None:
         frozen = [
             (value, value.clone(), gradient)
             for parameter, value, gradient in zip(self.flat.parameters, self.flat.values, self.flat.gradients)
@@ -106,7 +119,6 @@ class FlatAdam(torch.optim.Adam):
         )
         for value, before, _ in frozen:
             value.copy_(before)
-        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """As Adam over the parameters themselves would give it, so that either loads the other's."""

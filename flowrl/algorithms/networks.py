@@ -1,9 +1,10 @@
-"""Stacks of equal networks (critics; an actor and a critic; one alone), each layer one kernel, with gradients by hand.
+"""Stacks of equal networks (critics; an actor and a critic; one alone), in few kernels, with gradients by hand.
 
 The networks' own parameters become views of the stack, so that everything else still sees and saves them as they were.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from flowrl.algorithms.flat import FlatParameters
+from flowrl.native import stack
 
 Product = Callable[..., Tensor]
 
@@ -96,7 +98,7 @@ class PlainNetwork(NamedTuple):
 
 class NetworkStack:
     """
-    Networks of equal shapes, run as one.
+    Networks of equal shapes, run as one; in C where it can be.
 
     :param networks: for each network its linear layers
     :param flat: where all of their parameters lie one after the other, in the order of :func:`stacked_order`
@@ -113,68 +115,119 @@ class NetworkStack:
         activation: type[nn.Module] = nn.ReLU,
         active_end: bool = False,
     ) -> None:
-        self.product, self.activation, self.active_end = product, ACTIVATIONS[activation], active_end
-        self.weights: list[Tensor] = []
-        self.biases: list[Tensor] = []
-        self.weight_gradients: list[Tensor] = []
-        self.bias_gradients: list[Tensor] = []
-        count, offset = len(networks), flat.offset(networks[0][0].weight)
-        for linear in networks[0]:
-            for shape, values, gradients in (
-                ((count, *linear.weight.shape), self.weights, self.weight_gradients),
-                ((count, 1, *linear.bias.shape), self.biases, self.bias_gradients),
-            ):
-                size = torch.Size(shape).numel()
-                values.append(flat.data[offset : offset + size].view(shape))
-                gradients.append(flat.gradient[offset : offset + size].view(shape))
-                offset += size
+        start, layers = flat.offset(networks[0][0].weight), networks[0]
+        widths = (layers[0].in_features, *(linear.out_features for linear in layers))
+        size = len(networks) * sum(m * n + n for m, n in pairwise(widths))
+        values, gradients = (whole[start : start + size] for whole in (flat.data, flat.gradient))
+        self.arithmetic: _Native | _Torch
+        if product is float32 and stack.is_available(values):
+            shape = stack.Shape(len(networks), widths, activation is nn.Tanh, active_end)
+            self.arithmetic = _Native(shape, values, gradients)
+        else:
+            parts = [_by_layer(whole, len(networks), widths) for whole in (values, gradients)]
+            self.arithmetic = _Torch(*parts[0], *parts[1], product, ACTIVATIONS[activation], active_end)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
         """
         :param x: shape ``(batch, n)``, the same for every network, or ``(networks, batch, n)``
-        :return: outputs, shape ``(networks, batch, m)``; and the inputs of all layers, for the gradients
+        :return: outputs, shape ``(networks, batch, m)``; and what the gradients need
         """
-        inputs = self.hidden(x)
-        output = self.product(inputs[-1], self.weights[-1].transpose(1, 2)).add_(self.biases[-1])
-        return self.activation.apply(output) if self.active_end else output, inputs
+        return self.arithmetic.forward(x)
 
-    def hidden(self, x: Tensor) -> list[Tensor]:
-        """The inputs of all layers: all of `forward` but the last layer."""
-        inputs = [x.expand(len(self.weights[0]), *x.shape[-2:])]
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
-            inputs.append(self.activation.apply(self.product(inputs[-1], weight.transpose(1, 2)).add_(bias)))
-        return inputs
-
-    def gradients(self, to_output: Tensor, inputs: list[Tensor], output: Tensor | None = None) -> None:
+    def gradients(self, to_output: Tensor, passed: Any) -> None:
         """Write the parameters' gradients.
 
-        :param to_output: the loss's gradient in the outputs, ``(networks, batch, m)``; overwritten
-        :param inputs: of all layers
-        :param output: what `forward` returned; needed where the activation follows the last layer too
+        :param to_output: the loss's gradient in the outputs, ``(networks, batch, m)``, or in those of the first of the
+            batch, if it does not depend on the others
+        :param passed: what `forward` left
         """
-        g = self.activation.back(to_output, output) if self.active_end else to_output  # type: ignore[arg-type]
-        for i in reversed(range(len(self.weights))):
-            self.product(g.transpose(1, 2), inputs[i], out=self.weight_gradients[i])
-            torch.sum(g, 1, keepdim=True, out=self.bias_gradients[i])
-            if i > 0:
-                g = self.activation.back(self._back(g, i), inputs[i])
+        self.arithmetic.gradients(to_output, passed)
 
-    def input_gradient(self, to_output: Tensor, inputs: list[Tensor]) -> Tensor:
+    def input_gradient(self, to_output: Tensor, passed: Any) -> Tensor:
         """
-        :param to_output: the loss's gradient in the outputs, ``(networks, batch, m)``
-        :param inputs: of all layers
+        :param to_output: as for :meth:`gradients`
+        :param passed: what `forward` left
         :return: the loss's gradient in each network's input, ``(networks, batch, n)``; no parameter gets any
         """
-        g = to_output
+        return self.arithmetic.input_gradient(to_output, passed)
+
+
+class _Native(NamedTuple):
+    """A stack's arithmetic in C."""
+
+    shape: stack.Shape
+    values: Tensor
+    parameter_gradients: Tensor
+
+    def forward(self, x: Tensor) -> tuple[Tensor, stack.Pass]:
+        return stack.forward(self.shape, self.values, x)
+
+    def gradients(self, to_output: Tensor, passed: stack.Pass) -> None:
+        stack.backward(self.shape, self.values, passed, to_output, self.parameter_gradients, to_input=False)
+
+    def input_gradient(self, to_output: Tensor, passed: stack.Pass) -> Tensor:
+        return stack.backward(self.shape, self.values, passed, to_output, None, to_input=True)  # type: ignore[return-value]
+
+
+class _Torch(NamedTuple):
+    """The same in torch's operations: on a GPU, in bfloat16, without a compiler."""
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+    weight_gradients: list[Tensor]
+    bias_gradients: list[Tensor]
+    product: Product
+    activation: Activation
+    active_end: bool
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        layers = [x.expand(len(self.weights[0]), *x.shape[-2:])]  # the inputs of all, and the last one's output
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases), start=1):
+            output = self.product(layers[-1], weight.transpose(1, 2)).add_(bias)
+            layers.append(self.activation.apply(output) if i < len(self.weights) or self.active_end else output)
+        return layers[-1], layers
+
+    def gradients(self, to_output: Tensor, layers: list[Tensor]) -> None:
+        batch, last = to_output.shape[1], len(self.weights) - 1
+        g = self._at_end(to_output, layers)
+        for i in range(last, -1, -1):
+            x = layers[i][:, :batch]
+            self.product(g.transpose(1, 2), x, out=self.weight_gradients[i])
+            torch.sum(g, 1, keepdim=True, out=self.bias_gradients[i])
+            if i > 0:
+                g = self.activation.back(self._back(g, i), x)
+
+    def input_gradient(self, to_output: Tensor, layers: list[Tensor]) -> Tensor:
+        batch, g = to_output.shape[1], self._at_end(to_output, layers)
         for i in reversed(range(len(self.weights))):
             g = self._back(g, i)
             if i > 0:
-                g = self.activation.back(g, inputs[i])
+                g = self.activation.back(g, layers[i][:, :batch])
         return g
+
+    def _at_end(self, to_output: Tensor, layers: list[Tensor]) -> Tensor:
+        return (
+            self.activation.back(to_output.clone(), layers[-1][:, : to_output.shape[1]])
+            if self.active_end
+            else to_output
+        )
 
     def _back(self, g: Tensor, i: int) -> Tensor:
         # A single output: an outer product, which a matrix product would be slow at
         return g * self.weights[i] if g.shape[-1] == 1 else self.product(g, self.weights[i])
+
+
+def _by_layer(whole: Tensor, networks: int, widths: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Matrices, shape ``(networks, out, in)``, and biases, ``(networks, 1, out)``, of what lies end to end."""
+    weights: list[Tensor] = []
+    biases: list[Tensor] = []
+    start = 0
+    for before, width in pairwise(widths):
+        for shape, parts in (((networks, width, before), weights), ((networks, 1, width), biases)):
+            size = torch.Size(shape).numel()
+            parts.append(whole[start : start + size].view(shape))
+            start += size
+    return weights, biases
 
 
 def stacked_order(networks: Sequence[Sequence[nn.Linear]]) -> list[Parameter]:

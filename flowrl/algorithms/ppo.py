@@ -130,28 +130,29 @@ class _FastUpdate:
     def act(self, obs: Any, deterministic: bool) -> tuple[Tensor, Tensor, Tensor]:
         """What `ActorCriticPolicy.forward` returns, without gradients: actions, values, log-probs."""
         policy: Any = self.model.policy
-        parameters, values, _, _ = self._evaluate(obs)
+        parameters, values, _ = self._evaluate(obs)
         distribution = policy.action_dist.proba_distribution(policy.action_net.from_parameters(parameters))
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
         return actions.reshape((-1, *policy.action_space.shape)), values, log_prob
 
     @torch.no_grad()
-    def _evaluate(self, obs: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    def _evaluate(self, obs: Any) -> tuple[Tensor, Tensor, tuple[Any, Any, Any]]:
         """The flow's parameters, shape ``(batch, n)``, values, ``(batch, 1)``, and what the gradients need."""
         policy: Any = self.model.policy
         # One pass, whether or not each network has an extractor of its own: they have no parameters
         features = BasePolicy.extract_features(policy, obs, policy.pi_features_extractor)
-        latents, inputs = self.trunk.forward(features)
-        parameters = self.actor_head.forward(latents[:1])[0][0]
-        return parameters, self.critic_head.forward(latents[1:])[0][0], latents, inputs
+        latents, trunk = self.trunk.forward(features)
+        (parameters,), actor_head = self.actor_head.forward(latents[:1])
+        (values,), critic_head = self.critic_head.forward(latents[1:])
+        return parameters, values, (trunk, actor_head, critic_head)
 
     def losses(self, batch: RolloutBufferSamples, clip_range: float, clip_range_vf: float | None) -> dict[str, Tensor]:
         """The losses of a minibatch, by the names of SB3's logs; their gradients are written to the parameters."""
         model = self.model
         policy: Any = model.policy
         size = len(batch.advantages)
-        parameters, values, latents, inputs = self._evaluate(batch.observations)
+        parameters, values, (trunk, actor_head, critic_head) = self._evaluate(batch.observations)
         values = values.flatten()
         parameters.requires_grad_()
         distribution = policy.action_dist.proba_distribution(policy.action_net.from_parameters(parameters))
@@ -189,12 +190,13 @@ class _FastUpdate:
         with torch.no_grad():
             to_parameters: Tensor = parameters.grad[None]  # type: ignore[index]
             to_values = to_values[None, :, None]
-            self.actor_head.gradients(to_parameters, [latents[:1]])
-            self.critic_head.gradients(to_values, [latents[1:]])
-            to_latents = torch.cat(
-                (self.actor_head.input_gradient(to_parameters, []), self.critic_head.input_gradient(to_values, []))
+            self.actor_head.gradients(to_parameters, actor_head)
+            self.critic_head.gradients(to_values, critic_head)
+            to_latents = (
+                self.actor_head.input_gradient(to_parameters, actor_head),
+                self.critic_head.input_gradient(to_values, critic_head),
             )
-            self.trunk.gradients(to_latents, inputs, latents)
+            self.trunk.gradients(torch.cat(to_latents), trunk)
             return dict(
                 entropy_loss=entropy_loss,
                 policy_gradient_loss=policy_loss,
@@ -209,7 +211,7 @@ class _FastUpdate:
         """Clip the gradient's norm, as `torch.nn.utils.clip_grad_norm_` does, and take the optimiser's step."""
         gradient = self.flat.gradient
         gradient.mul_((self.model.max_grad_norm / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0))
-        self.optimizer.step()
+        self.optimizer.move()
 
 
 def _networks(policy: Any) -> list[PlainNetwork]:

@@ -8,7 +8,7 @@ from stable_baselines3 import sac
 from stable_baselines3.common.policies import ContinuousCritic
 from torch import Tensor
 
-from flowrl.algorithms.actors import AutogradActor, StackedActor, actor_layers, actor_network
+from flowrl.algorithms.actors import AutogradActor, actor_layers, actor_network, stacked_actor
 from flowrl.algorithms.flat import FlatAdam, FlatParameters, is_same, why_not_flat
 from flowrl.algorithms.networks import (
     NetworkStack,
@@ -94,7 +94,7 @@ class _FastUpdate:
         first = stacked_order([actor_layers(model.actor, network)]) if network else []
         model.actor.optimizer = self.actor_optimizer = FlatAdam(model.actor.optimizer, first)
         flat = self.actor_optimizer.flat
-        self.actor = StackedActor(model.actor, flat, network, product) if network else AutogradActor(model.actor, flat)
+        self.actor = stacked_actor(model.actor, flat, network, product) if network else AutogradActor(model.actor, flat)
         if model.ent_coef_optimizer is not None:
             model.ent_coef_optimizer = FlatAdam(model.ent_coef_optimizer)
         optimizers: list[Any] = [self.actor_optimizer, self.critic_optimizer, model.ent_coef_optimizer]
@@ -136,21 +136,21 @@ class _FastUpdate:
 
             # critic_loss = 0.5 sum_i mean (q_i - target)^2
             features = self._features(batch.observations)
-            q, inputs = self.critics.forward(torch.cat((features, batch.actions), 1))
+            q, passed = self.critics.forward(torch.cat((features, batch.actions), 1))
             error = q - target
             losses["critic_loss"] = 0.5 * error.square().sum() / size
-            self.critics.gradients(error / size, inputs)
-            self.critic_optimizer.step()
+            self.critics.gradients(error / size, passed)
+            self.critic_optimizer.move()
 
             # actor_loss = mean(ent_coef log_prob - min_i q_i)
-            q, inputs = self.critics.forward(torch.cat((features, actions), 1))
+            q, passed = self.critics.forward(torch.cat((features, actions), 1))
             smallest, which = q.min(0)
             losses["actor_loss"] = (ent_coef * log_prob - smallest.squeeze(1)).mean()
             to_q = torch.zeros_like(q).scatter_(0, which.unsqueeze(0), -1 / size)
-            to_actions = self.critics.input_gradient(to_q, inputs)[..., features.shape[1] :].sum(0)
+            to_actions = self.critics.input_gradient(to_q, passed)[..., features.shape[1] :].sum(0)
             to_log_prob = (ent_coef / size).expand_as(log_prob)
         self.actor.backward(to_actions, to_log_prob)
-        self.actor_optimizer.step()
+        self.actor_optimizer.move()
 
         if step % model.target_update_interval == 0:
             self.target.data.lerp_(self.critic_optimizer.flat.data, model.tau)
@@ -169,7 +169,7 @@ class _FastUpdate:
         loss = log_ent_coef.squeeze() * gradient
         optimizer: Any = model.ent_coef_optimizer
         optimizer.flat.gradient.copy_(gradient)
-        optimizer.step()
+        optimizer.move()
         return ent_coef, loss
 
     def _features(self, obs: Any) -> Tensor:

@@ -1,12 +1,15 @@
-/* The tanh squash; and a whole flow, forward or backward in one pass: splines and shears whose parameters come from the
- * state, couplings with a small network of their own, and at the end a mean and a scale. The flow's arrays are (feature or
- * parameter, batch), the batch contiguous.
+/* A whole flow, forward or backward in one pass: splines and shears whose parameters come from the state, couplings with a
+ * small network of their own, a mean and a scale, and a squash where actions are sampled. Arrays are (feature or parameter, batch), the batch
+ * contiguous: rows lie n apart, and a function works on their first lanes. A later part of the batch is the same arrays from
+ * its first column on.
  */
-#include "spline.c"
-
+#pragma once
 #include "network.c"
+#include "spline.c"
+#include "squash.c"
+#include "threads.c"
 
-enum { SPLINE, SHEAR, GAUSSIAN, AFFINE_COUPLING, SPLINE_COUPLING };
+enum { SPLINE, SHEAR, GAUSSIAN, AFFINE_COUPLING, SPLINE_COUPLING, SQUASH };
 
 typedef struct {
     Size kind;
@@ -26,22 +29,26 @@ static inline Size entry(Size i, Size j, Size features, int upper) {
     return upper ? i * (features - 1) - i * (i - 1) / 2 + j - i - 1 : i * (i - 1) / 2 + j;
 }
 
-static inline void add_product(REAL *out, REAL sign, const REAL *a, const REAL *b, Size n) {
+static inline void add_product(REAL *out, REAL sign, const REAL *a, const REAL *b, Size lanes) {
 #pragma omp simd
-    for (Size l = 0; l < n; l++) out[l] += sign * a[l] * b[l];
+    for (Size l = 0; l < lanes; l++) out[l] += sign * a[l] * b[l];
+}
+
+static inline void copy_rows(REAL *to, const REAL *from, Size rows, Size n, Size lanes) {
+    for (Size r = 0; r < rows; r++) memcpy(to + r * n, from + r * n, (size_t)lanes * sizeof(REAL));
 }
 
 /* out = x + N x (inverse: solves out + N out = x), N strictly triangular; transposed: the same with N^T. */
-static void shear(REAL *out, const REAL *x, const REAL *entries, Size features, Size n, int upper, int inverse,
-                  int transposed) {
-    memcpy(out, x, (size_t)(features * n) * sizeof(REAL));
+static void shear(REAL *out, const REAL *x, const REAL *entries, Size features, Size n, Size lanes, int upper,
+                  int inverse, int transposed) {
+    copy_rows(out, x, features, n, lanes);
     const REAL *source = inverse ? out : x;
     int ascending = upper == transposed; /* row i of a lower triangle needs the rows before it */
     for (Size step = 0; step < features; step++) {
         Size i = ascending ? step : features - 1 - step;
         for (Size j = ascending ? 0 : i + 1; j < (ascending ? i : features); j++) {
             Size row = transposed ? entry(j, i, features, upper) : entry(i, j, features, upper);
-            add_product(out + i * n, inverse ? -1 : 1, entries + row * n, source + j * n, n);
+            add_product(out + i * n, inverse ? -1 : 1, entries + row * n, source + j * n, lanes);
         }
     }
 }
@@ -57,31 +64,15 @@ static inline REAL soft_clamp(REAL x, REAL low, REAL high, REAL *slope) {
     return inside + t;
 }
 
-/* tanh and log(1 - tanh^2) */
-static inline REAL tangent(REAL x, REAL *log_slope) {
-#ifdef SINGLE
-    REAL size = x < 0 ? -x : x, clipped = size < 40 ? size : 40, square = clipped * clipped;
-    REAL t = exponential(-2 * clipped); /* nothing is left of it beyond */
-    REAL large = (1 - t) / (1 + t), near = size < (REAL)0.25;
-    REAL small = clipped * (1 + square * (-0.333333333f + square * (0.133333333f + square * (-0.0539682540f +
-                 square * 0.0218694885f)))); /* where 1 - t cancels: the series */
-    REAL value = near * small + (1 - near) * large;
-    *log_slope = 2 * (0.693147181f - size - logarithm(1 + t));
-    return x != x ? x : x < 0 ? -value : value;
-#else
-    *log_slope = 2 * (0.693147180559945309 - fabs(x) - log1p(exp(-2 * fabs(x))));
-    return tanh(x);
-#endif
-}
-
 static inline Network network_of(const Step *step) {
     return (Network){step->kept, step->depth, step->widths, step->order};
 }
 
 /* y_f = shift + x_f exp(bound tanh(s / bound)) of the feature f, (shift, s) its rows of raw */
-static void affine_forward(Size n, REAL bound, int inverse, const REAL *raw, const REAL *x, REAL *y, REAL *ladj) {
+static void affine_forward(Size n, Size lanes, REAL bound, int inverse, const REAL *raw, const REAL *x, REAL *y,
+                           REAL *ladj) {
 #pragma omp simd
-    for (Size l = 0; l < n; l++) {
+    for (Size l = 0; l < lanes; l++) {
         REAL unused, s = bound * tangent(raw[n + l] / bound, &unused);
         y[l] = inverse ? (x[l] - raw[l]) * exponential(-s) : raw[l] + x[l] * exponential(s);
         ladj[l] += s;
@@ -89,10 +80,10 @@ static void affine_forward(Size n, REAL bound, int inverse, const REAL *raw, con
 }
 
 /* g: the gradient in y at first, in x at the end. */
-static void affine_backward(Size n, REAL bound, int inverse, const REAL *raw, const REAL *x, const REAL *y,
+static void affine_backward(Size n, Size lanes, REAL bound, int inverse, const REAL *raw, const REAL *x, const REAL *y,
                             const REAL *to_ladj, REAL *g, REAL *to_raw) {
 #pragma omp simd
-    for (Size l = 0; l < n; l++) {
+    for (Size l = 0; l < lanes; l++) {
         REAL unused, t = tangent(raw[n + l] / bound, &unused), s = bound * t;
         REAL scaled = g[l] * exponential(inverse ? -s : s);
         to_raw[l] = inverse ? -scaled : g[l];
@@ -101,81 +92,104 @@ static void affine_backward(Size n, REAL bound, int inverse, const REAL *raw, co
     }
 }
 
-static void coupling_forward(Size n, Size features, const Step *step, double limit, int inverse, const REAL *context,
-                             const REAL *const *weights, const REAL *x, REAL *outputs, REAL *y, REAL *ladj) {
+static void copy_kept(const Step *step, REAL *y, const REAL *x, Size n, Size lanes) {
+    for (Size i = 0; i < step->kept; i++)
+        memcpy(y + step->order[i] * n, x + step->order[i] * n, (size_t)lanes * sizeof(REAL));
+}
+
+static void coupling_forward(Size n, Size lanes, Size features, const Step *step, double limit, int inverse,
+                             const REAL *context, const REAL *const *weights, const REAL *x, REAL *outputs, REAL *y,
+                             REAL *ladj) {
     Network net = network_of(step);
-    network_forward(n, &net, weights, context, x, outputs);
-    Size moved = features - step->kept, rows = step->widths[step->depth - 1] / moved;
-    for (Size l = 0; l < step->depth - 1; l++) outputs += step->widths[l] * n;
-    for (Size i = 0; i < features; i++) {
+    network_forward(n, lanes, &net, weights, context, x, outputs);
+    Size rows = net.widths[net.depth - 1] / (features - net.inputs);
+    outputs += last_layer(&net) * n;
+    copy_kept(step, y, x, n, lanes);
+    for (Size i = step->kept; i < features; i++) {
         Size f = step->order[i] * n;
         const REAL *raw = outputs + (i - step->kept) * rows * n;
-        if (i < step->kept)
-            memcpy(y + f, x + f, (size_t)n * sizeof(REAL));
-        else if (step->kind == AFFINE_COUPLING)
-            affine_forward(n, (REAL)step->bound, inverse, raw, x + f, y + f, ladj);
-        else
-            spline_forward(n, 1, (int)step->option, step->bound, limit, inverse, raw, n, 0, 1, x + f, n, 1, y + f, n, ladj);
-    }
-}
-
-/* scratch: twice as wide as the network's widest layer. */
-static void coupling_backward(Size n, Size features, const Step *step, double limit, int inverse,
-                              const REAL *const *weights, const REAL *x, const REAL *outputs, const REAL *y,
-                              const REAL *to_ladj, REAL *to_state, REAL *scratch, REAL *to_context,
-                              REAL *const *to_weights) {
-    Network net = network_of(step);
-    Size moved = features - step->kept, rows = step->widths[step->depth - 1] / moved, widest = 0;
-    const REAL *last = outputs;
-    for (Size l = 0; l < step->depth; l++) {
-        if (l < step->depth - 1) last += step->widths[l] * n;
-        widest = widest < step->widths[l] ? step->widths[l] : widest;
-    }
-    for (Size i = step->kept; i < features; i++) {
-        Size f = step->order[i] * n, at = (i - step->kept) * rows * n;
         if (step->kind == AFFINE_COUPLING)
-            affine_backward(n, (REAL)step->bound, inverse, last + at, x + f, y + f, to_ladj, to_state + f, scratch + at);
+            affine_forward(n, lanes, (REAL)step->bound, inverse, raw, x + f, y + f, ladj);
         else
-            spline_backward(n, 1, (int)step->option, step->bound, limit, inverse, last + at, n, 0, 1, x + f, n, 1,
-                            to_state + f, n, 1, to_ladj, 1, to_state + f, scratch + at, n, 0, 1);
+            spline_forward(lanes, 1, (int)step->option, step->bound, limit, inverse, raw, n, 0, 1, x + f, n, 1, y + f, n,
+                           ladj);
     }
-    network_backward(n, &net, weights, x, outputs, scratch, scratch + widest * n, to_state, to_context, to_weights);
 }
 
-/* states: the input and the output of every step in the order they are gone through, (steps + 1, features, batch), the
- * first of them filled in by the caller. ladj: zero at the start; at the end the sum of the forward log-determinants.
- * outputs: of all layers of all networks. */
-void flow_forward(Size n, Size features, Size count, const Step *steps, double limit, double low,
-                  double high, int inverse, const REAL *parameters, const REAL *const *weights, REAL *states, REAL *outputs,
-                  REAL *ladj) {
-    for (Size at = 0; at < count; at++) {
-        const Step *step = steps + (inverse ? count - 1 - at : at);
-        const REAL *x = states + at * features * n, *raw = parameters + step->offset * n;
-        REAL *y = states + (at + 1) * features * n;
+static void coupling_backward(Size n, Size lanes, Size features, const Step *step, double limit, int inverse,
+                              const REAL *const *weights, const REAL *x, const REAL *outputs, const REAL *y,
+                              const REAL *to_ladj, REAL *to_state, REAL *to_context, REAL *gradients) {
+    Network net = network_of(step);
+    Size rows = net.widths[net.depth - 1] / (features - net.inputs), last = last_layer(&net) * n;
+    for (Size i = step->kept; i < features; i++) {
+        Size f = step->order[i] * n, at = last + (i - step->kept) * rows * n;
+        if (step->kind == AFFINE_COUPLING)
+            affine_backward(n, lanes, (REAL)step->bound, inverse, outputs + at, x + f, y + f, to_ladj, to_state + f,
+                            gradients + at);
+        else
+            spline_backward(lanes, 1, (int)step->option, step->bound, limit, inverse, outputs + at, n, 0, 1, x + f, n, 1,
+                            to_state + f, n, 1, to_ladj, 1, to_state + f, gradients + at, n, 0, 1);
+    }
+    network_backward(n, lanes, &net, weights, outputs, gradients, to_state);
+    copy_rows(to_context, gradients, net.widths[0], n, lanes);
+}
+
+typedef struct {
+    Size n, lanes; /* rows lie n apart, and the first lanes count */
+    Size features, count;
+    const Step *steps;
+    double limit;     /* of a spline's raw parameters */
+    double low, high; /* of the log-stds */
+    int inverse;
+    const REAL *parameters;
+    const REAL *const *weights;
+    REAL *states;  /* the input and the output of every step in the order they are gone through, (steps + 1, features, n) */
+    REAL *outputs; /* of all layers of all networks */
+    REAL *ladj;
+    const REAL *to_ladj;
+    REAL *to_state;      /* the gradient in the output at first, in the input at the end, (features, n) */
+    REAL *scratch;       /* (features or 2, n) */
+    REAL *gradients;     /* in the outputs of all layers of all networks, before their activations */
+    REAL *to_parameters;
+    REAL *const *to_weights;
+} Flow;
+
+static void forward_part(void *job, Size part, Size parts) {
+    const Flow *flow = job;
+    Size n = flow->n, features = flow->features, first, lanes = lanes_of(flow->lanes, part, parts, &first);
+    int inverse = flow->inverse;
+    REAL *ladj = flow->ladj + first;
+    for (Size at = 0; at < flow->count; at++) {
+        const Step *step = flow->steps + (inverse ? flow->count - 1 - at : at);
+        const REAL *x = flow->states + at * features * n + first, *raw = flow->parameters + step->offset * n + first;
+        REAL *y = flow->states + (at + 1) * features * n + first;
         if (step->kind == SPLINE) {
             Size rows = 3 * step->option - 1;
             if (n == 1) { /* acting: the features side by side, as a batch is otherwise */
                 REAL log_slopes[features];
                 memset(log_slopes, 0, sizeof log_slopes);
-                spline_forward(features, 1, (int)step->option, step->bound, limit, inverse, raw, 1, 0, rows, x, 0, 1, y, 0,
-                               log_slopes);
+                spline_forward(features, 1, (int)step->option, step->bound, flow->limit, inverse, raw, 1, 0, rows, x, 0, 1,
+                               y, 0, log_slopes);
                 for (Size f = 0; f < features; f++) ladj[0] += log_slopes[f];
             } else {
-                spline_forward(n, features, (int)step->option, step->bound, limit, inverse, raw, n, rows * n, 1, x, n, 1, y,
-                               n, ladj);
+                spline_forward(lanes, features, (int)step->option, step->bound, flow->limit, inverse, raw, n, rows * n, 1, x,
+                               n, 1, y, n, ladj);
             }
         } else if (step->kind == SHEAR) {
-            shear(y, x, raw, features, n, (int)step->option, inverse, 0);
+            shear(y, x, raw, features, n, lanes, (int)step->option, inverse, 0);
+        } else if (step->kind == SQUASH) { /* only ever forward */
+            for (Size f = 0; f < features; f++) squash(lanes, x + f * n, y + f * n, ladj);
         } else if (step->kind != GAUSSIAN) {
-            coupling_forward(n, features, step, limit, inverse, raw, weights + step->weights, x, outputs + step->outputs * n,
-                             y, ladj);
+            coupling_forward(n, lanes, features, step, flow->limit, inverse, raw, flow->weights + step->weights, x,
+                             flow->outputs + step->outputs * n + first, y, ladj);
         } else {
             for (Size f = 0; f < features; f++) {
                 const REAL *mean = raw + f * n, *log_std = raw + (features + f) * n;
                 REAL *s = y + f * n, slope; /* log-stds first, since a call of tanh would stop the vectors below */
-                for (Size l = 0; l < n; l++) s[l] = soft_clamp(log_std[l], (REAL)low, (REAL)high, &slope);
+                for (Size l = 0; l < lanes; l++)
+                    s[l] = soft_clamp(log_std[l], (REAL)flow->low, (REAL)flow->high, &slope);
 #pragma omp simd
-                for (Size l = 0; l < n; l++) {
+                for (Size l = 0; l < lanes; l++) {
                     ladj[l] += s[l];
                     s[l] = inverse ? (x[f * n + l] - mean[l]) * exponential(-s[l])
                                    : mean[l] + x[f * n + l] * exponential(s[l]);
@@ -185,43 +199,49 @@ void flow_forward(Size n, Size features, Size count, const Step *steps, double l
     }
 }
 
-/* to_state: the gradient in the output at first, in the input at the end (features, batch); scratch: as large, and twice
- * as wide as the networks' widest layer. */
-void flow_backward(Size n, Size features, Size count, const Step *steps, double limit, double low,
-                   double high, int inverse, const REAL *parameters, const REAL *const *weights,
-                   const REAL *states, const REAL *outputs, const REAL *to_ladj, REAL *to_state, REAL *scratch,
-                   REAL *to_parameters, REAL *const *to_weights) {
-    for (Size at = count - 1; at >= 0; at--) {
-        const Step *step = steps + (inverse ? count - 1 - at : at);
-        const REAL *x = states + at * features * n, *y = x + features * n, *raw = parameters + step->offset * n;
-        REAL *to_raw = to_parameters + step->offset * n;
+static void backward_part(void *job, Size part, Size parts) {
+    const Flow *flow = job;
+    Size n = flow->n, features = flow->features, first, lanes = lanes_of(flow->lanes, part, parts, &first);
+    int inverse = flow->inverse;
+    const REAL *to_ladj = flow->to_ladj + first;
+    REAL *to_state = flow->to_state + first, *scratch = flow->scratch + first;
+    for (Size at = flow->count - 1; at >= 0; at--) {
+        const Step *step = flow->steps + (inverse ? flow->count - 1 - at : at);
+        const REAL *x = flow->states + at * features * n + first, *y = x + features * n;
+        const REAL *raw = flow->parameters + step->offset * n + first;
+        REAL *to_raw = flow->to_parameters + step->offset * n + first;
         if (step->kind == SPLINE) {
             Size rows = 3 * step->option - 1;
-            spline_backward(n, features, (int)step->option, step->bound, limit, inverse, raw, n, rows * n, 1, x, n, 1,
-                            to_state, n, 1, to_ladj, 1, scratch, to_raw, n, rows * n, 1);
-            memcpy(to_state, scratch, (size_t)(features * n) * sizeof(REAL));
+            spline_backward(lanes, features, (int)step->option, step->bound, flow->limit, inverse, raw, n, rows * n, 1, x, n,
+                            1, to_state, n, 1, to_ladj, 1, scratch, to_raw, n, rows * n, 1);
+            copy_rows(to_state, scratch, features, n, lanes);
         } else if (step->kind == SHEAR) {
             int upper = (int)step->option;
-            shear(scratch, to_state, raw, features, n, upper, inverse, 1);
+            shear(scratch, to_state, raw, features, n, lanes, upper, inverse, 1);
             /* y = x + N x: dL/dN_ij = g_i x_j. Its inverse: minus the gradient in the input i times the output j. */
             const REAL *left = inverse ? scratch : to_state, *right = inverse ? y : x;
-            memset(to_raw, 0, (size_t)(features * (features - 1) / 2 * n) * sizeof(REAL));
             for (Size i = 0; i < features; i++)
-                for (Size j = upper ? i + 1 : 0; j < (upper ? features : i); j++)
-                    add_product(to_raw + entry(i, j, features, upper) * n, inverse ? -1 : 1, left + i * n,
-                                right + j * n, n);
-            memcpy(to_state, scratch, (size_t)(features * n) * sizeof(REAL));
+                for (Size j = upper ? i + 1 : 0; j < (upper ? features : i); j++) {
+                    REAL *to_entry = to_raw + entry(i, j, features, upper) * n;
+                    memset(to_entry, 0, (size_t)lanes * sizeof(REAL));
+                    add_product(to_entry, inverse ? -1 : 1, left + i * n, right + j * n, lanes);
+                }
+            copy_rows(to_state, scratch, features, n, lanes);
+        } else if (step->kind == SQUASH) {
+            for (Size f = 0; f < features; f++) squash_gradient(lanes, y + f * n, to_ladj, to_state + f * n);
         } else if (step->kind != GAUSSIAN) {
-            coupling_backward(n, features, step, limit, inverse, weights + step->weights, x, outputs + step->outputs * n, y,
-                              to_ladj, to_state, scratch, to_raw, to_weights + step->weights);
+            Size outputs = step->outputs * n + first;
+            coupling_backward(n, lanes, features, step, flow->limit, inverse, flow->weights + step->weights, x,
+                              flow->outputs + outputs, y, to_ladj, to_state, to_raw, flow->gradients + outputs);
         } else {
             for (Size f = 0; f < features; f++) {
                 const REAL *log_std = raw + (features + f) * n, *in = x + f * n, *out = y + f * n;
                 REAL *g = to_state + f * n, *to_mean = to_raw + f * n, *to_log_std = to_raw + (features + f) * n;
-                REAL *s = scratch, *slope = scratch + n; /* features >= 2, or the caller gives two rows */
-                for (Size l = 0; l < n; l++) s[l] = soft_clamp(log_std[l], (REAL)low, (REAL)high, slope + l);
+                REAL *s = scratch, *slope = scratch + n;
+                for (Size l = 0; l < lanes; l++)
+                    s[l] = soft_clamp(log_std[l], (REAL)flow->low, (REAL)flow->high, slope + l);
 #pragma omp simd
-                for (Size l = 0; l < n; l++) {
+                for (Size l = 0; l < lanes; l++) {
                     REAL scaled = g[l] * exponential(inverse ? -s[l] : s[l]);
                     to_mean[l] = inverse ? -scaled : g[l];
                     to_log_std[l] = ((inverse ? -g[l] * out[l] : scaled * in[l]) + to_ladj[l]) * slope[l];
@@ -232,27 +252,38 @@ void flow_backward(Size n, Size features, Size count, const Step *steps, double 
     }
 }
 
-/* a = tanh u and log|det| = sum 2 (log 2 - |u| - log(1 + exp(-2 |u|))); a is (feature, batch), ladj zero at the start. */
-void tanh_forward(Size n, Size features, const REAL *u, Size u_f, Size u_b, REAL *a, REAL *ladj) {
-    for (Size f = 0; f < features; f++)
-        for (Size b = 0; b < n; b += LANES) {
-            int lanes = n - b < LANES ? (int)(n - b) : LANES;
-            Lanes x, y, log_slope;
-            gather(x, u + f * u_f + b * u_b, u_b, lanes);
-            EACH_LANE y[l] = tangent(x[l], &log_slope[l]);
-            for (int l = 0; l < lanes; l++) {
-                a[f * n + b + l] = y[l];
-                ladj[b + l] += log_slope[l];
-            }
+/* The gradients in the networks' weights, once those in their outputs are there for the whole batch. */
+static void weights_part(void *job, Size part, Size parts) {
+    const Flow *flow = job;
+    Size n = flow->n;
+    Portion portion = {0};
+    for (int counted = 0; counted < 2; counted++) {
+        for (Size at = 0; at < flow->count; at++) {
+            const Step *step = flow->steps + (flow->inverse ? flow->count - 1 - at : at);
+            if (step->kind != AFFINE_COUPLING && step->kind != SPLINE_COUPLING) continue;
+            Network net = network_of(step);
+            network_weights(n, flow->lanes, &net, flow->states + at * flow->features * n, flow->outputs + step->outputs * n,
+                            flow->gradients + step->outputs * n, flow->to_weights + step->weights, &portion);
         }
+        if (!counted) portion = portion_of(portion.passed, part, parts);
+    }
 }
 
-/* The gradient in u: to_a (1 - a^2) - 2 a to_ladj. */
-void tanh_backward(Size n, Size features, const REAL *a, const REAL *to_a, Size to_a_f, Size to_a_b,
-                   const REAL *to_ladj, Size to_ladj_b, REAL *to_u) {
-    for (Size f = 0; f < features; f++)
-        for (Size b = 0; b < n; b++) {
-            REAL y = a[f * n + b];
-            to_u[f * n + b] = to_a[f * to_a_f + b * to_a_b] * (1 - y * y) - 2 * y * to_ladj[b * to_ladj_b];
-        }
+/* states: the first of them filled in by the caller; ladj: zero at the start, at the end the sum of the forward
+ * log-determinants. */
+void flow_forward(Size threads, Size n, Size features, Size count, const Step *steps, double limit, double low, double high,
+                  int inverse, const REAL *parameters, const REAL *const *weights, REAL *states, REAL *outputs, REAL *ladj) {
+    Flow flow = {n, n, features, count, steps, limit, low, high, inverse, parameters, weights, states, outputs, ladj};
+    share(forward_part, &flow, smaller(threads, blocks(n)));
+}
+
+/* to_weights: NULL where no step has a network. */
+void flow_backward(Size threads, Size n, Size features, Size count, const Step *steps, double limit, double low, double high,
+                   int inverse, const REAL *parameters, const REAL *const *weights, REAL *states, REAL *outputs, Size lanes,
+                   const REAL *to_ladj, REAL *to_state, REAL *scratch, REAL *gradients, REAL *to_parameters,
+                   REAL *const *to_weights) {
+    Flow flow = {n, lanes, features, count, steps, limit, low, high, inverse, parameters, weights, states, outputs, NULL,
+                 to_ladj, to_state, scratch, gradients, to_parameters, to_weights};
+    share(backward_part, &flow, smaller(threads, blocks(lanes)));
+    if (to_weights) share(weights_part, &flow, threads);
 }

@@ -25,6 +25,7 @@ class StepKind(IntEnum):
     GAUSSIAN = 2
     AFFINE_COUPLING = 3
     SPLINE_COUPLING = 4
+    SQUASH = 5  # by tanh; only from noise to x
 
 
 class Step(NamedTuple):
@@ -82,7 +83,6 @@ class Program:
         self.steps, self.limits = tuple(steps), limits
         rows = [sum(step.widths) for step in steps]
         self.outputs = sum(rows)  # of all layers of all networks
-        self.scratch = 2 * max((*(max(step.widths, default=0) for step in steps), 1))
         weights = accumulate((max(2 * len(step.widths) - 1, 0) for step in steps), initial=0)
         self._integers: list[Any] = []  # keeps alive what the steps point to
         self.array = (_Step * len(steps))(
@@ -105,11 +105,11 @@ class Program:
         return Program, (self.steps, self.limits)
 
 
-_HEAD = "nnnpdddi" + "pppp"  # sizes, steps and options; parameters, weights, states, outputs of the networks
+_HEAD = "nnnnpdddi" + "pppp"  # threads, sizes, steps and options; parameters, weights, states, outputs of the networks
 
 
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    return kernels(dtype, "flow", _HEAD + "p", _HEAD + "ppppp")
+    return kernels(dtype, "flow", _HEAD + "p", _HEAD + "npppppp")
 
 
 def is_available(value: Tensor, parameters: Tensor, weights: Sequence[Tensor] = ()) -> bool:
@@ -117,8 +117,13 @@ def is_available(value: Tensor, parameters: Tensor, weights: Sequence[Tensor] = 
     return (
         supports(value, parameters, *weights)
         and all(weight.is_contiguous() for weight in weights)
-        and _kernels(value.dtype) is not None
+        and serves(value.dtype, value.device)
     )
+
+
+def serves(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether there are kernels for a type of numbers on a device."""
+    return device.type == "cpu" and _kernels(dtype) is not None
 
 
 def evaluate(
@@ -139,24 +144,86 @@ def evaluate(
     inputs = (value, parameters, *weights)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         return _Flow.apply(program, inverse, formula, *inputs)
-    states, _, ladj = _forward(value, parameters.t().contiguous(), weights, program, inverse)
-    return states[-1].t(), ladj
+    passed = forward(program, value, parameters.t().contiguous(), weights, inverse)
+    return passed.states[-1].t(), passed.ladj
 
 
-def _forward(
-    value: Tensor, rows: Tensor, weights: Sequence[Tensor], program: Program, inverse: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+class Pass(NamedTuple):
+    """What a forward pass leaves for the gradients.
+
+    :param rows: the parameters, shape ``(parameters, batch)``
+    :param weights: of the couplings' networks
+    :param states: the input and every step's output, shape ``(steps + 1, d, batch)``
+    :param outputs: of all layers of all networks, shape ``(outputs, batch)``
+    :param ladj: the log-determinant, shape ``(batch,)``
+    """
+
+    rows: Tensor
+    weights: Sequence[Tensor]
+    states: Tensor
+    outputs: Tensor
+    ladj: Tensor
+
+
+def forward(program: Program, value: Tensor, rows: Tensor, weights: Sequence[Tensor], inverse: bool = False) -> Pass:
+    """
+    :param program: the steps
+    :param value: noise, or x where ``inverse``, shape ``(batch, d)``
+    :param rows: the parameters, shape ``(parameters, batch)``, contiguous
+    :param weights: of the couplings' networks
+    :param inverse: whether x is given
+    :return: the last of whose states is the image
+    """
     batch, features = value.shape
     states = torch.empty((len(program.steps) + 1, features, batch), dtype=value.dtype)
     states[0].copy_(value.t())
-    outputs = torch.empty((program.outputs, batch), dtype=value.dtype)
-    ladj = torch.zeros(batch, dtype=value.dtype)
-    forward, _ = _kernels(value.dtype)  # type: ignore[misc]
-    forward(
-        *(batch, features, *program.head, inverse, rows.data_ptr(), _pointers(weights)),
-        *(states.data_ptr(), outputs.data_ptr(), ladj.data_ptr()),
+    passed = Pass(
+        *(rows, weights, states, torch.empty((program.outputs, batch), dtype=value.dtype)),
+        ladj=torch.zeros(batch, dtype=value.dtype),
     )
-    return states, outputs, ladj
+    run, _ = _kernels(value.dtype)  # type: ignore[misc]
+    run(*_head(program, passed, inverse), passed.ladj.data_ptr())
+    return passed
+
+
+def backward(
+    program: Program,
+    passed: Pass,
+    to_image: Tensor,
+    to_ladj: Tensor,
+    to_weights: Sequence[Tensor],
+    inverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """
+    :param program: the steps
+    :param passed: what :func:`forward` left
+    :param to_image: the loss's gradient in the image, shape ``(batch, d)``, of the first of the batch
+    :param to_ladj: and in the log-determinant, shape ``(batch,)``
+    :param to_weights: where those in the networks' weights shall be written
+    :param inverse: as for :func:`forward`
+    :return: those in the value, shape ``(batch, d)``, and in the rows of parameters, ``(parameters, batch)``
+    """
+    features, batch = passed.states.shape[1:]
+    lanes = len(to_image)
+    to_value = torch.empty((features, batch), dtype=to_image.dtype)
+    to_value[:, :lanes].copy_(to_image.t())
+    to_rows = torch.empty_like(passed.rows)
+    scratch, gradients = torch.empty((max(features, 2), batch), dtype=to_image.dtype), torch.empty_like(passed.outputs)
+    to_ladj = to_ladj.contiguous()
+    _, run = _kernels(to_image.dtype)  # type: ignore[misc]
+    run(
+        *(*_head(program, passed, inverse), lanes, to_ladj.data_ptr(), to_value.data_ptr(), scratch.data_ptr()),
+        *(gradients.data_ptr(), to_rows.data_ptr(), _pointers(to_weights)),
+    )
+    return to_value[:, :lanes].t(), to_rows[:, :lanes]
+
+
+def _head(program: Program, passed: Pass, inverse: bool) -> tuple[Any, ...]:
+    _, features, batch = passed.states.shape
+    return (
+        *(torch.get_num_threads(), batch, features, *program.head, inverse, passed.rows.data_ptr()),
+        *(_pointers(passed.weights), passed.states.data_ptr(), passed.outputs.data_ptr()),
+    )
 
 
 def _pointers(tensors: Sequence[Tensor]) -> Any:
@@ -168,11 +235,10 @@ class _Flow(torch.autograd.Function):
     def forward(
         ctx: Any, program: Program, inverse: bool, formula: Formula, value: Tensor, parameters: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        rows = parameters.t().contiguous()
-        states, outputs, ladj = _forward(value, rows, weights, program, inverse)
+        passed = forward(program, value, parameters.t().contiguous(), weights, inverse)
         ctx.program, ctx.inverse, ctx.formula = program, inverse, formula
-        ctx.save_for_backward(rows, states, outputs, value, parameters, *weights)
-        return states[-1].t(), ladj
+        ctx.save_for_backward(passed.rows, passed.states, passed.outputs, value, parameters, *weights)
+        return passed.states[-1].t(), passed.ladj
 
     @staticmethod
     def backward(ctx: Any, to_image: Tensor, to_ladj: Tensor) -> tuple[Tensor | None, ...]:
@@ -181,16 +247,7 @@ class _Flow(torch.autograd.Function):
             formula = partial(ctx.formula, inverse=ctx.inverse)
             inputs = (value, parameters, *weights)
             return *[None] * 3, *gradient_of_formula(formula, inputs, (to_image, to_ladj))
-        batch, features = value.shape
-        to_value = to_image.t().clone(memory_format=torch.contiguous_format)
-        to_rows = torch.empty_like(rows)
+        passed = Pass(rows, weights, states, outputs, to_ladj)
         to_weights = [torch.empty_like(weight) for weight in weights]
-        scratch = torch.empty((max(features, ctx.program.scratch), batch), dtype=value.dtype)
-        to_ladj = to_ladj.contiguous()
-        _, backward = _kernels(value.dtype)  # type: ignore[misc]
-        backward(
-            *(batch, features, *ctx.program.head, ctx.inverse, rows.data_ptr(), _pointers(weights)),
-            *(states.data_ptr(), outputs.data_ptr(), to_ladj.data_ptr(), to_value.data_ptr(), scratch.data_ptr()),
-            *(to_rows.data_ptr(), _pointers(to_weights)),
-        )
-        return None, None, None, to_value.t(), to_rows.t(), *to_weights
+        to_value, to_rows = backward(ctx.program, passed, to_image, to_ladj, to_weights, ctx.inverse)
+        return None, None, None, to_value, to_rows.t(), *to_weights

@@ -31,7 +31,7 @@ FLAGS = (
     "-shared",
     "-fPIC",
 )
-SOURCE = Path(__file__).with_name("flow.c")  # which includes the others
+SOURCE = Path(__file__).with_name("kernels.c")  # which includes the others
 REAL = {torch.float32: ("-DREAL=float", "-DSINGLE"), torch.float64: ("-DREAL=double",)}
 
 

@@ -4,60 +4,13 @@
  * the loops run over LANES points of the batch at once, so that the compiler can use the processor's vectors.
  * Equation numbers are those of Durkan et al. 2019, Neural Spline Flows.
  */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#pragma once
+#include "elementary.c"
 
 enum { LANES = 64, MAX_BINS = 64 };
-typedef int64_t Size;
 
 #define EACH_LANE _Pragma("omp simd") for (int l = 0; l < LANES; l++)
 typedef REAL Lanes[LANES];
-
-#ifdef SINGLE
-/* exp on [-4, 4] and log of normal positive numbers, to a unit or two in the last place; NaN stays NaN. */
-static inline float exponential(float x) {
-    float n = rintf(x * 1.44269504f);
-    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f; /* log 2 in two parts */
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return p * scale;
-}
-
-static inline float logarithm(float x) {
-    int32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    int32_t exponent = (bits - 0x3f3504f3) >> 23; /* so that the mantissa lies in [sqrt(1/2), sqrt(2)) */
-    int32_t mantissa_bits = bits - (exponent << 23);
-    float m;
-    memcpy(&m, &mantissa_bits, sizeof m);
-    float r = m - 1.0f, z = r * r;
-    float p = 7.0376836292e-2f;
-    p = p * r - 1.1514610310e-1f;
-    p = p * r + 1.1676998740e-1f;
-    p = p * r - 1.2420140846e-1f;
-    p = p * r + 1.4249322787e-1f;
-    p = p * r - 1.6668057665e-1f;
-    p = p * r + 2.0000714765e-1f;
-    p = p * r - 2.4999993993e-1f;
-    p = p * r + 3.3333331174e-1f;
-    float n = (float)exponent;
-    return (p * r * z - n * 2.12194440e-4f - 0.5f * z) + r + n * 0.693359375f + (x - x);
-}
-#define ROOT sqrtf
-#else
-#define exponential exp
-#define logarithm log
-#define ROOT sqrt
-#endif
 
 /* One parameter made positive: exp(raw / sqrt(1 + (raw / limit)^2)); slope is d log(positive) / d raw. */
 static inline REAL positive(REAL raw, REAL over_limit, REAL *slope) {

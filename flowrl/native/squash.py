@@ -9,7 +9,7 @@ from flowrl.native.library import kernels, supports
 
 
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    return kernels(dtype, "tanh", "nnpnnpp", "nnppnnpnp")
+    return kernels(dtype, "tanh", "nnppp", "nnppp")
 
 
 def is_available(u: Tensor) -> bool:
@@ -27,10 +27,11 @@ def evaluate(u: Tensor) -> tuple[Tensor, Tensor]:
 
 def _forward(u: Tensor) -> tuple[Tensor, Tensor]:
     batch, features = u.shape
-    a = torch.empty((features, batch), dtype=u.dtype)
+    u = u.t().contiguous()
+    a = torch.empty_like(u)
     ladj = torch.zeros(batch, dtype=u.dtype)
     forward, _ = _kernels(u.dtype)  # type: ignore[misc]
-    forward(batch, features, u.data_ptr(), u.stride(1), u.stride(0), a.data_ptr(), ladj.data_ptr())
+    forward(batch, features, u.data_ptr(), a.data_ptr(), ladj.data_ptr())
     return a.t(), ladj
 
 
@@ -49,10 +50,8 @@ class _Tanh(torch.autograd.Function):
         ):  # a is an output, so that a gradient of the gradient goes through it
             return to_a * (1 - a * a) - 2 * a * to_ladj.unsqueeze(-1)
         batch, features = a.shape
-        to_u = torch.empty((features, batch), dtype=a.dtype)
+        rows, to_ladj = a.t().contiguous(), to_ladj.contiguous()
+        to_u = to_a.t().clone(memory_format=torch.contiguous_format)
         _, backward = _kernels(a.dtype)  # type: ignore[misc]
-        backward(
-            *(batch, features, a.data_ptr(), to_a.data_ptr(), to_a.stride(1), to_a.stride(0)),
-            *(to_ladj.data_ptr(), to_ladj.stride(0), to_u.data_ptr()),
-        )
+        backward(batch, features, rows.data_ptr(), to_ladj.data_ptr(), to_u.data_ptr())
         return to_u.t()

@@ -182,7 +182,7 @@ def test_without_a_compiler_the_formulas_serve_and_it_is_said_once(trouble, monk
             y, ladj = spline.call_and_ladj(x)
             spline.call_and_ladj(x)
         torch.testing.assert_close((y, ladj), evaluate(x, spline.raw, 4.0, False))
-        expected = {"no compiler": "Install one", "a broken compiler": "could not compile flow.c"}.get(trouble)
+        expected = {"no compiler": "Install one", "a broken compiler": "could not compile kernels.c"}.get(trouble)
         messages = [record.getMessage() for record in caplog.records]
         assert len(messages) == int(expected is not None)
         assert expected is None or expected in messages[0]

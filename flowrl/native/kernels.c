@@ -1,0 +1,4 @@
+/* All kernels, compiled once for float and once for double (REAL). */
+#include "flow.c"
+#include "squash.c"
+#include "stack.c"

@@ -1,0 +1,28 @@
+/* The tanh squash: a = tanh u and log|det| = sum 2 (log 2 - |u| - log(1 + exp(-2 |u|))). */
+#pragma once
+#include "elementary.c"
+
+/* Of one feature; its log-slopes are added to ladj. */
+static void squash(Size lanes, const REAL *u, REAL *a, REAL *ladj) {
+#pragma omp simd
+    for (Size l = 0; l < lanes; l++) {
+        REAL log_slope;
+        a[l] = tangent(u[l], &log_slope);
+        ladj[l] += log_slope;
+    }
+}
+
+/* g: the gradient in a at first, in u at the end: g (1 - a^2) - 2 a to_ladj. */
+static void squash_gradient(Size lanes, const REAL *a, const REAL *to_ladj, REAL *g) {
+#pragma omp simd
+    for (Size l = 0; l < lanes; l++) g[l] = g[l] * (1 - a[l] * a[l]) - 2 * a[l] * to_ladj[l];
+}
+
+/* u, a: (features, n); ladj: zero at the start. */
+void tanh_forward(Size n, Size features, const REAL *u, REAL *a, REAL *ladj) {
+    for (Size f = 0; f < features; f++) squash(n, u + f * n, a + f * n, ladj);
+}
+
+void tanh_backward(Size n, Size features, const REAL *a, const REAL *to_ladj, REAL *g) {
+    for (Size f = 0; f < features; f++) squash_gradient(n, a + f * n, to_ladj, g + f * n);
+}

@@ -1,0 +1,130 @@
+/* Equal networks (critics; an actor and a critic; one alone) over a batch, side by side, and their gradients. Arrays are
+ * (network, feature, batch), the batch contiguous; those of several layers follow each other.
+ */
+#pragma once
+#include "products.c"
+#include "threads.c"
+
+typedef struct {
+    Size n, lanes;      /* rows lie n apart, and the first lanes count */
+    Size networks, depth;
+    const Size *widths; /* of the inputs, then of each layer's outputs, (depth + 1) */
+    int is_tanh;        /* whether the activation is tanh; ReLU if not */
+    int active_end;     /* whether it follows the last layer too */
+    const REAL *weights; /* layer by layer the matrices of all networks, then their biases */
+    const REAL *x;
+    Size x_apart;   /* between the networks' inputs; 0 where they share them */
+    REAL *outputs;  /* of all layers */
+    REAL *gradients; /* in these; at first the last layer's alone; at the end before the activations */
+    REAL *to_x;
+    REAL *to_weights; /* as weights */
+} Stack;
+
+/* One layer's arrays. */
+typedef struct {
+    Size before, width, weights, biases, outputs, previous; /* where they begin; previous: the outputs of the layer before */
+} Layer;
+
+static Layer layer_of(const Stack *s, Size layer) {
+    Layer at = {s->widths[0], s->widths[1], 0, 0, 0, 0};
+    for (Size l = 0; l <= layer; l++) {
+        at.before = s->widths[l], at.width = s->widths[l + 1];
+        if (l) {
+            at.weights = at.biases + s->networks * at.before;
+            at.previous = at.outputs;
+            at.outputs += s->networks * at.before * s->n;
+        }
+        at.biases = at.weights + s->networks * at.width * at.before;
+    }
+    return at;
+}
+
+/* What a part works on: columns of one network after another. */
+typedef void Columns(const Stack *s, Size network, Size first, Size lanes);
+
+static void for_columns(const Stack *s, Size part, Size parts, Columns *work) {
+    Size each = blocks(s->lanes), all = s->networks * each, from = all * part / parts, to = all * (part + 1) / parts;
+    for (Size network = 0; network < s->networks; network++) {
+        Size first = from - network * each, last = smaller(to - network * each, each);
+        first = first > 0 ? first : 0;
+        if (first < last) work(s, network, first * COLUMNS, smaller(last * COLUMNS, s->lanes) - first * COLUMNS);
+    }
+}
+
+static void forward_columns(const Stack *s, Size network, Size first, Size lanes) {
+    for (Size l = 0; l < s->depth; l++) {
+        Layer at = layer_of(s, l);
+        const REAL *x = l ? s->outputs + at.previous + network * at.before * s->n : s->x + network * s->x_apart;
+        End end = l == s->depth - 1 && !s->active_end ? LINEAR : s->is_tanh ? TANH : RELU;
+        multiply(&(Product){.n = s->n, .rows = at.width, .depth = at.before,
+                            .weights = {s->weights + at.weights + network * at.width * at.before, at.before, 1},
+                            .x = x + first, .bias = s->weights + at.biases + network * at.width, .end = end,
+                            .out = s->outputs + at.outputs + network * at.width * s->n + first},
+                 lanes);
+    }
+}
+
+static void backward_columns(const Stack *s, Size network, Size first, Size lanes) {
+    End slope = s->is_tanh ? TANH_SLOPE : RELU_SLOPE;
+    for (Size l = s->depth - 1; l >= 0; l--) {
+        Layer at = layer_of(s, l);
+        Size here = at.outputs + network * at.width * s->n + first, below = network * at.before * s->n + first;
+        if (l == s->depth - 1 && s->active_end)
+            for (Size i = 0; i < at.width; i++) {
+                REAL *g = s->gradients + here + i * s->n;
+                const REAL *h = s->outputs + here + i * s->n;
+                for (Size b = 0; b < lanes; b++) g[b] = s->is_tanh ? g[b] * (1 - h[b] * h[b]) : h[b] > 0 ? g[b] : 0;
+            }
+        if (l == 0 && !s->to_x) return;
+        multiply(&(Product){.n = s->n, .rows = at.before, .depth = at.width,
+                            .weights = {s->weights + at.weights + network * at.width * at.before, 1, at.before},
+                            .x = s->gradients + here, .end = l ? slope : LINEAR,
+                            .beside = l ? s->outputs + at.previous + below : NULL,
+                            .out = l ? s->gradients + at.previous + below : s->to_x + below},
+                 lanes);
+    }
+}
+
+static void stack_forward_part(void *job, Size part, Size parts) { for_columns(job, part, parts, forward_columns); }
+
+static void stack_backward_part(void *job, Size part, Size parts) { for_columns(job, part, parts, backward_columns); }
+
+static void stack_weights_part(void *job, Size part, Size parts) {
+    const Stack *s = job;
+    Size total = 0;
+    for (Size l = 0; l < s->depth; l++) total += (s->widths[l] + PAIR - 1) / PAIR * s->widths[l + 1];
+    Portion portion = portion_of(s->networks * total, part, parts);
+    for (Size network = 0; network < s->networks; network++)
+        for (Size l = 0; l < s->depth; l++) {
+            Layer at = layer_of(s, l);
+            const REAL *x = l ? s->outputs + at.previous + network * at.before * s->n : s->x + network * s->x_apart;
+            layer_gradient(s->n, s->lanes, at.width, at.before, s->gradients + at.outputs + network * at.width * s->n, x,
+                           NULL, s->to_weights + at.weights + network * at.width * at.before,
+                           s->to_weights + at.biases + network * at.width, &portion);
+        }
+}
+
+/* Below this many multiplications a second thread is not worth waking. */
+enum { WORTHWHILE = 1 << 18 };
+
+static Size threads_for(const Stack *s, Size threads) {
+    Size products = 0;
+    for (Size l = 0; l < s->depth; l++) products += s->widths[l] * s->widths[l + 1];
+    return s->networks * s->lanes * products < WORTHWHILE ? 1 : threads;
+}
+
+void stack_forward(Size threads, Size n, Size networks, Size depth, const Size *widths, int is_tanh, int active_end,
+                   const REAL *weights, const REAL *x, Size x_apart, REAL *outputs) {
+    Stack s = {n, n, networks, depth, widths, is_tanh, active_end, weights, x, x_apart, outputs};
+    share(stack_forward_part, &s, threads_for(&s, threads));
+}
+
+/* to_x, to_weights: NULL where nobody asks. */
+void stack_backward(Size threads, Size n, Size networks, Size depth, const Size *widths, int is_tanh, int active_end,
+                    const REAL *weights, const REAL *x, Size x_apart, REAL *outputs, Size lanes, REAL *gradients, REAL *to_x,
+                    REAL *to_weights) {
+    Stack s = {n, lanes, networks, depth, widths, is_tanh, active_end, weights, x, x_apart, outputs, gradients, to_x, to_weights};
+    threads = threads_for(&s, threads);
+    share(stack_backward_part, &s, threads);
+    if (to_weights) share(stack_weights_part, &s, threads);
+}
