@@ -49,7 +49,9 @@ class ActionFlow(ReparameterizedDistribution):
         if self.squash is None:
             log_prob = self.flow.log_prob(value)
         elif self.pre_squash:
-            log_prob = self.flow.log_prob(value) - self.squash.call_and_ladj(value)[1]
+            log_prob = self.flow.log_prob(value)
+            # In the flow's precision, whatever that is in which the actions were stored
+            log_prob = log_prob - self.squash.call_and_ladj(value.to(log_prob.dtype))[1]
         else:
             u, ladj = self.squash.inverse_and_ladj(value)
             log_prob = self.flow.log_prob(u) - ladj

@@ -82,14 +82,7 @@ class FlowDistribution(Distribution):
 
         :raises ValueError: where the policy gives NaN or infinity instead of an action
         """
-        actions = super().get_actions(deterministic)
-        if not actions.isfinite().all():
-            raise ValueError(
-                "The flow policy's action is not finite. Either the observations hold NaN (check the environment, wrap "
-                "it in stable_baselines3.common.vec_env.VecCheckNan) or training has diverged (lower learning_rate, "
-                "normalise observations and rewards with VecNormalize); go on from the last checkpoint."
-            )
-        return actions
+        return check_finite(super().get_actions(deterministic))
 
     def box_actions(self, actions: Tensor) -> Tensor:
         """Emitted actions as executed, in [-1, 1] where squashed."""
@@ -104,3 +97,18 @@ class FlowDistribution(Distribution):
 
     def log_prob_from_params(self, flow: ReparameterizedDistribution) -> tuple[Tensor, Tensor]:
         return self.proba_distribution(flow).rsample_and_log_prob()
+
+
+def check_finite(actions: Tensor) -> Tensor:
+    """The actions themselves.
+
+    :param actions: of a policy
+    :raises ValueError: if one is NaN or infinite
+    """
+    if not actions.isfinite().all():
+        raise ValueError(
+            "The flow policy's action is not finite. Either the observations hold NaN (check the environment, wrap "
+            "it in stable_baselines3.common.vec_env.VecCheckNan) or training has diverged (lower learning_rate, "
+            "normalise observations and rewards with VecNormalize); go on from the last checkpoint."
+        )
+    return actions

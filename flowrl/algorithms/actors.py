@@ -7,11 +7,9 @@ from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
 
 from flowrl.algorithms.flat import FlatParameters
+from flowrl.algorithms.flow_kernel import FlowKernel, flow_kernel
 from flowrl.algorithms.networks import NetworkStack, PlainNetwork, Product, is_stateless, stacked_order
-from flowrl.distributions import FlowDistribution
-from flowrl.flow import standard_normal_log_prob
-from flowrl.native import flow
-from flowrl.native.flow import Program, Step, StepKind
+from flowrl.distributions import check_finite
 from flowrl.policies.actor import FlowActorMixin
 
 Sample = tuple[Tensor, Tensor]
@@ -92,22 +90,40 @@ class StackedActor(AutogradActor):
 
 class KernelActor(StackedActor):
     """
-    A stacked actor whose flow is all steps of the C kernel: one call each way for noise to actions, and no autograd.
+    A stacked actor whose flow is the C kernel's: no autograd at all.
 
     :param actor: the actor
     :param flat: its parameters
     :param network: its network
     :param product: matrix product of the network
-    :param program: from noise to actions, the squash included
+    :param kernel: the flow's
     """
 
     def __init__(
-        self, actor: Any, flat: FlatParameters, network: PlainNetwork, product: Product, program: Program
+        self, actor: Any, flat: FlatParameters, network: PlainNetwork, product: Product, kernel: FlowKernel
     ) -> None:
         super().__init__(actor, flat, network, product)
-        self.program = program
-        gradients = {id(parameter): gradient for parameter, gradient in zip(flat.parameters, flat.gradients)}
-        self.to_weights = [gradients[id(weight)] for weight in actor.flow.native_weights()]
+        self.kernel = kernel
+
+    @torch.no_grad()
+    def act(self, obs: Any, deterministic: bool) -> Tensor:
+        """
+        :param obs: preprocessed states, batch first
+        :param deterministic: whether to push the noise's mean through the flow instead of a draw
+        :return: actions, shape ``(batch, d)``
+        :raises ValueError: if one is not finite
+        """
+        features = self.actor.extract_features(obs, self.actor.features_extractor)
+        (parameters,), _ = self.stack.forward(features)
+        noise = torch.zeros if deterministic else torch.randn
+        drawn = noise((len(features), self.actor.flow.features), dtype=parameters.dtype)
+        return check_finite(self.kernel.sample(parameters, drawn)[0])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """None: a copied model's parameters lie elsewhere, and it prepares itself anew."""
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # as for a copy
 
     @torch.no_grad()
     def sample(self, obs: Any, next_obs: Any) -> tuple[Sample, Sample]:
@@ -115,20 +131,18 @@ class KernelActor(StackedActor):
         features = torch.cat(
             [self.actor.extract_features(part, self.actor.features_extractor) for part in (obs, next_obs)]
         )
-        (outputs,), self.passed = self.stack.forward(features)
+        (parameters,), self.passed = self.stack.forward(features)
         batch = len(features) // 2
         # One after the other, as two distributions draw
-        draws = [torch.randn((batch, self.actor.flow.features), dtype=features.dtype) for _ in range(2)]
-        noise = torch.cat(draws)
-        self.flowed = flow.forward(self.program, noise, outputs.t().contiguous(), self.actor.flow.native_weights())
-        actions, log_prob = self.flowed.states[-1].t(), standard_normal_log_prob(noise) - self.flowed.ladj
+        noise = torch.cat([self.kernel.noise(batch, features) for _ in range(2)])
+        actions, log_prob, self.flowed = self.kernel.sample(parameters, noise)
         return (actions[:batch], log_prob[:batch]), (actions[batch:], log_prob[batch:])
 
     @torch.no_grad()
     def backward(self, to_action: Tensor, to_log_prob: Tensor) -> None:
         """See :meth:`AutogradActor.backward`."""
-        _, to_rows = flow.backward(self.program, self.flowed, to_action, -to_log_prob, self.to_weights)
-        self.stack.gradients(to_rows.t().unsqueeze(0), self.passed)
+        to_parameters = self.kernel.sample_gradients(self.flowed, to_action, to_log_prob)
+        self.stack.gradients(to_parameters.unsqueeze(0), self.passed)
 
 
 def stacked_actor(actor: Any, flat: FlatParameters, network: PlainNetwork, product: Product) -> StackedActor:
@@ -140,14 +154,9 @@ def stacked_actor(actor: Any, flat: FlatParameters, network: PlainNetwork, produ
     :param product: matrix product of the network
     :return: that form
     """
-    distribution, program = actor.action_dist, actor.flow.program
-    if program is not None and flow.serves(flat.data.dtype, flat.data.device):
-        covered = [*stacked_order([actor_layers(actor, network)]), *actor.flow.native_weights()]
-        plain = type(distribution) is FlowDistribution and distribution.squash and not distribution.pre_squash
-        if plain and {*map(id, covered)} == {*map(id, flat.parameters)}:
-            sampling = Program([*program.steps, Step(StepKind.SQUASH, 0)], program.limits)
-            return KernelActor(actor, flat, network, product, sampling)
-    return StackedActor(actor, flat, network, product)
+    stacked = stacked_order([actor_layers(actor, network)])
+    kernel = flow_kernel(actor.flow, actor.action_dist, flat, stacked)
+    return KernelActor(actor, flat, network, product, kernel) if kernel else StackedActor(actor, flat, network, product)
 
 
 def actor_network(actor: Any) -> PlainNetwork | None:

@@ -1,6 +1,8 @@
 """PPO on a fast path: Stable-Baselines3's algorithm and interface, the same mathematics, fewer and larger kernels."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +13,17 @@ from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
 from flowrl.algorithms.flat import FlatAdam, is_same, why_not_flat
+from flowrl.algorithms.flow_kernel import FlowKernel, flow_kernel
 from flowrl.algorithms.networks import NetworkStack, PlainNetwork, equal_shapes, float32, is_stateless, stacked_order
 from flowrl.algorithms.rollout import minibatches
+from flowrl.distributions import check_finite
 from flowrl.policies.actor_critic import FlowActorCriticMixin
 
 log = logging.getLogger(__name__)
+
+Density = tuple[Tensor, Tensor | None, Callable[[Tensor], Tensor]]
+"""Log-probs, shape ``(batch,)``, entropies if they are wanted, and the gradient in the flow's parameters of that in the
+log-probs, which writes that in the layers' own networks."""
 
 
 class PPO(ppo.PPO):
@@ -120,6 +128,7 @@ class _FastUpdate:
         self.flat = self.optimizer.flat
         self.trunk = NetworkStack(trunk, self.flat, float32, networks[0].activation, active_end=True)
         self.actor_head, self.critic_head = (NetworkStack([head], self.flat, float32) for head in heads)
+        self.kernel = flow_kernel(policy.action_net, policy.action_dist, self.flat, order)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """None: a copied model's parameters lie elsewhere, and it prepares itself anew."""
@@ -127,13 +136,18 @@ class _FastUpdate:
     def __reduce__(self) -> Any:
         return type(None), ()  # as for a copy
 
+    @torch.no_grad()
     def act(self, obs: Any, deterministic: bool) -> tuple[Tensor, Tensor, Tensor]:
         """What `ActorCriticPolicy.forward` returns, without gradients: actions, values, log-probs."""
         policy: Any = self.model.policy
         parameters, values, _ = self._evaluate(obs)
-        distribution = policy.action_dist.proba_distribution(policy.action_net.from_parameters(parameters))
-        actions = distribution.get_actions(deterministic=deterministic)
-        log_prob = distribution.log_prob(actions)
+        if self.kernel is not None and not deterministic:
+            actions, log_prob, _ = self.kernel.sample(parameters, self.kernel.noise(len(parameters), parameters))
+            check_finite(actions)
+        else:
+            distribution = policy.action_dist.proba_distribution(policy.action_net.from_parameters(parameters))
+            actions = distribution.get_actions(deterministic=deterministic)
+            log_prob = distribution.log_prob(actions)
         return actions.reshape((-1, *policy.action_space.shape)), values, log_prob
 
     @torch.no_grad()
@@ -147,64 +161,94 @@ class _FastUpdate:
         (values,), critic_head = self.critic_head.forward(latents[1:])
         return parameters, values, (trunk, actor_head, critic_head)
 
+    @torch.no_grad()
     def losses(self, batch: RolloutBufferSamples, clip_range: float, clip_range_vf: float | None) -> dict[str, Tensor]:
         """The losses of a minibatch, by the names of SB3's logs; their gradients are written to the parameters."""
         model = self.model
-        policy: Any = model.policy
         size = len(batch.advantages)
         parameters, values, (trunk, actor_head, critic_head) = self._evaluate(batch.observations)
         values = values.flatten()
-        parameters.requires_grad_()
-        distribution = policy.action_dist.proba_distribution(policy.action_net.from_parameters(parameters))
-        log_prob = distribution.log_prob(batch.actions)
-        entropy = distribution.entropy() if model.ent_coef != 0 else None
+        log_prob, entropy, backward = (self._density if self.kernel is None else self._density_by_kernel)(
+            parameters, batch.actions
+        )
 
-        with torch.no_grad():
-            advantages = batch.advantages
-            if model.normalize_advantage and size > 1:
-                advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-            log_ratio = log_prob.detach() - batch.old_log_prob
-            ratio = log_ratio.exp()
-            surrogate = advantages * ratio
-            clipped = advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
-            policy_loss = -torch.minimum(surrogate, clipped).mean()
-            # Where the clipped surrogate is the smaller one it is constant in the ratio
-            to_log_prob = (surrogate * (surrogate <= clipped)).mul_(-1 / size)
+        advantages = batch.advantages
+        if model.normalize_advantage and size > 1:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        log_ratio = log_prob - batch.old_log_prob
+        ratio = log_ratio.exp()
+        surrogate = advantages * ratio
+        clipped = advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+        policy_loss = -torch.minimum(surrogate, clipped).mean()
+        # Where the clipped surrogate is the smaller one it is constant in the ratio
+        to_log_prob = (surrogate * (surrogate <= clipped)).mul_(-1 / size)
 
-            if clip_range_vf is None:
-                error = values - batch.returns
-                to_values = (2 * model.vf_coef / size) * error
-            else:
-                change = values - batch.old_values
-                error = batch.old_values + change.clamp(-clip_range_vf, clip_range_vf) - batch.returns
-                to_values = (2 * model.vf_coef / size) * error * (change.abs() <= clip_range_vf)
-            value_loss = error.square().mean()
-            entropy_loss = log_prob.detach().mean() if entropy is None else -entropy.detach().mean()
+        if clip_range_vf is None:
+            error = values - batch.returns
+            to_values = (2 * model.vf_coef / size) * error
+        else:
+            change = values - batch.old_values
+            error = batch.old_values + change.clamp(-clip_range_vf, clip_range_vf) - batch.returns
+            to_values = (2 * model.vf_coef / size) * error * (change.abs() <= clip_range_vf)
+        value_loss = error.square().mean()
+        entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
 
-        self.flat.gradient.zero_()
-        outputs, gradients = [log_prob], [to_log_prob]
-        if entropy is not None:
-            outputs.append(entropy)
-            gradients.append(torch.full_like(entropy, -model.ent_coef / size))
-        torch.autograd.backward(outputs, gradients)
-        with torch.no_grad():
-            to_parameters: Tensor = parameters.grad[None]  # type: ignore[index]
-            to_values = to_values[None, :, None]
-            self.actor_head.gradients(to_parameters, actor_head)
-            self.critic_head.gradients(to_values, critic_head)
-            to_latents = (
-                self.actor_head.input_gradient(to_parameters, actor_head),
-                self.critic_head.input_gradient(to_values, critic_head),
-            )
-            self.trunk.gradients(torch.cat(to_latents), trunk)
-            return dict(
-                entropy_loss=entropy_loss,
-                policy_gradient_loss=policy_loss,
-                value_loss=value_loss,
-                approx_kl=(torch.expm1(log_ratio) - log_ratio).mean(),
-                clip_fraction=((ratio - 1).abs() > clip_range).float().mean(),
-                loss=policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss,
-            )
+        to_parameters = backward(to_log_prob)[None]
+        to_values = to_values[None, :, None]
+        self.actor_head.gradients(to_parameters, actor_head)
+        self.critic_head.gradients(to_values, critic_head)
+        to_latents = (
+            self.actor_head.input_gradient(to_parameters, actor_head),
+            self.critic_head.input_gradient(to_values, critic_head),
+        )
+        self.trunk.gradients(torch.cat(to_latents), trunk)
+        return dict(
+            entropy_loss=entropy_loss,
+            policy_gradient_loss=policy_loss,
+            value_loss=value_loss,
+            approx_kl=(torch.expm1(log_ratio) - log_ratio).mean(),
+            clip_fraction=((ratio - 1).abs() > clip_range).float().mean(),
+            loss=policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss,
+        )
+
+    def _density(self, parameters: Tensor, actions: Tensor) -> Density:
+        """By autograd."""
+        policy: Any = self.model.policy
+        with torch.enable_grad():
+            parameters = parameters.detach().requires_grad_()
+            distribution = policy.action_dist.proba_distribution(policy.action_net.from_parameters(parameters))
+            outputs = [distribution.log_prob(actions)]
+            if self.model.ent_coef != 0:
+                outputs.append(distribution.entropy())
+
+        def backward(to_log_prob: Tensor) -> Tensor:
+            self.flat.gradient.zero_()
+            to_entropy = torch.full_like(to_log_prob, -self.model.ent_coef / len(to_log_prob))
+            torch.autograd.backward(outputs, [to_log_prob, to_entropy][: len(outputs)])
+            return parameters.grad  # type: ignore[return-value]
+
+        log_prob, *entropy = (output.detach() for output in outputs)
+        return log_prob, entropy[0] if entropy else None, backward
+
+    def _density_by_kernel(self, parameters: Tensor, actions: Tensor) -> Density:
+        """In C."""
+        kernel: FlowKernel = self.kernel  # type: ignore[assignment]
+        log_prob, scored = kernel.score(parameters, actions)
+        if self.model.ent_coef == 0:
+            return log_prob, None, partial(kernel.score_gradients, scored)
+        _, sampled_log_prob, sampled = kernel.sample(parameters, kernel.noise(len(parameters), parameters))
+
+        def backward(to_log_prob: Tensor) -> Tensor:
+            to_parameters = kernel.score_gradients(scored, to_log_prob)
+            to_weights = [gradient.clone() for gradient in kernel.weight_gradients]
+            # entropy_loss = mean(log_prob of the sample)
+            to_sampled = torch.full_like(to_log_prob, self.model.ent_coef / len(to_log_prob))
+            to_parameters = to_parameters + kernel.sample_gradients(sampled, torch.zeros_like(actions), to_sampled)
+            for gradient, part in zip(kernel.weight_gradients, to_weights):
+                gradient += part
+            return to_parameters
+
+        return log_prob, -sampled_log_prob, backward
 
     @torch.no_grad()
     def step(self) -> None:

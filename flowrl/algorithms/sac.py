@@ -8,7 +8,7 @@ from stable_baselines3 import sac
 from stable_baselines3.common.policies import ContinuousCritic
 from torch import Tensor
 
-from flowrl.algorithms.actors import AutogradActor, actor_layers, actor_network, stacked_actor
+from flowrl.algorithms.actors import AutogradActor, KernelActor, actor_layers, actor_network, stacked_actor
 from flowrl.algorithms.flat import FlatAdam, FlatParameters, is_same, why_not_flat
 from flowrl.algorithms.networks import (
     NetworkStack,
@@ -54,17 +54,33 @@ class SAC(sac.SAC):
         if reason:
             log.warning("flowrl's SAC runs Stable-Baselines3's own update: %s.", reason)
 
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+    def _up_to_date(self) -> "_FastUpdate | None":
         if not is_same([id(self), *_optimizers(self)], self._prepared_for):
             self._prepare()  # the model is a copy, or somebody has put an optimiser of their own in place
-        if self._fast is None:
+        return self._fast
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
+        policy: Any = self.policy
+        fast = self._up_to_date()
+        if fast is None or not isinstance(fast.actor, KernelActor):
+            return super().collect_rollouts(*args, **kwargs)
+        fast.actor_optimizer.flat.attach()
+        policy.fast = fast.actor
+        try:
+            return super().collect_rollouts(*args, **kwargs)
+        finally:
+            policy.fast = None
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        fast = self._up_to_date()
+        if fast is None:
             super().train(gradient_steps, batch_size)
             return
-        if self._fast.has_modes:
+        if fast.has_modes:
             self.policy.set_training_mode(True)
         self._update_learning_rate([optimizer for optimizer in _optimizers(self) if optimizer is not None])
-        self._fast.attach()
-        losses = [self._fast.step(step, batch_size) for step in range(gradient_steps)]
+        fast.attach()
+        losses = [fast.step(step, batch_size) for step in range(gradient_steps)]
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         # One transfer, hence one synchronisation of a GPU, for all of them

@@ -14,7 +14,7 @@ enum { SPLINE, SHEAR, GAUSSIAN, AFFINE_COUPLING, SPLINE_COUPLING, SQUASH };
 typedef struct {
     Size kind;
     Size offset;  /* the step's first row of the parameters */
-    Size option;  /* SPLINE, SPLINE_COUPLING: the number of bins; SHEAR: whether upper triangular */
+    Size option;  /* SPLINE, SPLINE_COUPLING: the number of bins; SHEAR: whether upper triangular; SQUASH: whether later */
     double bound; /* SPLINE, SPLINE_COUPLING: it acts on [-bound, bound]; AFFINE_COUPLING: of the log-scale */
     Size kept;    /* a coupling's features that condition; the rest moves */
     const Size *order; /* its features, those that condition first */
@@ -128,7 +128,7 @@ static void coupling_backward(Size n, Size lanes, Size features, const Step *ste
                             gradients + at);
         else
             spline_backward(lanes, 1, (int)step->option, step->bound, limit, inverse, outputs + at, n, 0, 1, x + f, n, 1,
-                            to_state + f, n, 1, to_ladj, 1, to_state + f, gradients + at, n, 0, 1);
+                            to_state + f, n, 1, to_ladj, 1, to_state + f, n, gradients + at, n, 0, 1);
     }
     network_backward(n, lanes, &net, weights, outputs, gradients, to_state);
     copy_rows(to_context, gradients, net.widths[0], n, lanes);
@@ -145,6 +145,7 @@ typedef struct {
     const REAL *const *weights;
     REAL *states;  /* the input and the output of every step in the order they are gone through, (steps + 1, features, n) */
     REAL *outputs; /* of all layers of all networks */
+    int density;   /* whether ladj shall become log N(z; 0, I) - log|det| */
     REAL *ladj;
     const REAL *to_ladj;
     REAL *to_state;      /* the gradient in the output at first, in the input at the end, (features, n) */
@@ -153,6 +154,14 @@ typedef struct {
     REAL *to_parameters;
     REAL *const *to_weights;
 } Flow;
+
+/* log|det| becomes log N(z; 0, I) - log|det|. */
+static void to_density(Size n, Size lanes, Size features, const REAL *z, REAL *ladj) {
+    const REAL half_log_two_pi = (REAL)0.918938533204672742;
+    for (Size l = 0; l < lanes; l++) ladj[l] = -ladj[l] - (REAL)features * half_log_two_pi;
+    for (Size f = 0; f < features; f++)
+        for (Size l = 0; l < lanes; l++) ladj[l] -= (REAL)0.5 * z[f * n + l] * z[f * n + l];
+}
 
 static void forward_part(void *job, Size part, Size parts) {
     const Flow *flow = job;
@@ -177,8 +186,15 @@ static void forward_part(void *job, Size part, Size parts) {
             }
         } else if (step->kind == SHEAR) {
             shear(y, x, raw, features, n, lanes, (int)step->option, inverse, 0);
-        } else if (step->kind == SQUASH) { /* only ever forward */
-            for (Size f = 0; f < features; f++) squash(lanes, x + f * n, y + f * n, ladj);
+        } else if (step->kind == SQUASH) {
+            for (Size f = 0; f < features; f++) {
+                if (step->option) {
+                    memcpy(y + f * n, x + f * n, (size_t)lanes * sizeof(REAL));
+                    squash_later(lanes, x + f * n, ladj);
+                } else { /* only ever forward */
+                    squash(lanes, x + f * n, y + f * n, ladj);
+                }
+            }
         } else if (step->kind != GAUSSIAN) {
             coupling_forward(n, lanes, features, step, flow->limit, inverse, raw, flow->weights + step->weights, x,
                              flow->outputs + step->outputs * n + first, y, ladj);
@@ -197,6 +213,8 @@ static void forward_part(void *job, Size part, Size parts) {
             }
         }
     }
+    if (flow->density)
+        to_density(n, lanes, features, flow->states + (inverse ? flow->count : 0) * features * n + first, ladj);
 }
 
 static void backward_part(void *job, Size part, Size parts) {
@@ -213,7 +231,7 @@ static void backward_part(void *job, Size part, Size parts) {
         if (step->kind == SPLINE) {
             Size rows = 3 * step->option - 1;
             spline_backward(lanes, features, (int)step->option, step->bound, flow->limit, inverse, raw, n, rows * n, 1, x, n,
-                            1, to_state, n, 1, to_ladj, 1, scratch, to_raw, n, rows * n, 1);
+                            1, to_state, n, 1, to_ladj, 1, scratch, n, to_raw, n, rows * n, 1);
             copy_rows(to_state, scratch, features, n, lanes);
         } else if (step->kind == SHEAR) {
             int upper = (int)step->option;
@@ -228,7 +246,8 @@ static void backward_part(void *job, Size part, Size parts) {
                 }
             copy_rows(to_state, scratch, features, n, lanes);
         } else if (step->kind == SQUASH) {
-            for (Size f = 0; f < features; f++) squash_gradient(lanes, y + f * n, to_ladj, to_state + f * n);
+            for (Size f = 0; f < features; f++)
+                (step->option ? squash_later_gradient : squash_gradient)(lanes, y + f * n, to_ladj, to_state + f * n);
         } else if (step->kind != GAUSSIAN) {
             Size outputs = step->outputs * n + first;
             coupling_backward(n, lanes, features, step, flow->limit, inverse, flow->weights + step->weights, x,
@@ -272,8 +291,11 @@ static void weights_part(void *job, Size part, Size parts) {
 /* states: the first of them filled in by the caller; ladj: zero at the start, at the end the sum of the forward
  * log-determinants. */
 void flow_forward(Size threads, Size n, Size features, Size count, const Step *steps, double limit, double low, double high,
-                  int inverse, const REAL *parameters, const REAL *const *weights, REAL *states, REAL *outputs, REAL *ladj) {
-    Flow flow = {n, n, features, count, steps, limit, low, high, inverse, parameters, weights, states, outputs, ladj};
+                  int inverse, const REAL *parameters, const REAL *const *weights, REAL *states, REAL *outputs, int density,
+                  REAL *ladj) {
+    Flow flow = {.n = n, .lanes = n, .features = features, .count = count, .steps = steps, .limit = limit, .low = low,
+                 .high = high, .inverse = inverse, .parameters = parameters, .weights = weights, .states = states,
+                 .outputs = outputs, .density = density, .ladj = ladj};
     share(forward_part, &flow, smaller(threads, blocks(n)));
 }
 
@@ -282,8 +304,10 @@ void flow_backward(Size threads, Size n, Size features, Size count, const Step *
                    int inverse, const REAL *parameters, const REAL *const *weights, REAL *states, REAL *outputs, Size lanes,
                    const REAL *to_ladj, REAL *to_state, REAL *scratch, REAL *gradients, REAL *to_parameters,
                    REAL *const *to_weights) {
-    Flow flow = {n, lanes, features, count, steps, limit, low, high, inverse, parameters, weights, states, outputs, NULL,
-                 to_ladj, to_state, scratch, gradients, to_parameters, to_weights};
+    Flow flow = {.n = n, .lanes = lanes, .features = features, .count = count, .steps = steps, .limit = limit, .low = low,
+                 .high = high, .inverse = inverse, .parameters = parameters, .weights = weights, .states = states,
+                 .outputs = outputs, .to_ladj = to_ladj, .to_state = to_state, .scratch = scratch, .gradients = gradients,
+                 .to_parameters = to_parameters, .to_weights = to_weights};
     share(backward_part, &flow, smaller(threads, blocks(lanes)));
     if (to_weights) share(weights_part, &flow, threads);
 }

@@ -25,7 +25,7 @@ class StepKind(IntEnum):
     GAUSSIAN = 2
     AFFINE_COUPLING = 3
     SPLINE_COUPLING = 4
-    SQUASH = 5  # by tanh; only from noise to x
+    SQUASH = 5  # by tanh, from noise to x; where later, the density is that after it and x is that before it
 
 
 class Step(NamedTuple):
@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
     :param kind: which
     :param offset: its first column of the parameters
-    :param option: a spline's number of bins; whether a shear is upper triangular
+    :param option: a spline's number of bins; whether a shear is upper triangular, whether a squash is later
     :param bound: a spline acts on [-bound, bound]; an affine coupling's log-scale lies in (-bound, bound)
     :param keep: a coupling's features that condition
     :param change: and those that move
@@ -109,7 +109,7 @@ _HEAD = "nnnnpdddi" + "pppp"  # threads, sizes, steps and options; parameters, w
 
 
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    return kernels(dtype, "flow", _HEAD + "p", _HEAD + "npppppp")
+    return kernels(dtype, "flow", _HEAD + "ip", _HEAD + "npppppp")
 
 
 def is_available(value: Tensor, parameters: Tensor, weights: Sequence[Tensor] = ()) -> bool:
@@ -165,24 +165,33 @@ class Pass(NamedTuple):
     ladj: Tensor
 
 
-def forward(program: Program, value: Tensor, rows: Tensor, weights: Sequence[Tensor], inverse: bool = False) -> Pass:
+def forward(
+    program: Program,
+    value: Tensor,
+    rows: Tensor,
+    weights: Sequence[Tensor],
+    inverse: bool = False,
+    density: bool = False,
+) -> Pass:
     """
     :param program: the steps
     :param value: noise, or x where ``inverse``, shape ``(batch, d)``
     :param rows: the parameters, shape ``(parameters, batch)``, contiguous
     :param weights: of the couplings' networks
     :param inverse: whether x is given
+    :param density: whether log N(z; 0, I) - ladj, the log-density of x, shall stand in the log-determinant's place
     :return: the last of whose states is the image
     """
     batch, features = value.shape
-    states = torch.empty((len(program.steps) + 1, features, batch), dtype=value.dtype)
+    dtype = rows.dtype
+    states = torch.empty((len(program.steps) + 1, features, batch), dtype=dtype)
     states[0].copy_(value.t())
     passed = Pass(
-        *(rows, weights, states, torch.empty((program.outputs, batch), dtype=value.dtype)),
-        ladj=torch.zeros(batch, dtype=value.dtype),
+        *(rows, weights, states, torch.empty((program.outputs, batch), dtype=dtype)),
+        ladj=torch.zeros(batch, dtype=dtype),
     )
-    run, _ = _kernels(value.dtype)  # type: ignore[misc]
-    run(*_head(program, passed, inverse), passed.ladj.data_ptr())
+    run, _ = _kernels(dtype)  # type: ignore[misc]
+    run(*_head(program, passed, inverse), density, passed.ladj.data_ptr())
     return passed
 
 
@@ -204,13 +213,13 @@ def backward(
     :return: those in the value, shape ``(batch, d)``, and in the rows of parameters, ``(parameters, batch)``
     """
     features, batch = passed.states.shape[1:]
-    lanes = len(to_image)
-    to_value = torch.empty((features, batch), dtype=to_image.dtype)
+    lanes, dtype = len(to_image), passed.states.dtype
+    to_value = torch.empty((features, batch), dtype=dtype)
     to_value[:, :lanes].copy_(to_image.t())
     to_rows = torch.empty_like(passed.rows)
-    scratch, gradients = torch.empty((max(features, 2), batch), dtype=to_image.dtype), torch.empty_like(passed.outputs)
-    to_ladj = to_ladj.contiguous()
-    _, run = _kernels(to_image.dtype)  # type: ignore[misc]
+    scratch, gradients = torch.empty((max(features, 2), batch), dtype=dtype), torch.empty_like(passed.outputs)
+    to_ladj = to_ladj.to(dtype).contiguous()
+    _, run = _kernels(dtype)  # type: ignore[misc]
     run(
         *(*_head(program, passed, inverse), lanes, to_ladj.data_ptr(), to_value.data_ptr(), scratch.data_ptr()),
         *(gradients.data_ptr(), to_rows.data_ptr(), _pointers(to_weights)),

@@ -141,7 +141,7 @@ void spline_forward(Size batch, Size features, int bins, double bound_, double l
 void spline_backward(Size batch, Size features, int bins, double bound_, double limit, int inverse,
                      const REAL *raw, Size raw_p, Size raw_f, Size raw_b, const REAL *value, Size value_f, Size value_b,
                      const REAL *to_image, Size image_f, Size image_b, const REAL *to_ladj, Size ladj_b,
-                     REAL *to_value, REAL *to_raw, Size to_raw_p, Size to_raw_f, Size to_raw_b) {
+                     REAL *to_value, Size to_value_f, REAL *to_raw, Size to_raw_p, Size to_raw_f, Size to_raw_b) {
     REAL bound = (REAL)bound_, over_limit = (REAL)(1 / limit);
     Block q;
     for (Size f = 0; f < features; f++)
@@ -209,6 +209,6 @@ void spline_backward(Size batch, Size features, int bins, double bound_, double 
                 EACH_LANE g[l] = (REAL)(i + 1) == q.k[l] ? to_d0[l] : (REAL)i == q.k[l] ? to_d1[l] : 0;
                 for (int l = 0; l < lanes; l++) out[l * to_raw_b] = g[l];
             }
-            for (int l = 0; l < lanes; l++) to_value[f * batch + b + l] = to_v[l];
+            for (int l = 0; l < lanes; l++) to_value[f * to_value_f + b + l] = to_v[l];
         }
 }

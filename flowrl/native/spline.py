@@ -17,7 +17,7 @@ _HEAD = "nniddi" + "pnnn" + "pnn"  # sizes and options, the raw parameters, the 
 
 
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    return kernels(dtype, "spline", _HEAD + "pnp", _HEAD + "pnn" + "pn" + "ppnnn")
+    return kernels(dtype, "spline", _HEAD + "pnp", _HEAD + "pnn" + "pn" + "pnpnnn")
 
 
 def is_available(value: Tensor, raw: Tensor) -> bool:
@@ -98,6 +98,6 @@ class _Spline(torch.autograd.Function):
         backward(
             *_arguments(value, raw, bound, limit, inverse),
             *(to_image.data_ptr(), image_f, image_b, to_ladj.data_ptr(), to_ladj.stride(0)),
-            *(to_value.data_ptr(), to_raw.data_ptr(), to_raw_p, to_raw_f, to_raw_b),
+            *(to_value.data_ptr(), batch, to_raw.data_ptr(), to_raw_p, to_raw_f, to_raw_b),
         )
         return to_value.t(), to_raw, *[None] * 4

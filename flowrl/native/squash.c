@@ -18,6 +18,24 @@ static void squash_gradient(Size lanes, const REAL *a, const REAL *to_ladj, REAL
     for (Size l = 0; l < lanes; l++) g[l] = g[l] * (1 - a[l] * a[l]) - 2 * a[l] * to_ladj[l];
 }
 
+/* Of an action that is emitted before the squash and has the density after it: the log-slopes alone, and the gradient. */
+static void squash_later(Size lanes, const REAL *u, REAL *ladj) {
+#pragma omp simd
+    for (Size l = 0; l < lanes; l++) {
+        REAL log_slope;
+        tangent(u[l], &log_slope);
+        ladj[l] += log_slope;
+    }
+}
+
+static void squash_later_gradient(Size lanes, const REAL *u, const REAL *to_ladj, REAL *g) {
+#pragma omp simd
+    for (Size l = 0; l < lanes; l++) {
+        REAL unused;
+        g[l] -= 2 * tangent(u[l], &unused) * to_ladj[l];
+    }
+}
+
 /* u, a: (features, n); ladj: zero at the start. */
 void tanh_forward(Size n, Size features, const REAL *u, REAL *a, REAL *ladj) {
     for (Size f = 0; f < features; f++) squash(n, u + f * n, a + f * n, ladj);

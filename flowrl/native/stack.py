@@ -60,7 +60,7 @@ def forward(shape: Shape, weights: Tensor, x: Tensor) -> tuple[Tensor, Pass]:
     :param x: shape ``(batch, n)``, or ``(networks, batch, n)``; fastest where the batch is contiguous
     :return: outputs, shape ``(networks, batch, m)``, the batch contiguous; and what the gradients need
     """
-    x = x.transpose(-1, -2).contiguous()
+    x = x.transpose(-1, -2).to(weights.dtype).contiguous()
     batch = x.shape[-1]
     outputs = torch.empty((shape.rows, batch), dtype=x.dtype)
     run, _ = _kernels(x.dtype)  # type: ignore[misc]

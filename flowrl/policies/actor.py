@@ -63,6 +63,7 @@ class FlowActorPolicyMixin(ActionDensity):
     """
 
     actor_class: type
+    fast: Any = None  # what acts in this policy's place while flowrl.algorithms.SAC collects transitions
 
     def __init__(
         self,
@@ -88,6 +89,11 @@ class FlowActorPolicyMixin(ActionDensity):
 
     def get_distribution(self, obs: PyTorchObs) -> FlowDistribution:
         return self.actor.get_distribution(obs)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
+        if self.fast is not None:
+            return self.fast.act(observation, deterministic)
+        return super()._predict(observation, deterministic)  # type: ignore[misc]
 
     def set_training_mode(self, mode: bool) -> None:
         if mode != self.training:  # SB3 asks at every step, and walks through every module

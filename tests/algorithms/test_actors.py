@@ -73,3 +73,21 @@ def test_a_parameter_that_the_kernel_does_not_see_goes_by_autograd():
     first = stacked_order([actors.actor_layers(actor, network)])
     flat = FlatParameters([*first, actor.extra])
     assert type(actors.stacked_actor(actor, flat, network, float32)) is actors.StackedActor
+
+
+@pytest.mark.parametrize("d", [1, 3])
+@pytest.mark.parametrize("flow", KERNEL_FLOWS)
+def test_the_kernel_acts_as_the_policy_does(flow, d):
+    policy, _, kernel = make(flow, d, **({} if (flow, d) == ("realnvp", 1) else KERNEL_FLOWS[flow]))
+    if type(kernel) is not actors.KernelActor:
+        pytest.skip("one dimension has no coupling")
+    obs = torch.randn(5, 3, dtype=torch.float64)
+    for deterministic in (True, False):
+        torch.manual_seed(7)
+        expected = policy._predict(obs, deterministic)
+        after = torch.rand(())
+        torch.manual_seed(7)
+        torch.testing.assert_close(kernel.act(obs, deterministic), expected, rtol=1e-10, atol=1e-10)
+        assert torch.rand(()) == after, "the same random numbers were drawn"
+    with pytest.raises(ValueError, match="not finite"):
+        kernel.act(obs * torch.nan, False)

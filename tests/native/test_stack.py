@@ -16,14 +16,6 @@ pytestmark = pytest.mark.skipif(library.load(torch.float32) is None, reason="no 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
-@pytest.fixture(autouse=True, params=[1, 2, 3])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 def product(a, b, out=None):
     """Any product but the one that the kernels stand for."""
     return torch.bmm(a, b, out=out)
