@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 
 from flowrl.algorithms.flat import FlatParameters
@@ -28,15 +29,16 @@ class AutogradActor:
         self.actor, self.flat = actor, flat
         self.sampled: Any = None
 
-    def sample(self, obs: Any, next_obs: Any) -> tuple[Sample, Sample]:
+    def sample(self, batch: ReplayBufferSamples, features: Tensor, next_features: Tensor) -> tuple[Sample, Sample]:
         """
-        :param obs: preprocessed states s, batch first
-        :param next_obs: states s'
+        :param batch: of transitions
+        :param features: what a features extractor without state makes of the states s
+        :param next_features: and of s'
         :return: actions for s, which :meth:`backward` goes back through, and for s'
         """
-        self.sampled = self.actor.action_log_prob(obs)
+        self.sampled = self.actor.action_log_prob(batch.observations)
         with torch.no_grad():
-            next_sampled = self.actor.action_log_prob(next_obs)
+            next_sampled = self.actor.action_log_prob(batch.next_observations)
         return (self.sampled[0].detach(), self.sampled[1].detach()), next_sampled
 
     def backward(self, to_action: Tensor, to_log_prob: Tensor) -> None:
@@ -64,12 +66,11 @@ class StackedActor(AutogradActor):
         super().__init__(actor, flat)
         self.stack = NetworkStack([actor_layers(actor, network)], flat, product, network.activation)
 
-    def sample(self, obs: Any, next_obs: Any) -> tuple[Sample, Sample]:
+    def sample(self, batch: ReplayBufferSamples, features: Tensor, next_features: Tensor) -> tuple[Sample, Sample]:
         """See :meth:`AutogradActor.sample`."""
-        features = [self.actor.extract_features(part, self.actor.features_extractor) for part in (obs, next_obs)]
         with torch.no_grad():
-            (outputs,), self.passed = self.stack.forward(torch.cat(features))
-        parameters, next_parameters = outputs.split(len(features[0]))
+            (outputs,), self.passed = self.stack.forward(torch.cat((features, next_features)))
+        parameters, next_parameters = outputs.split(len(features))
         self.parameters = parameters.requires_grad_()
         self.sampled = self._draw(self.parameters)
         with torch.no_grad():
@@ -126,17 +127,14 @@ class KernelActor(StackedActor):
         return type(None), ()  # as for a copy
 
     @torch.no_grad()
-    def sample(self, obs: Any, next_obs: Any) -> tuple[Sample, Sample]:
+    def sample(self, batch: ReplayBufferSamples, features: Tensor, next_features: Tensor) -> tuple[Sample, Sample]:
         """See :meth:`AutogradActor.sample`."""
-        features = torch.cat(
-            [self.actor.extract_features(part, self.actor.features_extractor) for part in (obs, next_obs)]
-        )
-        (parameters,), self.passed = self.stack.forward(features)
-        batch = len(features) // 2
+        (parameters,), self.passed = self.stack.forward(torch.cat((features, next_features)))
+        size = len(features)
         # One after the other, as two distributions draw
-        noise = torch.cat([self.kernel.noise(batch, features) for _ in range(2)])
+        noise = torch.cat([self.kernel.noise(size, features) for _ in range(2)])
         actions, log_prob, self.flowed = self.kernel.sample(parameters, noise)
-        return (actions[:batch], log_prob[:batch]), (actions[batch:], log_prob[batch:])
+        return (actions[:size], log_prob[:size]), (actions[size:], log_prob[size:])
 
     @torch.no_grad()
     def backward(self, to_action: Tensor, to_log_prob: Tensor) -> None:

@@ -84,9 +84,10 @@ class SAC(sac.SAC):
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         # One transfer, hence one synchronisation of a GPU, for all of them
-        means = torch.stack([torch.stack(list(step.values())) for step in losses]).mean(0).tolist() if losses else []
-        for name, mean in zip(losses[0] if losses else (), means):
-            self.logger.record(f"train/{name}", mean)
+        if losses:
+            table = torch.stack([loss for step in losses for loss in step.values()]).view(gradient_steps, -1)
+            for name, mean in zip(losses[0], table.mean(0).tolist(), strict=True):
+                self.logger.record(f"train/{name}", mean)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_fast", "_prepared_for"]
@@ -134,9 +135,9 @@ class _FastUpdate:
         discounts = batch.discounts if batch.discounts is not None else model.gamma
         if model.use_sde:
             model.actor.reset_noise()
-        (actions, log_prob), (next_actions, next_log_prob) = self.actor.sample(
-            batch.observations, batch.next_observations
-        )
+        # Once for the actor and the critics, where SB3 runs each one's extractor: they hold no state
+        features, next_features = map(self._features, (batch.observations, batch.next_observations))
+        (actions, log_prob), (next_actions, next_log_prob) = self.actor.sample(batch, features, next_features)
         with torch.no_grad():
             losses = {}
             ent_coef, losses["ent_coef_loss"] = self._temperature(log_prob)
@@ -145,13 +146,12 @@ class _FastUpdate:
             size = len(batch.rewards)
 
             # target_q_values
-            next_input = torch.cat((self._features(batch.next_observations), next_actions), 1)
+            next_input = torch.cat((next_features, next_actions), 1)
             next_q = self.target_critics.forward(next_input)[0].amin(0)
             target = next_q.sub_((ent_coef * next_log_prob).unsqueeze(1))
             target = torch.addcmul(batch.rewards, (1 - batch.dones) * discounts, target)
 
             # critic_loss = 0.5 sum_i mean (q_i - target)^2
-            features = self._features(batch.observations)
             q, passed = self.critics.forward(torch.cat((features, batch.actions), 1))
             error = q - target
             losses["critic_loss"] = 0.5 * error.square().sum() / size

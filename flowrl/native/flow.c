@@ -163,9 +163,9 @@ static void to_density(Size n, Size lanes, Size features, const REAL *z, REAL *l
         for (Size l = 0; l < lanes; l++) ladj[l] -= (REAL)0.5 * z[f * n + l] * z[f * n + l];
 }
 
-static void forward_part(void *job, Size part, Size parts) {
+static void forward_block(const void *job, Size block) {
     const Flow *flow = job;
-    Size n = flow->n, features = flow->features, first, lanes = lanes_of(flow->lanes, part, parts, &first);
+    Size n = flow->n, features = flow->features, first = block * COLUMNS, lanes = columns_of(flow->lanes, block);
     int inverse = flow->inverse;
     REAL *ladj = flow->ladj + first;
     for (Size at = 0; at < flow->count; at++) {
@@ -217,9 +217,9 @@ static void forward_part(void *job, Size part, Size parts) {
         to_density(n, lanes, features, flow->states + (inverse ? flow->count : 0) * features * n + first, ladj);
 }
 
-static void backward_part(void *job, Size part, Size parts) {
+static void backward_block(const void *job, Size block) {
     const Flow *flow = job;
-    Size n = flow->n, features = flow->features, first, lanes = lanes_of(flow->lanes, part, parts, &first);
+    Size n = flow->n, features = flow->features, first = block * COLUMNS, lanes = columns_of(flow->lanes, block);
     int inverse = flow->inverse;
     const REAL *to_ladj = flow->to_ladj + first;
     REAL *to_state = flow->to_state + first, *scratch = flow->scratch + first;
@@ -271,20 +271,22 @@ static void backward_part(void *job, Size part, Size parts) {
     }
 }
 
-/* The gradients in the networks' weights, once those in their outputs are there for the whole batch. */
-static void weights_part(void *job, Size part, Size parts) {
+static inline int has_network(const Step *step) { return step->kind == AFFINE_COUPLING || step->kind == SPLINE_COUPLING; }
+
+/* One panel of the gradients in the networks' weights, once those in their outputs are there for the whole batch. */
+static void weights_panel(const void *job, Size panel) {
     const Flow *flow = job;
-    Size n = flow->n;
-    Portion portion = {0};
-    for (int counted = 0; counted < 2; counted++) {
-        for (Size at = 0; at < flow->count; at++) {
-            const Step *step = flow->steps + (flow->inverse ? flow->count - 1 - at : at);
-            if (step->kind != AFFINE_COUPLING && step->kind != SPLINE_COUPLING) continue;
-            Network net = network_of(step);
-            network_weights(n, flow->lanes, &net, flow->states + at * flow->features * n, flow->outputs + step->outputs * n,
-                            flow->gradients + step->outputs * n, flow->to_weights + step->weights, &portion);
+    for (Size at = 0; at < flow->count; at++) {
+        const Step *step = flow->steps + (flow->inverse ? flow->count - 1 - at : at);
+        if (!has_network(step)) continue;
+        Network net = network_of(step);
+        if (panel < network_panels(&net)) {
+            Size outputs = step->outputs * flow->n;
+            network_panel(flow->n, flow->lanes, &net, panel, flow->states + at * flow->features * flow->n,
+                          flow->outputs + outputs, flow->gradients + outputs, flow->to_weights + step->weights);
+            return;
         }
-        if (!counted) portion = portion_of(portion.passed, part, parts);
+        panel -= network_panels(&net);
     }
 }
 
@@ -296,10 +298,9 @@ void flow_forward(Size threads, Size n, Size features, Size count, const Step *s
     Flow flow = {.n = n, .lanes = n, .features = features, .count = count, .steps = steps, .limit = limit, .low = low,
                  .high = high, .inverse = inverse, .parameters = parameters, .weights = weights, .states = states,
                  .outputs = outputs, .density = density, .ladj = ladj};
-    share(forward_part, &flow, smaller(threads, blocks(n)));
+    share(forward_block, &flow, blocks(n), threads);
 }
 
-/* to_weights: NULL where no step has a network. */
 void flow_backward(Size threads, Size n, Size features, Size count, const Step *steps, double limit, double low, double high,
                    int inverse, const REAL *parameters, const REAL *const *weights, REAL *states, REAL *outputs, Size lanes,
                    const REAL *to_ladj, REAL *to_state, REAL *scratch, REAL *gradients, REAL *to_parameters,
@@ -308,6 +309,11 @@ void flow_backward(Size threads, Size n, Size features, Size count, const Step *
                  .high = high, .inverse = inverse, .parameters = parameters, .weights = weights, .states = states,
                  .outputs = outputs, .to_ladj = to_ladj, .to_state = to_state, .scratch = scratch, .gradients = gradients,
                  .to_parameters = to_parameters, .to_weights = to_weights};
-    share(backward_part, &flow, smaller(threads, blocks(lanes)));
-    if (to_weights) share(weights_part, &flow, threads);
+    share(backward_block, &flow, blocks(lanes), threads);
+    Size tasks = 0;
+    for (const Step *step = steps; step < steps + count; step++) {
+        Network net = network_of(step);
+        tasks += has_network(step) ? network_panels(&net) : 0;
+    }
+    share(weights_panel, &flow, tasks, threads);
 }

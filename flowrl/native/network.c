@@ -54,15 +54,22 @@ static void network_backward(Size n, Size lanes, const Network *net, const REAL 
              lanes);
 }
 
-/* The portion's part of the gradients in the weights, from those in the layers' outputs. */
-static void network_weights(Size n, Size lanes, const Network *net, const REAL *x, const REAL *outputs,
-                            const REAL *gradients, REAL *const *to_weights, Portion *portion) {
-    for (Size layer = 0; layer < net->depth; layer++) {
-        Size width = net->widths[layer];
-        layer_gradient(n, lanes, width, width_before(net, layer), gradients, x, layer ? NULL : net->from,
-                       to_weights[layer ? 2 * layer - 1 : 0], layer ? to_weights[2 * layer] : NULL, portion);
+static inline Size network_panels(const Network *net) {
+    Size count = 0;
+    for (Size layer = 0; layer < net->depth; layer++) count += panels(width_before(net, layer));
+    return count;
+}
+
+/* One panel of the gradients in the weights, from those in the layers' outputs. */
+static void network_panel(Size n, Size lanes, const Network *net, Size panel, const REAL *x, const REAL *outputs,
+                          const REAL *gradients, REAL *const *to_weights) {
+    Size layer = 0;
+    for (; panel >= panels(width_before(net, layer)); layer++) {
+        panel -= panels(width_before(net, layer));
         x = outputs;
-        outputs += width * n;
-        gradients += width * n;
+        outputs += net->widths[layer] * n;
+        gradients += net->widths[layer] * n;
     }
+    panel_gradient(n, lanes, net->widths[layer], width_before(net, layer), gradients, x, layer ? NULL : net->from, panel,
+                   to_weights[layer ? 2 * layer - 1 : 0], layer ? to_weights[2 * layer] : NULL);
 }

@@ -204,24 +204,11 @@ static void bias_gradient(Size n, Size lanes, Size rows, const REAL *g, REAL *to
     }
 }
 
-/* One thread's portion of a sequence of panels (PAIR columns of a weight matrix), by their costs: it takes those that start
- * within [from, to). */
-typedef struct {
-    Size from, to, passed;
-} Portion;
+/* A task of the gradients in a layer's weights: one panel of their columns; the first of them gives that in the bias too. */
+static inline Size panels(Size depth) { return (depth + PAIR - 1) / PAIR; }
 
-static inline Portion portion_of(Size total, Size part, Size parts) {
-    return (Portion){total * part / parts, total * (part + 1) / parts, 0};
-}
-
-/* The portion's part of one layer's gradients in its weights and, if to_bias, in its bias. */
-static void layer_gradient(Size n, Size lanes, Size rows, Size depth, const REAL *g, const REAL *x, const Size *from,
-                           REAL *to_weights, REAL *to_bias, Portion *portion) {
-    Size panels = (depth + PAIR - 1) / PAIR, before_from = portion->from - portion->passed,
-         before_to = portion->to - portion->passed;
-    Size first = before_from > 0 ? (before_from + rows - 1) / rows : 0;
-    Size last = before_to > 0 ? smaller((before_to + rows - 1) / rows, panels) : 0;
-    if (first < last) weight_gradient(n, lanes, rows, g, x, from, first * PAIR, smaller(last * PAIR, depth), to_weights, depth);
-    if (first == 0 && last > 0 && to_bias) bias_gradient(n, lanes, rows, g, to_bias);
-    portion->passed += panels * rows;
+static void panel_gradient(Size n, Size lanes, Size rows, Size depth, const REAL *g, const REAL *x, const Size *from,
+                           Size panel, REAL *to_weights, REAL *to_bias) {
+    weight_gradient(n, lanes, rows, g, x, from, panel * PAIR, smaller((panel + 1) * PAIR, depth), to_weights, depth);
+    if (panel == 0 && to_bias) bias_gradient(n, lanes, rows, g, to_bias);
 }

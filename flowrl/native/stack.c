@@ -39,19 +39,11 @@ static Layer layer_of(const Stack *s, Size layer) {
     return at;
 }
 
-/* What a part works on: columns of one network after another. */
-typedef void Columns(const Stack *s, Size network, Size first, Size lanes);
-
-static void for_columns(const Stack *s, Size part, Size parts, Columns *work) {
-    Size each = blocks(s->lanes), all = s->networks * each, from = all * part / parts, to = all * (part + 1) / parts;
-    for (Size network = 0; network < s->networks; network++) {
-        Size first = from - network * each, last = smaller(to - network * each, each);
-        first = first > 0 ? first : 0;
-        if (first < last) work(s, network, first * COLUMNS, smaller(last * COLUMNS, s->lanes) - first * COLUMNS);
-    }
-}
-
-static void forward_columns(const Stack *s, Size network, Size first, Size lanes) {
+/* A block of columns of one network, through all layers. */
+static void stack_forward_block(const void *job, Size number) {
+    const Stack *s = job;
+    Size network = number / blocks(s->lanes), block = number % blocks(s->lanes);
+    Size first = block * COLUMNS, lanes = columns_of(s->lanes, block);
     for (Size l = 0; l < s->depth; l++) {
         Layer at = layer_of(s, l);
         const REAL *x = l ? s->outputs + at.previous + network * at.before * s->n : s->x + network * s->x_apart;
@@ -64,7 +56,10 @@ static void forward_columns(const Stack *s, Size network, Size first, Size lanes
     }
 }
 
-static void backward_columns(const Stack *s, Size network, Size first, Size lanes) {
+static void stack_backward_block(const void *job, Size number) {
+    const Stack *s = job;
+    Size network = number / blocks(s->lanes), block = number % blocks(s->lanes);
+    Size first = block * COLUMNS, lanes = columns_of(s->lanes, block);
     End slope = s->is_tanh ? TANH_SLOPE : RELU_SLOPE;
     for (Size l = s->depth - 1; l >= 0; l--) {
         Layer at = layer_of(s, l);
@@ -85,23 +80,21 @@ static void backward_columns(const Stack *s, Size network, Size first, Size lane
     }
 }
 
-static void stack_forward_part(void *job, Size part, Size parts) { for_columns(job, part, parts, forward_columns); }
+static Size stack_panels(const Stack *s) {
+    Size count = 0;
+    for (Size l = 0; l < s->depth; l++) count += panels(s->widths[l]);
+    return count;
+}
 
-static void stack_backward_part(void *job, Size part, Size parts) { for_columns(job, part, parts, backward_columns); }
-
-static void stack_weights_part(void *job, Size part, Size parts) {
+static void stack_weights_panel(const void *job, Size number) {
     const Stack *s = job;
-    Size total = 0;
-    for (Size l = 0; l < s->depth; l++) total += (s->widths[l] + PAIR - 1) / PAIR * s->widths[l + 1];
-    Portion portion = portion_of(s->networks * total, part, parts);
-    for (Size network = 0; network < s->networks; network++)
-        for (Size l = 0; l < s->depth; l++) {
-            Layer at = layer_of(s, l);
-            const REAL *x = l ? s->outputs + at.previous + network * at.before * s->n : s->x + network * s->x_apart;
-            layer_gradient(s->n, s->lanes, at.width, at.before, s->gradients + at.outputs + network * at.width * s->n, x,
-                           NULL, s->to_weights + at.weights + network * at.width * at.before,
-                           s->to_weights + at.biases + network * at.width, &portion);
-        }
+    Size network = number / stack_panels(s), panel = number % stack_panels(s), l = 0;
+    for (; panel >= panels(s->widths[l]); l++) panel -= panels(s->widths[l]);
+    Layer at = layer_of(s, l);
+    const REAL *x = l ? s->outputs + at.previous + network * at.before * s->n : s->x + network * s->x_apart;
+    panel_gradient(s->n, s->lanes, at.width, at.before, s->gradients + at.outputs + network * at.width * s->n, x, NULL, panel,
+                   s->to_weights + at.weights + network * at.width * at.before,
+                   s->to_weights + at.biases + network * at.width);
 }
 
 /* Below this many multiplications a second thread is not worth waking. */
@@ -116,7 +109,7 @@ static Size threads_for(const Stack *s, Size threads) {
 void stack_forward(Size threads, Size n, Size networks, Size depth, const Size *widths, int is_tanh, int active_end,
                    const REAL *weights, const REAL *x, Size x_apart, REAL *outputs) {
     Stack s = {n, n, networks, depth, widths, is_tanh, active_end, weights, x, x_apart, outputs};
-    share(stack_forward_part, &s, threads_for(&s, threads));
+    share(stack_forward_block, &s, networks * blocks(n), threads_for(&s, threads));
 }
 
 /* to_x, to_weights: NULL where nobody asks. */
@@ -125,6 +118,6 @@ void stack_backward(Size threads, Size n, Size networks, Size depth, const Size 
                     REAL *to_weights) {
     Stack s = {n, lanes, networks, depth, widths, is_tanh, active_end, weights, x, x_apart, outputs, gradients, to_x, to_weights};
     threads = threads_for(&s, threads);
-    share(stack_backward_part, &s, threads);
-    if (to_weights) share(stack_weights_part, &s, threads);
+    share(stack_backward_block, &s, networks * blocks(lanes), threads);
+    if (to_weights) share(stack_weights_panel, &s, networks * stack_panels(&s), threads);
 }

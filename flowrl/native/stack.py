@@ -12,7 +12,7 @@ from flowrl.native.library import kernels
 _HEAD = "nnnnpiippnp"  # threads, sizes and options; weights, inputs and their distance, outputs
 
 
-class Shape(NamedTuple):
+class Shape:
     """What networks side by side have in common.
 
     :param networks: how many
@@ -21,20 +21,12 @@ class Shape(NamedTuple):
     :param active_end: whether it follows the last layer too
     """
 
-    networks: int
-    widths: tuple[int, ...]
-    is_tanh: bool
-    active_end: bool
-
-    @property
-    def rows(self) -> int:
-        """Of the outputs of all layers of all networks."""
-        return self.networks * sum(self.widths[1:])
-
-    @property
-    def last(self) -> int:
-        """And of the last layers."""
-        return self.networks * self.widths[-1]
+    def __init__(self, networks: int, widths: tuple[int, ...], is_tanh: bool, active_end: bool):
+        self.networks, self.inputs = networks, widths[0]
+        self.rows = networks * sum(widths[1:])  # of the outputs of all layers of all networks
+        self.last = networks * widths[-1]  # and of the last layers
+        self._widths = (ctypes.c_int64 * len(widths))(*widths)
+        self.arguments = (networks, len(widths) - 1, ctypes.addressof(self._widths), is_tanh, active_end)
 
 
 class Pass(NamedTuple):
@@ -84,18 +76,17 @@ def backward(
     batch, lanes = x.shape[-1], to_output.shape[1]
     gradients = torch.empty_like(outputs)
     gradients[-shape.last :].view(shape.networks, -1, batch)[..., :lanes].copy_(to_output.mT)
-    to_x = torch.empty((shape.networks, shape.widths[0], batch), dtype=x.dtype) if to_input else None
+    to_x = torch.empty((shape.networks, shape.inputs, batch), dtype=x.dtype) if to_input else None
     _, run = _kernels(x.dtype)  # type: ignore[misc]
     run(*_head(shape, weights, x, outputs), lanes, gradients.data_ptr(), _pointer(to_x), _pointer(to_weights))
     return to_x[..., :lanes].mT if to_x is not None else None
 
 
 def _head(shape: Shape, weights: Tensor, x: Tensor, outputs: Tensor) -> Sequence[Any]:
-    widths = (ctypes.c_int64 * len(shape.widths))(*shape.widths)
     apart = x.stride(0) if x.dim() == 3 else 0
     return (
-        *(torch.get_num_threads(), x.shape[-1], shape.networks, len(shape.widths) - 1, widths, shape.is_tanh),
-        *(shape.active_end, weights.data_ptr(), x.data_ptr(), apart, outputs.data_ptr()),
+        *(torch.get_num_threads(), x.shape[-1], *shape.arguments),
+        *(weights.data_ptr(), x.data_ptr(), apart, outputs.data_ptr()),
     )
 
 

@@ -2,45 +2,41 @@
 #pragma once
 #include "elementary.c"
 
-#ifdef __linux__ /* from whatever library torch has loaded, if any: then these are no null pointers */
+#ifdef __linux__ /* from whatever library torch has loaded, if any: then this is no null pointer */
 extern void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak));
-extern int omp_get_thread_num(void) __attribute__((weak));
-extern int omp_get_num_threads(void) __attribute__((weak));
-#define HAS_THREADS (GOMP_parallel && omp_get_thread_num && omp_get_num_threads)
+#define HAS_THREADS 1
+#else
+#define HAS_THREADS 0
 #endif
 
-typedef void Part(void *job, Size part, Size parts); /* one part of a job, the others of which run beside it */
+typedef void Task(const void *job, Size number); /* one of a job's, which may run in any order and side by side */
 
 typedef struct {
-    Part *part;
-    void *job;
-} Shared;
+    Task *task;
+    const void *job;
+    Size count, next;
+} Tasks;
 
-#ifdef HAS_THREADS
-static void take_part(void *shared) {
-    Shared *s = shared;
-    s->part(s->job, omp_get_thread_num(), omp_get_num_threads());
+/* A thread that is slowed down takes fewer. */
+static void take_tasks(void *tasks) {
+    Tasks *t = tasks;
+    for (Size number; (number = __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED)) < t->count;) t->task(t->job, number);
 }
-#endif
 
-static void share(Part *part, void *job, Size threads) {
-#ifdef HAS_THREADS
-    if (threads > 1 && HAS_THREADS) {
-        GOMP_parallel(take_part, &(Shared){part, job}, (unsigned)threads, 0);
+static void share(Task *task, const void *job, Size count, Size threads) {
+    Tasks tasks = {task, job, count, 0};
+#if HAS_THREADS
+    if (threads > 1 && count > 1 && GOMP_parallel) {
+        GOMP_parallel(take_tasks, &tasks, (unsigned)(threads < count ? threads : count), 0);
         return;
     }
 #endif
-    part(job, 0, 1);
+    take_tasks(&tasks);
 }
 
-/* Columns are shared out in blocks, so that vectors stay whole. */
+/* A batch is shared out in blocks of columns, in which vectors stay whole. */
 enum { COLUMNS = 64 };
 
 static inline Size blocks(Size n) { return (n + COLUMNS - 1) / COLUMNS; }
 
-/* How many of the batch's columns a part has, and the first of them. */
-static inline Size lanes_of(Size n, Size part, Size parts, Size *first) {
-    Size end = blocks(n) * (part + 1) / parts * COLUMNS;
-    *first = blocks(n) * part / parts * COLUMNS;
-    return (end < n ? end : n) - *first;
-}
+static inline Size columns_of(Size n, Size block) { return n - block * COLUMNS < COLUMNS ? n - block * COLUMNS : COLUMNS; }

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
@@ -47,12 +48,14 @@ def test_kernels_and_autograd_agree(flow, d):
     assert type(kernel) is actors.KernelActor
     reference = actors.AutogradActor(policy.actor, flat)
     obs, next_obs = torch.randn(2, 70, 3, dtype=torch.float64)
+    batch = ReplayBufferSamples(obs, None, next_obs, None, None)
+    features = [policy.actor.extract_features(part, policy.actor.features_extractor) for part in (obs, next_obs)]
     to_action, to_log_prob = torch.randn(70, d, dtype=torch.float64), torch.randn(70, dtype=torch.float64)
     found = []
     for form in (reference, kernel):
         torch.manual_seed(5)
         torch.set_default_dtype(torch.float64)
-        sampled, next_sampled = form.sample(obs, next_obs)
+        sampled, next_sampled = form.sample(batch, *features)
         torch.set_default_dtype(torch.float32)
         form.backward(to_action, to_log_prob)
         found.append([*sampled, *next_sampled, flat.gradient.clone()])

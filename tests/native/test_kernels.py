@@ -64,8 +64,8 @@ def test_spline(dtype, tolerance, batch, features, bins, spread, inverse, batch_
     if spread > (1 if dtype == torch.float32 else 3):  # rounding, magnified: only that it stays within reason
         assert all(tensor.isfinite().all() for tensor in ours)
         assert_close(ours[:1], [truth[0].to(dtype)], 1e-3)
-    else:
-        assert_close(ours, [tensor.to(dtype) for tensor in truth], tolerance)
+    else:  # sums over more bins round more
+        assert_close(ours, [tensor.to(dtype) for tensor in truth], tolerance * max(1, bins / 16))
 
 
 FLOWS = {
