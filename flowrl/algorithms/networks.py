@@ -130,7 +130,8 @@ class NetworkStack:
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
         """
         :param x: shape ``(batch, n)``, the same for every network, or ``(networks, batch, n)``
-        :return: outputs, shape ``(networks, batch, m)``; and what the gradients need
+        :return: outputs, shape ``(networks, batch, m)``; and what the gradients need. The next batch of the same size
+            may overwrite both.
         """
         return self.arithmetic.forward(x)
 

@@ -148,7 +148,7 @@ class _FastUpdate:
             distribution = policy.action_dist.proba_distribution(policy.action_net.from_parameters(parameters))
             actions = distribution.get_actions(deterministic=deterministic)
             log_prob = distribution.log_prob(actions)
-        return actions.reshape((-1, *policy.action_space.shape)), values, log_prob
+        return actions.reshape((-1, *policy.action_space.shape)), values.clone(), log_prob
 
     @torch.no_grad()
     def _evaluate(self, obs: Any) -> tuple[Tensor, Tensor, tuple[Any, Any, Any]]:

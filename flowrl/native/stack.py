@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from flowrl.native.library import kernels
 
 _HEAD = "nnnnpiippnp"  # threads, sizes and options; weights, inputs and their distance, outputs
+
+
+MAX_BUFFERS = 4  # sizes of batches that a stack keeps memory for
 
 
 class Shape:
@@ -27,13 +31,29 @@ class Shape:
         self.last = networks * widths[-1]  # and of the last layers
         self._widths = (ctypes.c_int64 * len(widths))(*widths)
         self.arguments = (networks, len(widths) - 1, ctypes.addressof(self._widths), is_tanh, active_end)
+        self._buffers: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def buffers(self, batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Those of a batch's outputs and of the gradients in them, the same every time: the system takes long to hand
+        out as much memory anew.
+
+        :param batch: its size
+        :param dtype: its type
+        :return: both of shape ``(rows, batch)``
+        """
+        if (batch, dtype) not in self._buffers:
+            if len(self._buffers) == MAX_BUFFERS:
+                self._buffers.pop(next(iter(self._buffers)))
+            new = partial(torch.empty, (self.rows, batch), dtype=dtype)
+            self._buffers[batch, dtype] = (new(), new())
+        return self._buffers[batch, dtype]
 
 
 class Pass(NamedTuple):
     """What a forward pass leaves for the gradients.
 
     :param x: inputs, shape ``(n, batch)``, the same for every network, or ``(networks, n, batch)``
-    :param outputs: of all layers, shape ``(rows, batch)``
+    :param outputs: of all layers, shape ``(rows, batch)``; until the next batch of the same size
     """
 
     x: Tensor
@@ -50,11 +70,12 @@ def forward(shape: Shape, weights: Tensor, x: Tensor) -> tuple[Tensor, Pass]:
     :param shape: of the networks
     :param weights: layer by layer the matrices of all networks, then their biases, end to end
     :param x: shape ``(batch, n)``, or ``(networks, batch, n)``; fastest where the batch is contiguous
-    :return: outputs, shape ``(networks, batch, m)``, the batch contiguous; and what the gradients need
+    :return: outputs, shape ``(networks, batch, m)``, the batch contiguous; and what the gradients need. Both are
+        overwritten by the next batch of the same size.
     """
     x = x.transpose(-1, -2).to(weights.dtype).contiguous()
     batch = x.shape[-1]
-    outputs = torch.empty((shape.rows, batch), dtype=x.dtype)
+    outputs, _ = shape.buffers(batch, x.dtype)
     run, _ = _kernels(x.dtype)  # type: ignore[misc]
     run(*_head(shape, weights, x, outputs))
     return outputs[-shape.last :].view(shape.networks, -1, batch).mT, Pass(x, outputs)
@@ -74,7 +95,7 @@ def backward(
     """
     x, outputs = passed
     batch, lanes = x.shape[-1], to_output.shape[1]
-    gradients = torch.empty_like(outputs)
+    _, gradients = shape.buffers(batch, x.dtype)
     gradients[-shape.last :].view(shape.networks, -1, batch)[..., :lanes].copy_(to_output.mT)
     to_x = torch.empty((shape.networks, shape.inputs, batch), dtype=x.dtype) if to_input else None
     _, run = _kernels(x.dtype)  # type: ignore[misc]
