@@ -144,7 +144,7 @@ def all_pairs(targets: Iterable[str], flows: Iterable[str]) -> list[tuple[str, s
 
 def _fit(pair: tuple[str, str], seed: int, steps: int | None) -> Fit:
     target, flow = pair
-    recipe = FLOWS[flow]
+    recipe = FLOWS[flow].on(target)
     if steps is not None:
         recipe = replace(recipe, steps=steps)
     fit: Callable[[Target, Recipe, int], tuple[Row, nn.Module]] = fit_likelihood if target in SAMPLED else fit_energy
