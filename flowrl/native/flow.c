@@ -105,9 +105,20 @@ static void coupling_forward(Size n, Size lanes, Size features, const Step *step
     Size rows = net.widths[net.depth - 1] / (features - net.inputs);
     outputs += last_layer(&net) * n;
     copy_kept(step, y, x, n, lanes);
-    for (Size i = step->kept; i < features; i++) {
-        Size f = step->order[i] * n;
-        const REAL *raw = outputs + (i - step->kept) * rows * n;
+    Size moved = features - step->kept;
+    const Size *order = step->order + step->kept;
+    if (n == 1 && step->kind == SPLINE_COUPLING) { /* acting: the features side by side, as a batch is otherwise */
+        REAL in[moved], out[moved], log_slopes[moved];
+        memset(log_slopes, 0, sizeof log_slopes);
+        for (Size i = 0; i < moved; i++) in[i] = x[order[i]];
+        spline_forward(moved, 1, (int)step->option, step->bound, limit, inverse, outputs, 1, 0, rows, in, 0, 1, out, 0,
+                       log_slopes);
+        for (Size i = 0; i < moved; i++) y[order[i]] = out[i], ladj[0] += log_slopes[i];
+        return;
+    }
+    for (Size i = 0; i < moved; i++) {
+        Size f = order[i] * n;
+        const REAL *raw = outputs + i * rows * n;
         if (step->kind == AFFINE_COUPLING)
             affine_forward(n, lanes, (REAL)step->bound, inverse, raw, x + f, y + f, ladj);
         else

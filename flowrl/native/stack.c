@@ -56,11 +56,35 @@ static void stack_forward_block(const void *job, Size number) {
     }
 }
 
+/* Which of a block's columns have any gradient in the only output, filled up to whole vectors: how many, and those
+ * gradients moved to the front. All of them, unmoved, if that is no fewer. */
+static Size with_gradient(REAL *g, Size lanes, Size *which) {
+    Size count = 0;
+    for (Size b = 0; b < lanes; b++)
+        if (g[b] != 0) which[count++] = b;
+    Size filled = (count + PAIR - 1) / PAIR * PAIR;
+    if (filled >= lanes) return lanes; /* nothing to gain */
+    for (Size i = 0; i < filled; i++) {
+        if (i >= count) which[i] = lanes - 1;
+        g[i] = i < count ? g[which[i]] : 0;
+    }
+    return filled;
+}
+
+/* Back to where the columns were; the others are zero. The columns that filled up are zero themselves. */
+static void spread(REAL *row, Size lanes, Size count, const Size *which) {
+    for (; count > 1 && which[count - 1] == which[count - 2]; count--) {}
+    for (Size b = lanes - 1, i = count - 1; b >= 0; b--) row[b] = i >= 0 && which[i] == b ? row[i--] : 0;
+}
+
 static void stack_backward_block(const void *job, Size number) {
     const Stack *s = job;
     Size network = number / blocks(s->lanes), block = number % blocks(s->lanes);
-    Size first = block * COLUMNS, lanes = columns_of(s->lanes, block);
+    Size first = block * COLUMNS, lanes = columns_of(s->lanes, block), some = lanes, which[COLUMNS];
     End slope = s->is_tanh ? TANH_SLOPE : RELU_SLOPE;
+    /* In the smallest of several critics each action goes through one of them: half the columns of two are zero. */
+    int sparse = !s->to_weights && !s->active_end && s->widths[s->depth] == 1;
+    for (Size l = 1; l < s->depth; l++) sparse &= s->widths[l] <= BLOCK; /* or multiply() would write before it reads */
     for (Size l = s->depth - 1; l >= 0; l--) {
         Layer at = layer_of(s, l);
         Size here = at.outputs + network * at.width * s->n + first, below = network * at.before * s->n + first;
@@ -70,13 +94,21 @@ static void stack_backward_block(const void *job, Size number) {
                 const REAL *h = s->outputs + here + i * s->n;
                 for (Size b = 0; b < lanes; b++) g[b] = s->is_tanh ? g[b] * (1 - h[b] * h[b]) : h[b] > 0 ? g[b] : 0;
             }
+        if (l == s->depth - 1 && sparse) some = with_gradient(s->gradients + here, lanes, which);
         if (l == 0 && !s->to_x) return;
+        REAL *out = l ? s->gradients + at.previous + below : s->to_x + below;
+        const REAL *beside = l ? s->outputs + at.previous + below : NULL;
+        if (l && some < lanes) { /* the outputs' own columns, where the gradients will replace them one by one */
+            for (Size i = 0; i < at.before; i++)
+                for (Size b = 0; b < some; b++) out[i * s->n + b] = beside[i * s->n + which[b]];
+            beside = out;
+        }
         multiply(&(Product){.n = s->n, .rows = at.before, .depth = at.width,
                             .weights = {s->weights + at.weights + network * at.width * at.before, 1, at.before},
-                            .x = s->gradients + here, .end = l ? slope : LINEAR,
-                            .beside = l ? s->outputs + at.previous + below : NULL,
-                            .out = l ? s->gradients + at.previous + below : s->to_x + below},
-                 lanes);
+                            .x = s->gradients + here, .end = l ? slope : LINEAR, .beside = beside, .out = out},
+                 some);
+        if (l == 0 && some < lanes)
+            for (Size i = 0; i < at.before; i++) spread(out + i * s->n, lanes, some, which);
     }
 }
 

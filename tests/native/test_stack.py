@@ -69,3 +69,14 @@ def test_what_is_not_finite_stays_so_and_keeps_to_its_row():
     assert not output[:, 63].isfinite().all()
     others = [i for i in range(100) if i not in (17, 63)]
     assert output[:, others].isfinite().all()
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("batch", [1, 8, 16, 64, 77, 256])
+@pytest.mark.parametrize("widths", [(5, 40, 33, 1), (3, 300, 1), (4, 1)], ids=str)
+def test_input_gradients_where_few_outputs_have_any(widths, batch, part):
+    in_torch, in_c, _ = stacks(2, widths, torch.float64, nn.ReLU, False)
+    x = torch.randn(batch, widths[0], dtype=torch.float64)
+    to_output = torch.randn(2, batch, 1, dtype=torch.float64) * (torch.rand(2, batch, 1) < part)
+    expected, found = (stack.input_gradient(to_output.clone(), stack.forward(x)[1]) for stack in (in_torch, in_c))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
