@@ -11,7 +11,7 @@ from flowrl.layers.bijectors import LOG_SCALE_LIMIT, AffineBijector, Bijector, S
 from flowrl.layers.conditioner import Conditioner
 from flowrl.layers.layer import Layer
 from flowrl.layers.linear import seeded_order
-from flowrl.native.flow import MAX_WIDTH, Step, StepKind
+from flowrl.native.flow import Step, StepKind
 from flowrl.native.spline import MAX_BINS
 from flowrl.transforms import Coupling, Transform
 
@@ -55,8 +55,6 @@ class CouplingLayer(Layer):
             return None
         widths = tuple(int(linear.out_features) for linear in linears)  # type: ignore[arg-type]
         features = tuple(self.keep.tolist()), tuple(self.change.tolist())
-        if max(*widths, len(self.keep)) > MAX_WIDTH:  # where BLAS on all cores wins
-            return None
         if type(bijector) is AffineBijector:
             return Step(StepKind.AFFINE_COUPLING, offset, 0, LOG_SCALE_LIMIT, *features, widths)
         if type(bijector) is SplineBijector and bijector.bins <= MAX_BINS:

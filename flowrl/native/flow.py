@@ -14,8 +14,6 @@ from flowrl.native.library import gradient_of_formula, kernels, supports
 
 Formula = Callable[..., tuple[Tensor, Tensor]]
 
-MAX_WIDTH = 256  # of a coupling's network, as in network.c
-
 
 class StepKind(IntEnum):
     """The steps that flow.c knows."""

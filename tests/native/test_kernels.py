@@ -72,7 +72,7 @@ FLOWS = {
     "triangular": dict(layers=2),
     "affine": {},
     "nsf": dict(hidden=(16, 12)),
-    "realnvp": dict(layers=3, hidden=(7,)),
+    "realnvp": dict(layers=3, hidden=(7, 300)),  # 300: more than the kernel packs at once
 }
 
 
