@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flowrl.algorithms.flat import FlatParameters
 from flowrl.algorithms.flow_kernel import FlowKernel, flow_kernel
-from flowrl.algorithms.networks import NetworkStack, PlainNetwork, Product, is_stateless, stacked_order
+from flowrl.algorithms.networks import PlainNetwork, Product, is_stateless, network_stack, stacked_order
 from flowrl.distributions import check_finite
 from flowrl.policies.actor import FlowActorMixin
 
@@ -64,7 +64,7 @@ class StackedActor(AutogradActor):
 
     def __init__(self, actor: Any, flat: FlatParameters, network: PlainNetwork, product: Product) -> None:
         super().__init__(actor, flat)
-        self.stack = NetworkStack([actor_layers(actor, network)], flat, product, network.activation)
+        self.stack = network_stack([actor_layers(actor, network)], flat, product, network.activation)
 
     def sample(self, batch: ReplayBufferSamples, features: Tensor, next_features: Tensor) -> tuple[Sample, Sample]:
         """See :meth:`AutogradActor.sample`."""
@@ -116,9 +116,10 @@ class KernelActor(StackedActor):
         """
         features = self.actor.extract_features(obs, self.actor.features_extractor)
         (parameters,), _ = self.stack.forward(features)
-        noise = torch.zeros if deterministic else torch.randn
-        drawn = noise((len(features), self.actor.flow.features), dtype=parameters.dtype)
-        return check_finite(self.kernel.sample(parameters, drawn)[0])
+        noise = parameters.new_zeros((len(features), self.actor.flow.features))
+        if not deterministic:
+            noise = self.kernel.noise(len(features), parameters)
+        return check_finite(self.kernel.sample(parameters, noise)[0])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """None: a copied model's parameters lie elsewhere, and it prepares itself anew."""

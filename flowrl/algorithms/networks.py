@@ -4,6 +4,7 @@ The networks' own parameters become views of the stack, so that everything else 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -97,35 +98,7 @@ class PlainNetwork(NamedTuple):
 
 
 class NetworkStack:
-    """
-    Networks of equal shapes, run as one; in C where it can be.
-
-    :param networks: for each network its linear layers
-    :param flat: where all of their parameters lie one after the other, in the order of :func:`stacked_order`
-    :param product: batched matrix product
-    :param activation: between the layers
-    :param active_end: whether it follows the last layer too
-    """
-
-    def __init__(
-        self,
-        networks: Sequence[Sequence[nn.Linear]],
-        flat: FlatParameters,
-        product: Product,
-        activation: type[nn.Module] = nn.ReLU,
-        active_end: bool = False,
-    ) -> None:
-        start, layers = flat.offset(networks[0][0].weight), networks[0]
-        widths = (layers[0].in_features, *(linear.out_features for linear in layers))
-        size = len(networks) * sum(m * n + n for m, n in pairwise(widths))
-        values, gradients = (whole[start : start + size] for whole in (flat.data, flat.gradient))
-        self.arithmetic: _Native | _Torch
-        if product is float32 and stack.is_available(values):
-            shape = stack.Shape(len(networks), widths, activation is nn.Tanh, active_end)
-            self.arithmetic = _Native(shape, values, gradients)
-        else:
-            parts = [_by_layer(whole, len(networks), widths) for whole in (values, gradients)]
-            self.arithmetic = _Torch(*parts[0], *parts[1], product, ACTIVATIONS[activation], active_end)
+    """Networks of equal shapes, run as one: see :func:`network_stack`."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
         """
@@ -133,7 +106,7 @@ class NetworkStack:
         :return: outputs, shape ``(networks, batch, m)``; and what the gradients need. The next batch of the same size
             may overwrite both.
         """
-        return self.arithmetic.forward(x)
+        raise NotImplementedError
 
     def gradients(self, to_output: Tensor, passed: Any) -> None:
         """Write the parameters' gradients.
@@ -142,7 +115,7 @@ class NetworkStack:
             batch, if it does not depend on the others
         :param passed: what `forward` left
         """
-        self.arithmetic.gradients(to_output, passed)
+        raise NotImplementedError
 
     def input_gradient(self, to_output: Tensor, passed: Any) -> Tensor:
         """
@@ -150,11 +123,40 @@ class NetworkStack:
         :param passed: what `forward` left
         :return: the loss's gradient in each network's input, ``(networks, batch, n)``; no parameter gets any
         """
-        return self.arithmetic.input_gradient(to_output, passed)
+        raise NotImplementedError
 
 
-class _Native(NamedTuple):
-    """A stack's arithmetic in C."""
+def network_stack(
+    networks: Sequence[Sequence[nn.Linear]],
+    flat: FlatParameters,
+    product: Product,
+    activation: type[nn.Module] = nn.ReLU,
+    active_end: bool = False,
+) -> NetworkStack:
+    """
+    Networks of equal shapes, run as one; in C where it can be.
+
+    :param networks: for each network its linear layers
+    :param flat: where all of their parameters lie one after the other, in the order of :func:`stacked_order`
+    :param product: batched matrix product
+    :param activation: between the layers
+    :param active_end: whether it follows the last layer too
+    :return: the stack
+    """
+    start, layers = flat.offset(networks[0][0].weight), networks[0]
+    widths = (layers[0].in_features, *(linear.out_features for linear in layers))
+    size = len(networks) * sum(m * n + n for m, n in pairwise(widths))
+    values, gradients = (whole[start : start + size] for whole in (flat.data, flat.gradient))
+    if product is float32 and stack.is_available(values):
+        shape = stack.Shape(len(networks), widths, activation is nn.Tanh, active_end)
+        return NativeStack(shape, values, gradients)
+    parts = [_by_layer(whole, len(networks), widths) for whole in (values, gradients)]
+    return TorchStack(*parts[0], *parts[1], product, ACTIVATIONS[activation], active_end)
+
+
+@dataclass
+class NativeStack(NetworkStack):
+    """A stack in C."""
 
     shape: stack.Shape
     values: Tensor
@@ -170,8 +172,9 @@ class _Native(NamedTuple):
         return stack.backward(self.shape, self.values, passed, to_output, None, to_input=True)  # type: ignore[return-value]
 
 
-class _Torch(NamedTuple):
-    """The same in torch's operations: on a GPU, in bfloat16, without a compiler."""
+@dataclass
+class TorchStack(NetworkStack):
+    """A stack in torch's operations: on a GPU, in bfloat16, without a compiler."""
 
     weights: list[Tensor]
     biases: list[Tensor]
@@ -189,9 +192,8 @@ class _Torch(NamedTuple):
         return layers[-1], layers
 
     def gradients(self, to_output: Tensor, layers: list[Tensor]) -> None:
-        batch, last = to_output.shape[1], len(self.weights) - 1
-        g = self._at_end(to_output, layers)
-        for i in range(last, -1, -1):
+        batch, g = to_output.shape[1], self._at_end(to_output, layers)
+        for i in reversed(range(len(self.weights))):
             x = layers[i][:, :batch]
             self.product(g.transpose(1, 2), x, out=self.weight_gradients[i])
             torch.sum(g, 1, keepdim=True, out=self.bias_gradients[i])
@@ -207,11 +209,9 @@ class _Torch(NamedTuple):
         return g
 
     def _at_end(self, to_output: Tensor, layers: list[Tensor]) -> Tensor:
-        return (
-            self.activation.back(to_output.clone(), layers[-1][:, : to_output.shape[1]])
-            if self.active_end
-            else to_output
-        )
+        if not self.active_end:
+            return to_output
+        return self.activation.back(to_output.clone(), layers[-1][:, : to_output.shape[1]])
 
     def _back(self, g: Tensor, i: int) -> Tensor:
         # A single output: an outer product, which a matrix product would be slow at

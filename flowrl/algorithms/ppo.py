@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowrl.algorithms.flat import FlatAdam, is_same, why_not_flat
 from flowrl.algorithms.flow_kernel import FlowKernel, flow_kernel
-from flowrl.algorithms.networks import NetworkStack, PlainNetwork, equal_shapes, float32, is_stateless, stacked_order
+from flowrl.algorithms.networks import PlainNetwork, equal_shapes, float32, is_stateless, network_stack, stacked_order
 from flowrl.algorithms.rollout import minibatches
 from flowrl.distributions import check_finite
 from flowrl.policies.actor_critic import FlowActorCriticMixin
@@ -126,8 +126,8 @@ class _FastUpdate:
         order = stacked_order(trunk) + stacked_order(heads[:1]) + stacked_order(heads[1:])
         policy.optimizer = self.optimizer = FlatAdam(policy.optimizer, order)
         self.flat = self.optimizer.flat
-        self.trunk = NetworkStack(trunk, self.flat, float32, networks[0].activation, active_end=True)
-        self.actor_head, self.critic_head = (NetworkStack([head], self.flat, float32) for head in heads)
+        self.trunk = network_stack(trunk, self.flat, float32, networks[0].activation, active_end=True)
+        self.actor_head, self.critic_head = (network_stack([head], self.flat, float32) for head in heads)
         self.kernel = flow_kernel(policy.action_net, policy.action_dist, self.flat, order)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor
 from flowrl.algorithms.actors import AutogradActor, KernelActor, actor_layers, actor_network, stacked_actor
 from flowrl.algorithms.flat import FlatAdam, FlatParameters, is_same, why_not_flat
 from flowrl.algorithms.networks import (
-    NetworkStack,
     PlainNetwork,
     Product,
     is_stateless,
+    network_stack,
     product_for,
     stacked_order,
 )
@@ -103,9 +103,9 @@ class _FastUpdate:
         activation = critics[0].activation  # type: ignore[union-attr]
         layers, target_layers = ([network.layers for network in networks] for networks in (critics, targets))  # type: ignore[union-attr]
         model.critic.optimizer = self.critic_optimizer = FlatAdam(model.critic.optimizer, stacked_order(layers))
-        self.critics = NetworkStack(layers, self.critic_optimizer.flat, product, activation)
+        self.critics = network_stack(layers, self.critic_optimizer.flat, product, activation)
         self.target = FlatParameters(stacked_order(target_layers))
-        self.target_critics = NetworkStack(target_layers, self.target, product, activation)
+        self.target_critics = network_stack(target_layers, self.target, product, activation)
 
         network = actor_network(model.actor)
         first = stacked_order([actor_layers(model.actor, network)]) if network else []

@@ -50,8 +50,8 @@ def load(dtype: torch.dtype) -> ctypes.CDLL | None:
     compiler = _compiler()
     if compiler is None:
         log.warning(
-            "flowrl found no C compiler (cc, gcc or clang), so that splines run on torch's own operations, several "
-            "times slower on a CPU. Install one (Debian: apt install gcc), or set FLOWRL_NATIVE=0 to silence this."
+            "flowrl found no C compiler (cc, gcc or clang), so that flows and networks run on torch's own operations, "
+            "several times slower. Install one (Debian: apt install gcc), or set FLOWRL_NATIVE=0 to silence this."
         )
         return None
     command = [compiler, *FLAGS, *REAL[dtype]]

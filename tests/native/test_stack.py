@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flowrl.algorithms.flat import FlatParameters
-from flowrl.algorithms.networks import NetworkStack, _Native, _Torch, float32, stacked_order
+from flowrl.algorithms.networks import NativeStack, TorchStack, float32, network_stack, stacked_order
 from flowrl.native import library
 
 pytestmark = pytest.mark.skipif(library.load(torch.float32) is None, reason="no C compiler: install gcc")
@@ -26,10 +26,10 @@ def stacks(networks, widths, dtype, activation, active_end):
     torch.manual_seed(0)
     layers = [[nn.Linear(m, n, dtype=dtype) for m, n in pairwise(widths)] for _ in range(networks)]
     flat = FlatParameters(stacked_order(layers))
-    in_torch = NetworkStack(layers, flat, product, activation, active_end)
-    in_c = NetworkStack(layers, flat, float32, activation, active_end)
-    assert type(in_torch.arithmetic) is _Torch
-    assert type(in_c.arithmetic) is _Native
+    in_torch = network_stack(layers, flat, product, activation, active_end)
+    in_c = network_stack(layers, flat, float32, activation, active_end)
+    assert type(in_torch) is TorchStack
+    assert type(in_c) is NativeStack
     return in_torch, in_c, flat
 
 
