@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from flowrl.native.adam import AdamJob
+
 
 class FlatParameters:
     """
@@ -23,6 +25,7 @@ class FlatParameters:
         self.gradient = torch.zeros_like(self.data)
         self.values = self.views(self.data)
         self.gradients = self.views(self.gradient)
+        self._places = [value.data_ptr() for value in self.values]
         self.attach()
 
     def views(self, flat: Tensor) -> list[Tensor]:
@@ -42,8 +45,8 @@ class FlatParameters:
         `zero_grad` sets gradients to None, a backward pass then makes new ones, and loading a model of SB3's replaces
         the data of the entropy coefficient.
         """
-        for parameter, data, gradient in zip(self.parameters, self.values, self.gradients):
-            if parameter.data_ptr() != data.data_ptr():
+        for parameter, data, place, gradient in zip(self.parameters, self.values, self._places, self.gradients):
+            if parameter.data_ptr() != place:
                 data.copy_(parameter)
                 parameter.data = data
             if parameter.grad is not gradient:
@@ -96,7 +99,7 @@ class FlatAdam(torch.optim.Adam):
     def move(self) -> None:
         """A step with the gradients that lie in the flat tensor, without what torch puts around every `step` for
         profilers; with it where a hook listens."""
-        if self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks:
+        if self._has_hooks():
             self.step()
         else:
             self._adam()
@@ -119,6 +122,17 @@ class FlatAdam(torch.optim.Adam):
         )
         for value, before, _ in frozen:
             value.copy_(before)
+
+    def is_plain(self) -> bool:
+        """Whether a step is Adam's and nothing else: no hook listens, and no parameter is frozen."""
+        return not self._has_hooks() and all(parameter.requires_grad for parameter in self.flat.parameters)
+
+    def describe(self, job: AdamJob) -> None:
+        """Tell the C kernel of Adam what a step would now be."""
+        job.read(self.flat.data, self.flat.gradient, self.param_groups[0], self.state[self.parameter])
+
+    def _has_hooks(self) -> bool:
+        return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
 
     def state_dict(self) -> dict[str, Any]:
         """As Adam over the parameters themselves would give it, so that either loads the other's."""

@@ -3,10 +3,11 @@
 The networks' own parameters become views of the stack, so that everything else still sees and saves them as they were.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
@@ -97,7 +98,7 @@ class PlainNetwork(NamedTuple):
         return cls(layers, kinds.pop(), len(layers) == len(activations))
 
 
-class NetworkStack:
+class NetworkStack(Protocol):
     """Networks of equal shapes, run as one: see :func:`network_stack`."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
@@ -106,7 +107,6 @@ class NetworkStack:
         :return: outputs, shape ``(networks, batch, m)``; and what the gradients need. The next batch of the same size
             may overwrite both.
         """
-        raise NotImplementedError
 
     def gradients(self, to_output: Tensor, passed: Any) -> None:
         """Write the parameters' gradients.
@@ -115,7 +115,6 @@ class NetworkStack:
             batch, if it does not depend on the others
         :param passed: what `forward` left
         """
-        raise NotImplementedError
 
     def input_gradient(self, to_output: Tensor, passed: Any) -> Tensor:
         """
@@ -123,7 +122,6 @@ class NetworkStack:
         :param passed: what `forward` left
         :return: the loss's gradient in each network's input, ``(networks, batch, n)``; no parameter gets any
         """
-        raise NotImplementedError
 
 
 def network_stack(
@@ -146,67 +144,52 @@ def network_stack(
     start, layers = flat.offset(networks[0][0].weight), networks[0]
     widths = (layers[0].in_features, *(linear.out_features for linear in layers))
     size = len(networks) * sum(m * n + n for m, n in pairwise(widths))
-    values, gradients = (whole[start : start + size] for whole in (flat.data, flat.gradient))
-    if product is float32 and stack.is_available(values):
-        shape = stack.Shape(len(networks), widths, activation is nn.Tanh, active_end)
-        return NativeStack(shape, values, gradients)
-    parts = [_by_layer(whole, len(networks), widths) for whole in (values, gradients)]
-    return TorchStack(*parts[0], *parts[1], product, ACTIVATIONS[activation], active_end)
+    values, gradients = (
+        _by_layer(whole[start : start + size], len(networks), widths) for whole in (flat.data, flat.gradient)
+    )
+    if product is float32 and stack.is_available(flat.data):
+        return stack.Stack(values, activation is nn.Tanh, active_end, gradients)
+    return TorchStack(values, gradients, product, ACTIVATIONS[activation], active_end)
 
 
 @dataclass
-class NativeStack(NetworkStack):
-    """A stack in C."""
-
-    shape: stack.Shape
-    values: Tensor
-    parameter_gradients: Tensor
-
-    def forward(self, x: Tensor) -> tuple[Tensor, stack.Pass]:
-        return stack.forward(self.shape, self.values, x)
-
-    def gradients(self, to_output: Tensor, passed: stack.Pass) -> None:
-        stack.backward(self.shape, self.values, passed, to_output, self.parameter_gradients, to_input=False)
-
-    def input_gradient(self, to_output: Tensor, passed: stack.Pass) -> Tensor:
-        return stack.backward(self.shape, self.values, passed, to_output, None, to_input=True)  # type: ignore[return-value]
-
-
-@dataclass
-class TorchStack(NetworkStack):
+class TorchStack:
     """A stack in torch's operations: on a GPU, in bfloat16, without a compiler."""
 
-    weights: list[Tensor]
-    biases: list[Tensor]
+    weights: list[Tensor]  # of each layer the matrices, then the biases
     weight_gradients: list[Tensor]
-    bias_gradients: list[Tensor]
     product: Product
     activation: Activation
     active_end: bool
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         layers = [x.expand(len(self.weights[0]), *x.shape[-2:])]  # the inputs of all, and the last one's output
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases), start=1):
-            output = self.product(layers[-1], weight.transpose(1, 2)).add_(bias)
-            layers.append(self.activation.apply(output) if i < len(self.weights) or self.active_end else output)
+        for i, (matrix, bias) in enumerate(zip(self.weights[::2], self.weights[1::2])):
+            output = self.product(layers[-1], matrix.transpose(1, 2)).add_(bias.unsqueeze(1))
+            active = i < self._depth - 1 or self.active_end
+            layers.append(self.activation.apply(output) if active else output)
         return layers[-1], layers
 
     def gradients(self, to_output: Tensor, layers: list[Tensor]) -> None:
         batch, g = to_output.shape[1], self._at_end(to_output, layers)
-        for i in reversed(range(len(self.weights))):
+        for i in reversed(range(self._depth)):
             x = layers[i][:, :batch]
-            self.product(g.transpose(1, 2), x, out=self.weight_gradients[i])
-            torch.sum(g, 1, keepdim=True, out=self.bias_gradients[i])
+            self.product(g.transpose(1, 2), x, out=self.weight_gradients[2 * i])
+            torch.sum(g, 1, out=self.weight_gradients[2 * i + 1])
             if i > 0:
                 g = self.activation.back(self._back(g, i), x)
 
     def input_gradient(self, to_output: Tensor, layers: list[Tensor]) -> Tensor:
         batch, g = to_output.shape[1], self._at_end(to_output, layers)
-        for i in reversed(range(len(self.weights))):
+        for i in reversed(range(self._depth)):
             g = self._back(g, i)
             if i > 0:
                 g = self.activation.back(g, layers[i][:, :batch])
         return g
+
+    @property
+    def _depth(self) -> int:
+        return len(self.weights) // 2
 
     def _at_end(self, to_output: Tensor, layers: list[Tensor]) -> Tensor:
         if not self.active_end:
@@ -215,20 +198,16 @@ class TorchStack(NetworkStack):
 
     def _back(self, g: Tensor, i: int) -> Tensor:
         # A single output: an outer product, which a matrix product would be slow at
-        return g * self.weights[i] if g.shape[-1] == 1 else self.product(g, self.weights[i])
+        matrix = self.weights[2 * i]
+        return g * matrix if g.shape[-1] == 1 else self.product(g, matrix)
 
 
-def _by_layer(whole: Tensor, networks: int, widths: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
-    """Matrices, shape ``(networks, out, in)``, and biases, ``(networks, 1, out)``, of what lies end to end."""
-    weights: list[Tensor] = []
-    biases: list[Tensor] = []
-    start = 0
-    for before, width in pairwise(widths):
-        for shape, parts in (((networks, width, before), weights), ((networks, 1, width), biases)):
-            size = torch.Size(shape).numel()
-            parts.append(whole[start : start + size].view(shape))
-            start += size
-    return weights, biases
+def _by_layer(whole: Tensor, networks: int, widths: Sequence[int]) -> list[Tensor]:
+    """For each layer its matrices, shape ``(networks, out, in)``, and its biases, ``(networks, out)``, of what lies end
+    to end."""
+    shapes = [shape for n, m in pairwise(widths) for shape in ((networks, m, n), (networks, m))]
+    parts = whole.split([math.prod(shape) for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def stacked_order(networks: Sequence[Sequence[nn.Linear]]) -> list[Parameter]:

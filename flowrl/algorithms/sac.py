@@ -1,11 +1,13 @@
 """SAC on a fast path: Stable-Baselines3's algorithm and interface, the same mathematics, fewer and larger kernels."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from stable_baselines3 import sac
 from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
 from flowrl.algorithms.actors import AutogradActor, KernelActor, actor_layers, actor_network, stacked_actor
@@ -19,8 +21,13 @@ from flowrl.algorithms.networks import (
     stacked_order,
 )
 from flowrl.algorithms.replay import sample
+from flowrl.algorithms.sac_kernel import SacKernel
+from flowrl.native.stack import Stack
 
 log = logging.getLogger(__name__)
+
+LOSSES = ("ent_coef_loss", "ent_coef", "critic_loss", "actor_loss")
+"""What an update returns, by the names of SB3's logs."""
 
 
 class SAC(sac.SAC):
@@ -83,11 +90,10 @@ class SAC(sac.SAC):
         losses = [fast.step(step, batch_size) for step in range(gradient_steps)]
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        # One transfer, hence one synchronisation of a GPU, for all of them
         if losses:
-            table = torch.stack([loss for step in losses for loss in step.values()]).view(gradient_steps, -1)
-            for name, mean in zip(losses[0], table.mean(0).tolist(), strict=True):
-                self.logger.record(f"train/{name}", mean)
+            for name, mean in zip(LOSSES, _means(losses), strict=True):
+                if name != "ent_coef_loss" or self.ent_coef_optimizer is not None:
+                    self.logger.record(f"train/{name}", mean)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_fast", "_prepared_for"]
@@ -116,6 +122,11 @@ class _FastUpdate:
             model.ent_coef_optimizer = FlatAdam(model.ent_coef_optimizer)
         optimizers: list[Any] = [self.actor_optimizer, self.critic_optimizer, model.ent_coef_optimizer]
         self.flats = [optimizer.flat for optimizer in optimizers if optimizer is not None] + [self.target]
+        self.kernel: SacKernel | None = None
+        same_type = len({flat.data.dtype for flat in self.flats}) == 1
+        if same_type and isinstance(self.actor, KernelActor) and isinstance(self.critics, Stack):
+            parts: Any = (self.actor.stack, self.actor.kernel, self.critics, self.target_critics, self.target)
+            self.kernel = SacKernel(model, *parts)
         # Nothing in a stack differs between training and evaluation; and to switch every module takes longer than an
         # optimiser's step.
         self.has_modes = network is None
@@ -128,22 +139,29 @@ class _FastUpdate:
         for flat in self.flats:
             flat.attach()
 
-    def step(self, step: int, batch_size: int) -> dict[str, Tensor]:
-        """One update; SB3's names in comments say which part of its `SAC.train` a block is."""
+    def step(self, step: int, batch_size: int) -> Sequence[float | Tensor]:
+        """One update; its losses."""
         model = self.model
         batch = sample(model.replay_buffer, batch_size, model._vec_normalize_env)  # type: ignore[arg-type]
-        discounts = batch.discounts if batch.discounts is not None else model.gamma
         if model.use_sde:
             model.actor.reset_noise()
         # Once for the actor and the critics, where SB3 runs each one's extractor: they hold no state
         features, next_features = map(self._features, (batch.observations, batch.next_observations))
-        (actions, log_prob), (next_actions, next_log_prob) = self.actor.sample(batch, features, next_features)
-        with torch.no_grad():
-            losses = {}
-            ent_coef, losses["ent_coef_loss"] = self._temperature(log_prob)
-            losses["ent_coef"] = ent_coef.detach().reshape(())
+        move_targets = step % model.target_update_interval == 0
+        if self.kernel is not None and self.kernel.serves():
+            return self.kernel.update(batch, features, next_features, move_targets)
+        losses = self._update(batch, features, next_features)
+        if move_targets:
+            self.target.data.lerp_(self.critic_optimizer.flat.data, model.tau)
+        return losses
 
-            size = len(batch.rewards)
+    def _update(self, batch: ReplayBufferSamples, features: Tensor, next_features: Tensor) -> list[Tensor]:
+        """In torch's operations. SB3's names in comments say which part of its `SAC.train` a block is."""
+        model, size = self.model, len(features)
+        (actions, log_prob), (next_actions, next_log_prob) = self.actor.sample(batch, features, next_features)
+        discounts = batch.discounts if batch.discounts is not None else model.gamma
+        with torch.no_grad():
+            ent_coef, ent_coef_loss = self._temperature(log_prob)
 
             # target_q_values
             next_input = torch.cat((next_features, next_actions), 1)
@@ -154,31 +172,26 @@ class _FastUpdate:
             # critic_loss = 0.5 sum_i mean (q_i - target)^2
             q, passed = self.critics.forward(torch.cat((features, batch.actions), 1))
             error = q - target
-            losses["critic_loss"] = 0.5 * error.square().sum() / size
+            critic_loss = 0.5 * error.square().sum() / size
             self.critics.gradients(error / size, passed)
             self.critic_optimizer.move()
 
             # actor_loss = mean(ent_coef log_prob - min_i q_i)
             q, passed = self.critics.forward(torch.cat((features, actions), 1))
             smallest, which = q.min(0)
-            losses["actor_loss"] = (ent_coef * log_prob - smallest.squeeze(1)).mean()
+            actor_loss = (ent_coef * log_prob - smallest.squeeze(1)).mean()
             to_q = torch.zeros_like(q).scatter_(0, which.unsqueeze(0), -1 / size)
             to_actions = self.critics.input_gradient(to_q, passed)[..., features.shape[1] :].sum(0)
             to_log_prob = (ent_coef / size).expand_as(log_prob)
         self.actor.backward(to_actions, to_log_prob)
         self.actor_optimizer.move()
-
-        if step % model.target_update_interval == 0:
-            self.target.data.lerp_(self.critic_optimizer.flat.data, model.tau)
-        if model.ent_coef_optimizer is None:
-            del losses["ent_coef_loss"]
-        return losses
+        return [ent_coef_loss.reshape(()), ent_coef.reshape(()), critic_loss, actor_loss]
 
     def _temperature(self, log_prob: Tensor) -> tuple[Tensor, Tensor]:
         """The entropy coefficient, which is then moved; and the loss that moves it."""
         model = self.model
         if model.ent_coef_optimizer is None:
-            return model.ent_coef_tensor, model.ent_coef_tensor
+            return model.ent_coef_tensor, torch.zeros_like(model.ent_coef_tensor)
         log_ent_coef: Tensor = model.log_ent_coef  # type: ignore[assignment]
         ent_coef = log_ent_coef.exp()
         gradient = -(log_prob.mean() + float(model.target_entropy))  # of -log_ent_coef mean(log_prob + target_entropy)
@@ -207,6 +220,13 @@ def _why_not_fast(model: SAC) -> str | None:
         if reason:
             return reason
     return None
+
+
+def _means(losses: list[Sequence[float | Tensor]]) -> list[float]:
+    """Of each loss over the updates."""
+    if isinstance(losses[0][0], Tensor):  # one transfer, hence one synchronisation of a GPU, for all of them
+        return torch.stack([torch.stack(list(step)) for step in losses]).mean(0).tolist()  # type: ignore[arg-type]
+    return [sum(each) / len(losses) for each in zip(*losses)]
 
 
 def _optimizers(model: SAC) -> list[Any]:

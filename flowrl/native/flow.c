@@ -154,10 +154,11 @@ typedef struct {
     int inverse;
     const REAL *parameters;
     const REAL *const *weights;
-    REAL *states;  /* the input and the output of every step in the order they are gone through, (steps + 1, features, n) */
+    REAL *states;  /* the input and the output of every step in the order they are gone through, (steps + 1, features, n);
+                      the input is filled in by the caller */
     REAL *outputs; /* of all layers of all networks */
     int density;   /* whether ladj shall become log N(z; 0, I) - log|det| */
-    REAL *ladj;
+    REAL *ladj;    /* at the end the sum of the forward log-determinants */
     const REAL *to_ladj;
     REAL *to_state;      /* the gradient in the output at first, in the input at the end, (features, n) */
     REAL *scratch;       /* (features or 2, n) */
@@ -301,30 +302,17 @@ static void weights_panel(const void *job, Size panel) {
     }
 }
 
-/* states: the first of them filled in by the caller; ladj: zero at the start, at the end the sum of the forward
- * log-determinants. */
-void flow_forward(Size threads, Size n, Size features, Size count, const Step *steps, double limit, double low, double high,
-                  int inverse, const REAL *parameters, const REAL *const *weights, REAL *states, REAL *outputs, int density,
-                  REAL *ladj) {
-    Flow flow = {.n = n, .lanes = n, .features = features, .count = count, .steps = steps, .limit = limit, .low = low,
-                 .high = high, .inverse = inverse, .parameters = parameters, .weights = weights, .states = states,
-                 .outputs = outputs, .density = density, .ladj = ladj};
-    share(forward_block, &flow, blocks(n), threads);
+void flow_forward(Size threads, const Flow *flow) {
+    memset(flow->ladj, 0, (size_t)flow->lanes * sizeof(REAL));
+    share(forward_block, flow, blocks(flow->lanes), threads);
 }
 
-void flow_backward(Size threads, Size n, Size features, Size count, const Step *steps, double limit, double low, double high,
-                   int inverse, const REAL *parameters, const REAL *const *weights, REAL *states, REAL *outputs, Size lanes,
-                   const REAL *to_ladj, REAL *to_state, REAL *scratch, REAL *gradients, REAL *to_parameters,
-                   REAL *const *to_weights) {
-    Flow flow = {.n = n, .lanes = lanes, .features = features, .count = count, .steps = steps, .limit = limit, .low = low,
-                 .high = high, .inverse = inverse, .parameters = parameters, .weights = weights, .states = states,
-                 .outputs = outputs, .to_ladj = to_ladj, .to_state = to_state, .scratch = scratch, .gradients = gradients,
-                 .to_parameters = to_parameters, .to_weights = to_weights};
-    share(backward_block, &flow, blocks(lanes), threads);
+void flow_backward(Size threads, const Flow *flow) {
+    share(backward_block, flow, blocks(flow->lanes), threads);
     Size tasks = 0;
-    for (const Step *step = steps; step < steps + count; step++) {
+    for (const Step *step = flow->steps; step < flow->steps + flow->count; step++) {
         Network net = network_of(step);
         tasks += has_network(step) ? network_panels(&net) : 0;
     }
-    share(weights_panel, &flow, tasks, threads);
+    share(weights_panel, flow, tasks, threads);
 }

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowrl.native.library import gradient_of_formula, kernels, supports
+from flowrl.native.library import gradient_of_formula, kernels, pointers, supports
 
 Formula = Callable[..., tuple[Tensor, Tensor]]
 
@@ -103,11 +103,36 @@ class Program:
         return Program, (self.steps, self.limits)
 
 
-_HEAD = "nnnnpdddi" + "pppp"  # threads, sizes, steps and options; parameters, weights, states, outputs of the networks
+class FlowJob(ctypes.Structure):
+    """`Flow` of flow.c."""
+
+    _fields_ = [
+        ("n", ctypes.c_int64),
+        ("lanes", ctypes.c_int64),
+        ("features", ctypes.c_int64),
+        ("count", ctypes.c_int64),
+        ("steps", ctypes.c_void_p),
+        ("limit", ctypes.c_double),
+        ("low", ctypes.c_double),
+        ("high", ctypes.c_double),
+        ("inverse", ctypes.c_int),
+        ("parameters", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("states", ctypes.c_void_p),
+        ("outputs", ctypes.c_void_p),
+        ("density", ctypes.c_int),
+        ("ladj", ctypes.c_void_p),
+        ("to_ladj", ctypes.c_void_p),
+        ("to_state", ctypes.c_void_p),
+        ("scratch", ctypes.c_void_p),
+        ("gradients", ctypes.c_void_p),
+        ("to_parameters", ctypes.c_void_p),
+        ("to_weights", ctypes.c_void_p),
+    ]
 
 
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    return kernels(dtype, "flow", _HEAD + "ip", _HEAD + "npppppp")
+    return kernels(dtype, "flow", "np", "np")
 
 
 def is_available(value: Tensor, parameters: Tensor, weights: Sequence[Tensor] = ()) -> bool:
@@ -184,12 +209,11 @@ def forward(
     dtype = rows.dtype
     states = torch.empty((len(program.steps) + 1, features, batch), dtype=dtype)
     states[0].copy_(value.t())
-    passed = Pass(
-        *(rows, weights, states, torch.empty((program.outputs, batch), dtype=dtype)),
-        ladj=torch.zeros(batch, dtype=dtype),
-    )
-    run, _ = _kernels(dtype)  # type: ignore[misc]
-    run(*_head(program, passed, inverse), density, passed.ladj.data_ptr())
+    outputs = torch.empty((program.outputs, batch), dtype=dtype)
+    passed = Pass(rows, weights, states, outputs, torch.empty(batch, dtype=dtype))
+    job, _kept = _job(program, passed, inverse)
+    job.density, job.ladj = density, passed.ladj.data_ptr()
+    _kernels(dtype)[0](torch.get_num_threads(), ctypes.addressof(job))  # type: ignore[index]
     return passed
 
 
@@ -217,24 +241,24 @@ def backward(
     to_rows = torch.empty_like(passed.rows)
     scratch, gradients = torch.empty((max(features, 2), batch), dtype=dtype), torch.empty_like(passed.outputs)
     to_ladj = to_ladj.to(dtype).contiguous()
-    _, run = _kernels(dtype)  # type: ignore[misc]
-    run(
-        *(*_head(program, passed, inverse), lanes, to_ladj.data_ptr(), to_value.data_ptr(), scratch.data_ptr()),
-        *(gradients.data_ptr(), to_rows.data_ptr(), _pointers(to_weights)),
-    )
+    job, _kept = _job(program, passed, inverse)
+    job.lanes, job.to_ladj, job.to_state = lanes, to_ladj.data_ptr(), to_value.data_ptr()
+    job.scratch, job.gradients = scratch.data_ptr(), gradients.data_ptr()
+    to_weight_pointers = pointers(to_weights)
+    job.to_parameters, job.to_weights = to_rows.data_ptr(), ctypes.addressof(to_weight_pointers)
+    _kernels(dtype)[1](torch.get_num_threads(), ctypes.addressof(job))  # type: ignore[index]
     return to_value[:, :lanes].t(), to_rows[:, :lanes]
 
 
-def _head(program: Program, passed: Pass, inverse: bool) -> tuple[Any, ...]:
+def _job(program: Program, passed: Pass, inverse: bool) -> tuple[FlowJob, Any]:
+    """What both kernels are called with; and what it points to and must stay alive."""
     _, features, batch = passed.states.shape
-    return (
-        *(torch.get_num_threads(), batch, features, *program.head, inverse, passed.rows.data_ptr()),
-        *(_pointers(passed.weights), passed.states.data_ptr(), passed.outputs.data_ptr()),
+    weights = pointers(passed.weights)
+    job = FlowJob(
+        *(batch, batch, features, *program.head, inverse, passed.rows.data_ptr(), ctypes.addressof(weights)),
+        *(passed.states.data_ptr(), passed.outputs.data_ptr()),
     )
-
-
-def _pointers(tensors: Sequence[Tensor]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors)) if tensors else None
+    return job, weights
 
 
 class _Flow(torch.autograd.Function):

@@ -1,4 +1,5 @@
 /* All kernels, compiled once for float and once for double (REAL). */
 #include "flow.c"
+#include "sac.c"
 #include "squash.c"
 #include "stack.c"

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,23 +78,44 @@ TYPES: dict[str, Any] = {"n": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_d
 
 
 @functools.cache
+def kernel(dtype: torch.dtype, name: str, arguments: str) -> Any | None:
+    """
+    A function of the library.
+
+    :param dtype: torch.float32 or torch.float64
+    :param name: of the C function
+    :param arguments: a letter of ``TYPES`` for each
+    :return: the function; None where there is no library
+    """
+    library = load(dtype)
+    if library is None:
+        return None
+    function = library[name]
+    function.argtypes, function.restype = [TYPES[letter] for letter in arguments], None
+    return function
+
+
+@functools.cache
 def kernels(dtype: torch.dtype, name: str, forward: str, backward: str) -> tuple[Any, Any] | None:
     """
     A function of the library and its gradient.
 
     :param dtype: torch.float32 or torch.float64
     :param name: the C functions are ``name_forward`` and ``name_backward``
-    :param forward: a letter of ``TYPES`` for each argument of the one
+    :param forward: the arguments of the one, see :func:`kernel`
     :param backward: and of the other
     :return: both; None where there is no library
     """
-    library = load(dtype)
-    if library is None:
-        return None
-    pair = library[f"{name}_forward"], library[f"{name}_backward"]
-    for function, letters in zip(pair, (forward, backward)):
-        function.argtypes, function.restype = [TYPES[letter] for letter in letters], None
-    return pair
+    pair = kernel(dtype, f"{name}_forward", forward), kernel(dtype, f"{name}_backward", backward)
+    return None if None in pair else pair
+
+
+def pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    """
+    :param tensors: to be kept alive by the caller
+    :return: an array of where they begin
+    """
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 def gradient_of_formula(

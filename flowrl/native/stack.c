@@ -11,31 +11,32 @@ typedef struct {
     const Size *widths; /* of the inputs, then of each layer's outputs, (depth + 1) */
     int is_tanh;        /* whether the activation is tanh; ReLU if not */
     int active_end;     /* whether it follows the last layer too */
-    const REAL *weights; /* layer by layer the matrices of all networks, then their biases */
+    const REAL *const *weights; /* of each layer the matrices of all networks, then their biases: (2 depth) pointers */
     const REAL *x;
     Size x_apart;   /* between the networks' inputs; 0 where they share them */
     REAL *outputs;  /* of all layers */
     REAL *gradients; /* in these; at first the last layer's alone; at the end before the activations */
-    REAL *to_x;
-    REAL *to_weights; /* as weights */
+    REAL *to_x;              /* NULL where nobody asks */
+    REAL *const *to_weights; /* as weights; NULL where nobody asks */
 } Stack;
 
-/* One layer's arrays. */
+/* One layer of one network. */
 typedef struct {
-    Size before, width, weights, biases, outputs, previous; /* where they begin; previous: the outputs of the layer before */
+    Size before, width;
+    Size matrix, bias;      /* where its weights begin among those of the layer */
+    Size outputs, previous; /* and its outputs, and those of the layer before, among those of all */
 } Layer;
 
-static Layer layer_of(const Stack *s, Size layer) {
-    Layer at = {s->widths[0], s->widths[1], 0, 0, 0, 0};
-    for (Size l = 0; l <= layer; l++) {
-        at.before = s->widths[l], at.width = s->widths[l + 1];
-        if (l) {
-            at.weights = at.biases + s->networks * at.before;
-            at.previous = at.outputs;
-            at.outputs += s->networks * at.before * s->n;
-        }
-        at.biases = at.weights + s->networks * at.width * at.before;
+static Layer layer_of(const Stack *s, Size layer, Size network) {
+    Layer at = {.before = s->widths[layer], .width = s->widths[layer + 1]};
+    for (Size l = 0; l < layer; l++) {
+        at.previous = at.outputs;
+        at.outputs += s->networks * s->widths[l + 1] * s->n;
     }
+    at.previous += network * at.before * s->n;
+    at.outputs += network * at.width * s->n;
+    at.matrix = network * at.width * at.before;
+    at.bias = network * at.width;
     return at;
 }
 
@@ -45,13 +46,13 @@ static void stack_forward_block(const void *job, Size number) {
     Size network = number / blocks(s->lanes), block = number % blocks(s->lanes);
     Size first = block * COLUMNS, lanes = columns_of(s->lanes, block);
     for (Size l = 0; l < s->depth; l++) {
-        Layer at = layer_of(s, l);
-        const REAL *x = l ? s->outputs + at.previous + network * at.before * s->n : s->x + network * s->x_apart;
+        Layer at = layer_of(s, l, network);
+        const REAL *x = l ? s->outputs + at.previous : s->x + network * s->x_apart;
         End end = l == s->depth - 1 && !s->active_end ? LINEAR : s->is_tanh ? TANH : RELU;
         multiply(&(Product){.n = s->n, .rows = at.width, .depth = at.before,
-                            .weights = {s->weights + at.weights + network * at.width * at.before, at.before, 1},
-                            .x = x + first, .bias = s->weights + at.biases + network * at.width, .end = end,
-                            .out = s->outputs + at.outputs + network * at.width * s->n + first},
+                            .weights = {s->weights[2 * l] + at.matrix, at.before, 1},
+                            .x = x + first, .bias = s->weights[2 * l + 1] + at.bias, .end = end,
+                            .out = s->outputs + at.outputs + first},
                  lanes);
     }
 }
@@ -86,8 +87,8 @@ static void stack_backward_block(const void *job, Size number) {
     int sparse = !s->to_weights && !s->active_end && s->widths[s->depth] == 1;
     for (Size l = 1; l < s->depth; l++) sparse &= s->widths[l] <= BLOCK; /* or multiply() would write before it reads */
     for (Size l = s->depth - 1; l >= 0; l--) {
-        Layer at = layer_of(s, l);
-        Size here = at.outputs + network * at.width * s->n + first, below = network * at.before * s->n + first;
+        Layer at = layer_of(s, l, network);
+        Size here = at.outputs + first, below = at.previous + first;
         if (l == s->depth - 1 && s->active_end)
             for (Size i = 0; i < at.width; i++) {
                 REAL *g = s->gradients + here + i * s->n;
@@ -96,15 +97,15 @@ static void stack_backward_block(const void *job, Size number) {
             }
         if (l == s->depth - 1 && sparse) some = with_gradient(s->gradients + here, lanes, which);
         if (l == 0 && !s->to_x) return;
-        REAL *out = l ? s->gradients + at.previous + below : s->to_x + below;
-        const REAL *beside = l ? s->outputs + at.previous + below : NULL;
+        REAL *out = l ? s->gradients + below : s->to_x + network * at.before * s->n + first;
+        const REAL *beside = l ? s->outputs + below : NULL;
         if (l && some < lanes) { /* the outputs' own columns, where the gradients will replace them one by one */
             for (Size i = 0; i < at.before; i++)
                 for (Size b = 0; b < some; b++) out[i * s->n + b] = beside[i * s->n + which[b]];
             beside = out;
         }
         multiply(&(Product){.n = s->n, .rows = at.before, .depth = at.width,
-                            .weights = {s->weights + at.weights + network * at.width * at.before, 1, at.before},
+                            .weights = {s->weights[2 * l] + at.matrix, 1, at.before},
                             .x = s->gradients + here, .end = l ? slope : LINEAR, .beside = beside, .out = out},
                  some);
         if (l == 0 && some < lanes)
@@ -122,11 +123,10 @@ static void stack_weights_panel(const void *job, Size number) {
     const Stack *s = job;
     Size network = number / stack_panels(s), panel = number % stack_panels(s), l = 0;
     for (; panel >= panels(s->widths[l]); l++) panel -= panels(s->widths[l]);
-    Layer at = layer_of(s, l);
-    const REAL *x = l ? s->outputs + at.previous + network * at.before * s->n : s->x + network * s->x_apart;
-    panel_gradient(s->n, s->lanes, at.width, at.before, s->gradients + at.outputs + network * at.width * s->n, x, NULL, panel,
-                   s->to_weights + at.weights + network * at.width * at.before,
-                   s->to_weights + at.biases + network * at.width);
+    Layer at = layer_of(s, l, network);
+    const REAL *x = l ? s->outputs + at.previous : s->x + network * s->x_apart;
+    panel_gradient(s->n, s->lanes, at.width, at.before, s->gradients + at.outputs, x, NULL, panel,
+                   s->to_weights[2 * l] + at.matrix, s->to_weights[2 * l + 1] + at.bias);
 }
 
 /* Below this many multiplications a second thread is not worth waking. */
@@ -138,18 +138,12 @@ static Size threads_for(const Stack *s, Size threads) {
     return s->networks * s->lanes * products < WORTHWHILE ? 1 : threads;
 }
 
-void stack_forward(Size threads, Size n, Size networks, Size depth, const Size *widths, int is_tanh, int active_end,
-                   const REAL *weights, const REAL *x, Size x_apart, REAL *outputs) {
-    Stack s = {n, n, networks, depth, widths, is_tanh, active_end, weights, x, x_apart, outputs};
-    share(stack_forward_block, &s, networks * blocks(n), threads_for(&s, threads));
+void stack_forward(Size threads, const Stack *s) {
+    share(stack_forward_block, s, s->networks * blocks(s->lanes), threads_for(s, threads));
 }
 
-/* to_x, to_weights: NULL where nobody asks. */
-void stack_backward(Size threads, Size n, Size networks, Size depth, const Size *widths, int is_tanh, int active_end,
-                    const REAL *weights, const REAL *x, Size x_apart, REAL *outputs, Size lanes, REAL *gradients, REAL *to_x,
-                    REAL *to_weights) {
-    Stack s = {n, lanes, networks, depth, widths, is_tanh, active_end, weights, x, x_apart, outputs, gradients, to_x, to_weights};
-    threads = threads_for(&s, threads);
-    share(stack_backward_block, &s, networks * blocks(lanes), threads);
-    if (to_weights) share(stack_weights_panel, &s, networks * stack_panels(&s), threads);
+void stack_backward(Size threads, const Stack *s) {
+    threads = threads_for(s, threads);
+    share(stack_backward_block, s, s->networks * blocks(s->lanes), threads);
+    if (s->to_weights) share(stack_weights_panel, s, s->networks * stack_panels(s), threads);
 }

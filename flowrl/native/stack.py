@@ -8,56 +8,140 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowrl.native.library import kernels
+from flowrl.native.library import kernels, pointers
 
-_HEAD = "nnnnpiippnp"  # threads, sizes and options; weights, inputs and their distance, outputs
-
-
-MAX_BUFFERS = 4  # sizes of batches that a stack keeps memory for
+MAX_BATCHES = 4  # sizes that a stack keeps memory for
 
 
-class Shape:
-    """What networks side by side have in common.
+class StackJob(ctypes.Structure):
+    """`Stack` of stack.c."""
 
-    :param networks: how many
-    :param widths: of the inputs, then of each layer's outputs
-    :param is_tanh: whether their activation is tanh; ReLU if not
-    :param active_end: whether it follows the last layer too
+    _fields_ = [
+        ("n", ctypes.c_int64),
+        ("lanes", ctypes.c_int64),
+        ("networks", ctypes.c_int64),
+        ("depth", ctypes.c_int64),
+        ("widths", ctypes.c_void_p),
+        ("is_tanh", ctypes.c_int),
+        ("active_end", ctypes.c_int),
+        ("weights", ctypes.c_void_p),
+        ("x", ctypes.c_void_p),
+        ("x_apart", ctypes.c_int64),
+        ("outputs", ctypes.c_void_p),
+        ("gradients", ctypes.c_void_p),
+        ("to_x", ctypes.c_void_p),
+        ("to_weights", ctypes.c_void_p),
+    ]
+
+
+class Batch(NamedTuple):
+    """What a stack keeps for batches of one size, the same every time: the system takes long to hand out as much memory
+    anew.
+
+    :param outputs: of all layers of all networks, shape ``(rows, batch)``
+    :param gradients: in them, alike
+    :param job: what the kernels are called with, but for the inputs, and where their gradients go
     """
 
-    def __init__(self, networks: int, widths: tuple[int, ...], is_tanh: bool, active_end: bool):
-        self.networks, self.inputs = networks, widths[0]
-        self.rows = networks * sum(widths[1:])  # of the outputs of all layers of all networks
-        self.last = networks * widths[-1]  # and of the last layers
-        self._widths = (ctypes.c_int64 * len(widths))(*widths)
-        self.arguments = (networks, len(widths) - 1, ctypes.addressof(self._widths), is_tanh, active_end)
-        self._buffers: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
-
-    def buffers(self, batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Those of a batch's outputs and of the gradients in them, the same every time: the system takes long to hand
-        out as much memory anew.
-
-        :param batch: its size
-        :param dtype: its type
-        :return: both of shape ``(rows, batch)``
-        """
-        if (batch, dtype) not in self._buffers:
-            if len(self._buffers) == MAX_BUFFERS:
-                self._buffers.pop(next(iter(self._buffers)))
-            new = partial(torch.empty, (self.rows, batch), dtype=dtype)
-            self._buffers[batch, dtype] = (new(), new())
-        return self._buffers[batch, dtype]
+    outputs: Tensor
+    gradients: Tensor
+    job: StackJob
 
 
 class Pass(NamedTuple):
-    """What a forward pass leaves for the gradients.
+    """What a forward pass leaves for the gradients, until the next batch of the same size.
 
     :param x: inputs, shape ``(n, batch)``, the same for every network, or ``(networks, n, batch)``
-    :param outputs: of all layers, shape ``(rows, batch)``; until the next batch of the same size
+    :param batch: see :class:`Batch`
     """
 
     x: Tensor
-    outputs: Tensor
+    batch: Batch
+
+
+class Stack:
+    """
+    Networks of equal shapes with ReLU or tanh between their layers, side by side.
+
+    :param weights: of each layer the matrices of all networks, shape ``(networks, m, n)``, then their biases,
+        ``(networks, m)``, all contiguous
+    :param is_tanh: whether the activation is tanh; ReLU if not
+    :param active_end: whether it follows the last layer too
+    :param gradients: where those in the weights shall be written, alike
+    """
+
+    def __init__(self, weights: Sequence[Tensor], is_tanh: bool, active_end: bool, gradients: Sequence[Tensor] = ()):
+        self.tensors = (*weights, *gradients)  # kept alive
+        self.dtype = weights[0].dtype
+        self.networks, _, self.inputs = weights[0].shape
+        widths = [self.inputs, *(matrix.shape[1] for matrix in weights[::2])]
+        self.rows = self.networks * sum(widths[1:])  # of the outputs of all layers of all networks
+        self.last = self.networks * widths[-1]  # and of the last layers
+        self._widths = (ctypes.c_int64 * len(widths))(*widths)
+        self._pointers = pointers(weights), pointers(gradients)
+        self._options = (is_tanh, active_end)
+        self._batches: dict[int, Batch] = {}
+
+    def batch(self, size: int) -> Batch:
+        """
+        :param size: of a batch
+        :return: its memory
+        """
+        if size not in self._batches:
+            if len(self._batches) == MAX_BATCHES:
+                self._batches.pop(next(iter(self._batches)))
+            new = partial(torch.empty, (self.rows, size), dtype=self.dtype)
+            self._batches[size] = Batch(new(), new(), StackJob())
+            outputs, gradients, job = self._batches[size]
+            job.n = job.lanes = size
+            job.networks, job.depth, job.widths = self.networks, len(self._widths) - 1, ctypes.addressof(self._widths)
+            job.is_tanh, job.active_end = self._options
+            job.weights, job.to_weights = (ctypes.addressof(array) if array else None for array in self._pointers)
+            job.outputs, job.gradients = outputs.data_ptr(), gradients.data_ptr()
+        return self._batches[size]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Pass]:
+        """
+        :param x: shape ``(batch, n)``, or ``(networks, batch, n)``; fastest where the batch is contiguous
+        :return: outputs, shape ``(networks, batch, m)``, the batch contiguous; and what the gradients need. Both are
+            overwritten by the next batch of the same size.
+        """
+        x = x.transpose(-1, -2).to(self.dtype).contiguous()
+        batch = self.batch(x.shape[-1])
+        self._run(0, _job_of(batch, x))
+        return batch.outputs[-self.last :].view(self.networks, -1, x.shape[-1]).mT, Pass(x, batch)
+
+    def gradients(self, to_output: Tensor, passed: Pass) -> None:
+        """Write those in the weights.
+
+        :param to_output: the loss's gradient in the outputs, shape ``(networks, batch, m)``, of the first of the batch
+        :param passed: what `forward` left
+        """
+        self._backward(to_output, passed, None)
+
+    def input_gradient(self, to_output: Tensor, passed: Pass) -> Tensor:
+        """
+        :param to_output: as for :meth:`gradients`
+        :param passed: what `forward` left
+        :return: the loss's gradient in each network's input, shape ``(networks, batch, n)``
+        """
+        x, lanes = passed.x, to_output.shape[1]
+        to_x = torch.empty((self.networks, self.inputs, x.shape[-1]), dtype=x.dtype)
+        self._backward(to_output, passed, to_x)
+        return to_x[..., :lanes].mT
+
+    def _backward(self, to_output: Tensor, passed: Pass, to_x: Tensor | None) -> None:
+        x, batch = passed
+        lanes = to_output.shape[1]
+        batch.gradients[-self.last :].view(self.networks, -1, x.shape[-1])[..., :lanes].copy_(to_output.mT)
+        job = _job_of(batch, x)
+        job.lanes = lanes
+        if to_x is not None:
+            job.to_x, job.to_weights = to_x.data_ptr(), None
+        self._run(1, job)
+
+    def _run(self, which: int, job: StackJob) -> None:
+        _kernels(self.dtype)[which](torch.get_num_threads(), ctypes.addressof(job))  # type: ignore[index]
 
 
 def is_available(weights: Tensor) -> bool:
@@ -65,55 +149,11 @@ def is_available(weights: Tensor) -> bool:
     return weights.device.type == "cpu" and weights.is_contiguous() and _kernels(weights.dtype) is not None
 
 
-def forward(shape: Shape, weights: Tensor, x: Tensor) -> tuple[Tensor, Pass]:
-    """
-    :param shape: of the networks
-    :param weights: layer by layer the matrices of all networks, then their biases, end to end
-    :param x: shape ``(batch, n)``, or ``(networks, batch, n)``; fastest where the batch is contiguous
-    :return: outputs, shape ``(networks, batch, m)``, the batch contiguous; and what the gradients need. Both are
-        overwritten by the next batch of the same size.
-    """
-    x = x.transpose(-1, -2).to(weights.dtype).contiguous()
-    batch = x.shape[-1]
-    outputs, _ = shape.buffers(batch, x.dtype)
-    run, _ = _kernels(x.dtype)  # type: ignore[misc]
-    run(*_head(shape, weights, x, outputs))
-    return outputs[-shape.last :].view(shape.networks, -1, batch).mT, Pass(x, outputs)
-
-
-def backward(
-    shape: Shape, weights: Tensor, passed: Pass, to_output: Tensor, to_weights: Tensor | None, to_input: bool
-) -> Tensor | None:
-    """
-    :param shape: of the networks
-    :param weights: as for :func:`forward`
-    :param passed: what it left
-    :param to_output: the loss's gradient in the outputs, shape ``(networks, batch, m)``, of the first of the batch
-    :param to_weights: where the gradient in the weights shall be written, if it shall
-    :param to_input: whether that in the inputs is wanted
-    :return: it, shape ``(networks, batch, n)``
-    """
-    x, outputs = passed
-    batch, lanes = x.shape[-1], to_output.shape[1]
-    _, gradients = shape.buffers(batch, x.dtype)
-    gradients[-shape.last :].view(shape.networks, -1, batch)[..., :lanes].copy_(to_output.mT)
-    to_x = torch.empty((shape.networks, shape.inputs, batch), dtype=x.dtype) if to_input else None
-    _, run = _kernels(x.dtype)  # type: ignore[misc]
-    run(*_head(shape, weights, x, outputs), lanes, gradients.data_ptr(), _pointer(to_x), _pointer(to_weights))
-    return to_x[..., :lanes].mT if to_x is not None else None
-
-
-def _head(shape: Shape, weights: Tensor, x: Tensor, outputs: Tensor) -> Sequence[Any]:
-    apart = x.stride(0) if x.dim() == 3 else 0
-    return (
-        *(torch.get_num_threads(), x.shape[-1], *shape.arguments),
-        *(weights.data_ptr(), x.data_ptr(), apart, outputs.data_ptr()),
-    )
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return tensor.data_ptr() if tensor is not None else None
+def _job_of(batch: Batch, x: Tensor) -> StackJob:
+    job = StackJob.from_buffer_copy(batch.job)
+    job.x, job.x_apart = x.data_ptr(), x.stride(0) if x.dim() == 3 else 0
+    return job
 
 
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    return kernels(dtype, "stack", _HEAD, _HEAD + "nppp")
+    return kernels(dtype, "stack", "np", "np")

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from flowrl import algorithms
 from flowrl.algorithms import networks
+from flowrl.native import library
 from tests.environments import Aim, ReachGoal
 from tests.models import Precise, perturb
 
@@ -55,31 +56,42 @@ def pair(algorithm: str, settings: dict[str, Any], policy: str = "FlowPolicy", e
     return models
 
 
-def record_gradients(model: Any) -> list[torch.Tensor]:
-    """What each optimiser's step finds, in order."""
+def record_gradients(model: Any, by_kernel: bool) -> list[torch.Tensor]:
+    """What each optimiser's step finds, in order; a hook would keep the kernel, which is all steps at once, away."""
     found: list[torch.Tensor] = []
+
+    def record(owner: Any) -> None:
+        found.append(torch.cat([p.grad.flatten() for p in owner.parameters() if p.grad is not None]).clone())
+
+    if by_kernel:
+        kernel, update = model._fast.kernel, model._fast.kernel.update
+
+        def update_and_record(*args: Any) -> Any:
+            losses = update(*args)
+            record(model.critic)
+            record(model.actor)
+            return losses
+
+        kernel.update = update_and_record
+        return found
     owners = [model.policy] if hasattr(model.policy, "optimizer") else [model.actor, model.critic]
     for owner in owners:
-        owner.optimizer.register_step_pre_hook(
-            lambda *_, owner=owner: found.append(
-                torch.cat([p.grad.flatten() for p in owner.parameters() if p.grad is not None]).clone()
-            )
-        )
+        owner.optimizer.register_step_pre_hook(lambda *_, owner=owner: record(owner))
     return found
 
 
-def assert_same_training(models: list[Any], steps: int, tolerance: float) -> None:
+def assert_same_training(models: list[Any], steps: int, tolerance: float, by_kernel: bool = False) -> None:
     """The first update to the tolerance; in double precision all later ones too, with what Adam makes of rounding."""
     single = torch.get_default_dtype() == torch.float32
     if single and isinstance(models[0], stable_baselines3.SAC):
         steps = models[0].learning_starts + models[0].n_envs
-    gradients = [record_gradients(model) for model in models]
+    gradients = [record_gradients(models[0], False), record_gradients(models[1], by_kernel)]
     logs: list[dict[str, Any]] = []
     for model in models:
         model.set_random_seed(0)
         model.learn(steps)
         logs.append({name: value for name, value in model.logger.name_to_value.items() if name.startswith("train/")})
-    assert len(gradients[0]) == len(gradients[1]) > 0
+    assert len(gradients[0]) == len(gradients[1]) > 0, "as many updates, all on the path that is tested"
     for i, (plain, fast) in enumerate(zip(*gradients, strict=True)):
         if i < 2:  # the first update: of the critic and of the actor, or of both at once
             torch.testing.assert_close(fast, plain, atol=tolerance, rtol=tolerance)
@@ -94,42 +106,77 @@ def assert_same_training(models: list[Any], steps: int, tolerance: float) -> Non
         assert logs[1][name] == pytest.approx(plain, rel=1e-6, abs=1e-6), name
 
 
-@pytest.mark.parametrize("flow", ["triangular", "nsf", "realnvp", "iaf", "planar"])
-def test_sac_with_a_flow(flow, tolerance):
-    assert_same_training(pair("SAC", SAC, flow=flow), 80, tolerance)
+KERNEL = pytest.param(
+    True,
+    id="kernel",
+    marks=pytest.mark.skipif(library.load(torch.float64) is None, reason="no C compiler: install gcc"),
+)
+OPERATIONS = pytest.param(False, id="operations")
 
 
+@pytest.mark.parametrize("by_kernel", [KERNEL, OPERATIONS])
+@pytest.mark.parametrize("flow", ["triangular", "affine", "nsf", "realnvp"])
+def test_sac_with_a_flow(flow, by_kernel, tolerance):
+    assert_same_training(pair("SAC", SAC, flow=flow), 80, tolerance, by_kernel)
+
+
+@pytest.mark.parametrize("flow", ["iaf", "planar"])
+def test_sac_with_a_flow_that_has_no_kernel(flow, tolerance):
+    models = pair("SAC", SAC, flow=flow)
+    assert models[1]._fast.kernel is None
+    assert_same_training(models, 80, tolerance)
+
+
+@pytest.mark.parametrize("by_kernel", [KERNEL, OPERATIONS])
 @pytest.mark.parametrize(
     "settings",
     [
         dict(ent_coef=0.1),
+        dict(ent_coef="auto_0.5", target_entropy=-3.0, gamma=0.5),
         dict(n_steps=3),
         dict(target_update_interval=2, tau=0.5),
-        dict(policy="MlpPolicy"),
-        dict(policy="MlpPolicy", use_sde=True),
+        dict(batch_size=77),
         dict(n_critics=3, activation_fn=torch.nn.Tanh),
+        dict(n_critics=1),
         dict(net_arch=dict(pi=[8], qf=[24, 12, 8])),
-        dict(net_arch=dict(pi=[], qf=[16])),
+        dict(optimizer_kwargs=dict(weight_decay=0.01, betas=(0.8, 0.9), eps=1e-5)),
+        dict(learning_rate=lambda remaining: 1e-3 * remaining),
     ],
     ids=str,
 )
-def test_sac_in_every_setting(settings, tolerance):
-    of_policy = {key: settings[key] for key in ("n_critics", "activation_fn", "net_arch") if key in settings}
-    policy = settings.get("policy", "FlowPolicy")
-    of_model = {key: value for key, value in settings.items() if key not in of_policy and key != "policy"}
-    assert_same_training(pair("SAC", SAC | of_model, policy, **of_policy), 80, tolerance)
+def test_sac_in_every_setting(settings, by_kernel, tolerance):
+    assert_same_training(pair_in("SAC", SAC, settings), 80, tolerance, by_kernel)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [dict(policy="MlpPolicy"), dict(policy="MlpPolicy", use_sde=True), dict(net_arch=dict(pi=[], qf=[16]))],
+    ids=str,
+)
+def test_sac_with_an_actor_that_is_no_stack(settings, tolerance):
+    assert_same_training(pair_in("SAC", SAC, settings), 80, tolerance)
+
+
+OF_POLICY = ("n_critics", "activation_fn", "net_arch", "optimizer_kwargs")
+
+
+def pair_in(algorithm: str, base: dict[str, Any], settings: dict[str, Any]) -> list[Any]:
+    """The pair in other settings, some of which are the policy's."""
+    of_policy = {key: value for key, value in settings.items() if key in OF_POLICY}
+    of_model = {key: value for key, value in settings.items() if key not in (*OF_POLICY, "policy")}
+    return pair(algorithm, base | of_model, settings.get("policy", "FlowPolicy"), **of_policy)
 
 
 def test_sac_with_normalisation():
     models = pair("SAC", SAC, env=lambda: VecNormalize(make_vec_env(Aim, 2, seed=0)))
-    assert_same_training(models, 80, 1e-4)
+    assert_same_training(models, 80, 1e-4, by_kernel=models[1]._fast.kernel is not None)
 
 
 def test_sac_with_hindsight_replay():
     settings = SAC | dict(replay_buffer_class=HerReplayBuffer)
     kwargs = dict(features_extractor_class=stable_baselines3.common.torch_layers.CombinedExtractor)
     models = pair("SAC", settings, "FlowMultiInputPolicy", lambda: make_vec_env(ReachGoal, seed=0), **kwargs)
-    assert_same_training(models, 80, 1e-4)
+    assert_same_training(models, 80, 1e-4, by_kernel=models[1]._fast.kernel is not None)
 
 
 @pytest.mark.parametrize("flow", ["triangular", "nsf", "maf"])

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flowrl.algorithms.flat import FlatParameters
-from flowrl.algorithms.networks import NativeStack, TorchStack, float32, network_stack, stacked_order
+from flowrl.algorithms.networks import TorchStack, float32, network_stack, stacked_order
 from flowrl.native import library
+from flowrl.native.stack import Stack
 
 pytestmark = pytest.mark.skipif(library.load(torch.float32) is None, reason="no C compiler: install gcc")
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -29,7 +30,7 @@ def stacks(networks, widths, dtype, activation, active_end):
     in_torch = network_stack(layers, flat, product, activation, active_end)
     in_c = network_stack(layers, flat, float32, activation, active_end)
     assert type(in_torch) is TorchStack
-    assert type(in_c) is NativeStack
+    assert type(in_c) is Stack
     return in_torch, in_c, flat
 
 

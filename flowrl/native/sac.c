@@ -1,0 +1,141 @@
+/* A whole update of soft actor-critic (Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", section 5), as
+ * Stable-Baselines3 2.9's SAC.train makes it: the temperature, the critics, the actor, the targets. Arrays are (feature,
+ * batch), the batch contiguous, unless it says otherwise.
+ */
+#pragma once
+#include "adam.c"
+#include "flow.c"
+#include "stack.c"
+
+typedef struct {
+    Size n, features, actions; /* of the batch, the states and the actions */
+    /* The batch as it comes, (batch, feature): transitions, and noise for the states and then for those that follow. */
+    const REAL *states, *next_states, *taken, *rewards, *dones, *noise;
+    const REAL *discounts; /* of each transition; NULL: the same for all */
+    double discount;
+    Stack actor;           /* over 2 n columns: the states, then those that follow */
+    Flow flow;             /* alike */
+    Stack critics, targets;
+    const REAL *log_alpha; /* NULL where alpha is fixed */
+    double alpha, target_entropy;
+    Adam of_actor, of_critics, of_temperature; /* the second moves the targets too */
+    REAL *both;                /* the actor's inputs, (features, 2 n) */
+    REAL *pairs;               /* the critics', (features + actions, n) */
+    REAL *to_pairs;            /* the gradients in them, (networks, features + actions, n) */
+    REAL *goal, *to_log_prob;  /* (n) */
+    double losses[4];          /* the temperature's, alpha, the critics', the actor's */
+} Sac;
+
+/* out = in^T; rows of out lie n apart. */
+static void transpose(Size rows, Size columns, const REAL *in, REAL *out, Size n) {
+    for (Size b = 0; b < rows; b++)
+        for (Size f = 0; f < columns; f++) out[f * n + b] = in[b * columns + f];
+}
+
+/* alpha, which is then moved by the gradient of -log alpha mean(log pi + target entropy). */
+static double temperature(Size threads, Sac *s) {
+    if (!s->log_alpha) return s->alpha;
+    double mean = 0, log_alpha = *s->log_alpha;
+    for (Size b = 0; b < s->n; b++) mean += s->flow.ladj[b] / (double)s->n;
+    double gradient = -(mean + s->target_entropy);
+    s->losses[0] = log_alpha * gradient;
+    *s->of_temperature.gradient = (REAL)gradient;
+    adam_step(threads, &s->of_temperature);
+    return exp(log_alpha);
+}
+
+/* What the last layers give, one row a network. */
+static REAL *ends(const Stack *s, REAL *arrays) {
+    return arrays + layer_of(s, s->depth - 1, 0).outputs;
+}
+
+/* The least of the networks' values of one of the batch; which of them has it. */
+static inline Size least(const Stack *s, const REAL *q, Size b) {
+    Size which = 0;
+    for (Size i = 1; i < s->networks; i++)
+        if (!(q[i * s->n + b] >= q[which * s->n + b])) which = i; /* NaN is found */
+    return which;
+}
+
+/* y = r + discount (1 - done) (min_i Q'_i(s', a') - alpha log pi(a' | s')) */
+static void goals(Size threads, Sac *s, double alpha) {
+    Size n = s->n, d = s->actions;
+    transpose(n, s->features, s->next_states, s->pairs, n);
+    for (Size f = 0; f < d; f++)
+        memcpy(s->pairs + (s->features + f) * n, s->flow.states + (s->flow.count * d + f) * 2 * n + n,
+               (size_t)n * sizeof(REAL));
+    stack_forward(threads, &s->targets);
+    const REAL *q = ends(&s->targets, s->targets.outputs), *log_prob = s->flow.ladj + n;
+    for (Size b = 0; b < n; b++) {
+        REAL value = q[least(&s->targets, q, b) * n + b] - (REAL)alpha * log_prob[b];
+        REAL discount = s->discounts ? s->discounts[b] : (REAL)s->discount;
+        s->goal[b] = s->rewards[b] + (1 - s->dones[b]) * discount * value;
+    }
+}
+
+/* Moves the critics by the gradient of 1/2 sum_i mean (Q_i(s, a) - y)^2. */
+static void critics(Size threads, Sac *s) {
+    Size n = s->n;
+    transpose(n, s->features, s->states, s->pairs, n);
+    transpose(n, s->actions, s->taken, s->pairs + s->features * n, n);
+    stack_forward(threads, &s->critics);
+    const REAL *q = ends(&s->critics, s->critics.outputs);
+    REAL *g = ends(&s->critics, s->critics.gradients);
+    s->losses[2] = 0;
+    for (Size i = 0; i < s->critics.networks * n; i++) {
+        REAL error = q[i] - s->goal[i % n];
+        s->losses[2] += 0.5 * error * error / (double)n;
+        g[i] = error / (REAL)n;
+    }
+    stack_backward(threads, &s->critics);
+    adam_step(threads, &s->of_critics);
+}
+
+/* Moves the actor by the gradient of mean(alpha log pi(a | s) - min_i Q_i(s, a)). */
+static void actor(Size threads, Sac *s, double alpha) {
+    Size n = s->n, d = s->actions;
+    REAL *acted = s->pairs + s->features * n;
+    for (Size f = 0; f < d; f++)
+        memcpy(acted + f * n, s->flow.states + (s->flow.count * d + f) * 2 * n, (size_t)n * sizeof(REAL));
+    Stack frozen = s->critics;
+    frozen.to_weights = NULL, frozen.to_x = s->to_pairs;
+    stack_forward(threads, &frozen);
+    const REAL *q = ends(&frozen, frozen.outputs), *log_prob = s->flow.ladj;
+    REAL *g = ends(&frozen, frozen.gradients);
+    memset(g, 0, (size_t)(frozen.networks * n) * sizeof(REAL));
+    s->losses[3] = 0;
+    for (Size b = 0; b < n; b++) {
+        Size which = least(&frozen, q, b) * n + b;
+        s->losses[3] += (alpha * log_prob[b] - q[which]) / (double)n;
+        g[which] = -1 / (REAL)n;
+        s->to_log_prob[b] = -(REAL)alpha / (REAL)n; /* in the log-determinant, which the log-prob has with a minus */
+    }
+    stack_backward(threads, &frozen);
+    for (Size f = 0; f < d; f++) {
+        REAL *to_action = s->flow.to_state + f * 2 * n;
+        memset(to_action, 0, (size_t)n * sizeof(REAL));
+        for (Size i = 0; i < frozen.networks; i++) {
+            const REAL *part = s->to_pairs + (i * (s->features + d) + s->features + f) * n;
+            for (Size b = 0; b < n; b++) to_action[b] += part[b];
+        }
+    }
+    Flow flow = s->flow;
+    Stack network = s->actor;
+    flow.lanes = network.lanes = n; /* the states that follow have no part in it */
+    flow_backward(threads, &flow);
+    stack_backward(threads, &network);
+    adam_step(threads, &s->of_actor);
+}
+
+void sac_update(Size threads, Sac *s) {
+    Size n = s->n;
+    transpose(n, s->features, s->states, s->both, 2 * n);
+    transpose(n, s->features, s->next_states, s->both + n, 2 * n);
+    stack_forward(threads, &s->actor);
+    transpose(2 * n, s->actions, s->noise, s->flow.states, 2 * n);
+    flow_forward(threads, &s->flow);
+    double alpha = s->losses[1] = temperature(threads, s);
+    goals(threads, s, alpha);
+    critics(threads, s);
+    actor(threads, s, alpha);
+}

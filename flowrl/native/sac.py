@@ -1,0 +1,137 @@
+"""The C kernel of a whole update of SAC: what it is called with, and the memory that it works in."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowrl.native.adam import AdamJob
+from flowrl.native.flow import FlowJob, Program
+from flowrl.native.library import kernel, pointers
+from flowrl.native.stack import Stack, StackJob
+
+
+class SacJob(ctypes.Structure):
+    """`Sac` of sac.c."""
+
+    _fields_ = [
+        ("n", ctypes.c_int64),
+        ("features", ctypes.c_int64),
+        ("actions", ctypes.c_int64),
+        ("states", ctypes.c_void_p),
+        ("next_states", ctypes.c_void_p),
+        ("taken", ctypes.c_void_p),
+        ("rewards", ctypes.c_void_p),
+        ("dones", ctypes.c_void_p),
+        ("noise", ctypes.c_void_p),
+        ("discounts", ctypes.c_void_p),
+        ("discount", ctypes.c_double),
+        ("actor", StackJob),
+        ("flow", FlowJob),
+        ("critics", StackJob),
+        ("targets", StackJob),
+        ("log_alpha", ctypes.c_void_p),
+        ("alpha", ctypes.c_double),
+        ("target_entropy", ctypes.c_double),
+        ("of_actor", AdamJob),
+        ("of_critics", AdamJob),
+        ("of_temperature", AdamJob),
+        ("both", ctypes.c_void_p),
+        ("pairs", ctypes.c_void_p),
+        ("to_pairs", ctypes.c_void_p),
+        ("goal", ctypes.c_void_p),
+        ("to_log_prob", ctypes.c_void_p),
+        ("losses", ctypes.c_double * 4),
+    ]
+
+
+class SacUpdate:
+    """
+    Updates of one batch size.
+
+    :param actor: from features to the flow's parameters
+    :param program: the flow's steps
+    :param weights: of the networks of its couplings
+    :param weight_gradients: where those in them shall be written
+    :param critics: from features and actions to values
+    :param targets: alike
+    :param size: of a batch
+    """
+
+    def __init__(
+        self,
+        actor: Stack,
+        program: Program,
+        weights: Sequence[Tensor],
+        weight_gradients: Sequence[Tensor],
+        critics: Stack,
+        targets: Stack,
+        size: int,
+    ):
+        features, actions = actor.inputs, critics.inputs - actor.inputs
+        self.dtype = actor.dtype
+
+        def new(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=self.dtype)
+
+        acting, judging, aiming = actor.batch(2 * size), critics.batch(size), targets.batch(size)
+        states = new(len(program.steps) + 1, actions, 2 * size)
+        outputs, to_outputs = new(program.outputs, 2 * size), new(program.outputs, 2 * size)
+        log_prob, to_log_prob = new(2 * size), new(size)
+        to_state, scratch = new(actions, 2 * size), new(max(actions, 2), 2 * size)
+        both, pairs = new(features, 2 * size), new(features + actions, size)
+        to_pairs, goal = new(critics.networks, features + actions, size), new(size)
+        arrays = pointers(weights), pointers(weight_gradients)
+
+        self.job = job = SacJob(n=size, features=features, actions=actions)
+        job.actor, job.critics, job.targets = acting.job, judging.job, aiming.job
+        job.actor.x, job.critics.x, job.targets.x = both.data_ptr(), pairs.data_ptr(), pairs.data_ptr()
+        job.flow = FlowJob(
+            *(2 * size, 2 * size, actions, *program.head, False),
+            parameters=acting.outputs[-actor.last :].data_ptr(),
+            weights=ctypes.addressof(arrays[0]),
+            states=states.data_ptr(),
+            outputs=outputs.data_ptr(),
+            density=True,
+            ladj=log_prob.data_ptr(),
+            to_ladj=to_log_prob.data_ptr(),
+            to_state=to_state.data_ptr(),
+            scratch=scratch.data_ptr(),
+            gradients=to_outputs.data_ptr(),
+            to_parameters=acting.gradients[-actor.last :].data_ptr(),
+            to_weights=ctypes.addressof(arrays[1]),
+        )
+        job.both, job.pairs, job.to_pairs = both.data_ptr(), pairs.data_ptr(), to_pairs.data_ptr()
+        job.goal, job.to_log_prob = goal.data_ptr(), to_log_prob.data_ptr()
+        self._kept: Any = (program, arrays, weights, weight_gradients, actor, critics, targets, acting, judging, aiming)
+        self._kept += (
+            states,
+            outputs,
+            to_outputs,
+            log_prob,
+            to_log_prob,
+            to_state,
+            scratch,
+            both,
+            pairs,
+            to_pairs,
+            goal,
+        )
+
+    def run(self, batch: Sequence[Tensor | None]) -> list[float]:
+        """
+        One update with the job's settings as they are.
+
+        :param batch: features of the states and of the next ones, shape ``(n, features)``, actions, ``(n, d)``,
+            rewards, dones, ``(n, 1)``, noise, ``(2 n, d)``, and discounts, ``(n, 1)``, or None
+        :return: the temperature's loss, the temperature, the critics' loss, the actor's
+        """
+        job = self.job
+        tensors = [tensor.to(self.dtype).contiguous() if tensor is not None else None for tensor in batch]
+        job.states, job.next_states, job.taken, job.rewards, job.dones, job.noise, job.discounts = (
+            tensor.data_ptr() if tensor is not None else None for tensor in tensors
+        )
+        kernel(self.dtype, "sac_update", "np")(torch.get_num_threads(), ctypes.addressof(job))  # type: ignore[misc]
+        return list(job.losses)
