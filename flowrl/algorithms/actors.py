@@ -8,10 +8,9 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 
 from flowrl.algorithms.flat import FlatParameters
-from flowrl.algorithms.flow_kernel import FlowKernel, flow_kernel
-from flowrl.algorithms.networks import PlainNetwork, Product, is_stateless, network_stack, stacked_order
-from flowrl.distributions import check_finite
+from flowrl.algorithms.networks import Product, is_stateless, network_stack
 from flowrl.policies.actor import FlowActorMixin
+from flowrl.policies.plain_network import PlainNetwork
 
 Sample = tuple[Tensor, Tensor]
 """Actions, shape ``(batch, d)``, and their log-probs, shape ``(batch,)``."""
@@ -87,75 +86,6 @@ class StackedActor(AutogradActor):
     def _draw(self, parameters: Tensor) -> Sample:
         distribution = self.actor.flow.from_parameters(parameters)
         return self.actor.action_dist.proba_distribution(distribution).rsample_and_log_prob()
-
-
-class KernelActor(StackedActor):
-    """
-    A stacked actor whose flow is the C kernel's: no autograd at all.
-
-    :param actor: the actor
-    :param flat: its parameters
-    :param network: its network
-    :param product: matrix product of the network
-    :param kernel: the flow's
-    """
-
-    def __init__(
-        self, actor: Any, flat: FlatParameters, network: PlainNetwork, product: Product, kernel: FlowKernel
-    ) -> None:
-        super().__init__(actor, flat, network, product)
-        self.kernel = kernel
-
-    @torch.no_grad()
-    def act(self, obs: Any, deterministic: bool) -> Tensor:
-        """
-        :param obs: preprocessed states, batch first
-        :param deterministic: whether to push the noise's mean through the flow instead of a draw
-        :return: actions, shape ``(batch, d)``
-        :raises ValueError: if one is not finite
-        """
-        features = self.actor.extract_features(obs, self.actor.features_extractor)
-        (parameters,), _ = self.stack.forward(features)
-        noise = parameters.new_zeros((len(features), self.actor.flow.features))
-        if not deterministic:
-            noise = self.kernel.noise(len(features), parameters)
-        return check_finite(self.kernel.sample(parameters, noise)[0])
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """None: a copied model's parameters lie elsewhere, and it prepares itself anew."""
-
-    def __reduce__(self) -> Any:
-        return type(None), ()  # as for a copy
-
-    @torch.no_grad()
-    def sample(self, batch: ReplayBufferSamples, features: Tensor, next_features: Tensor) -> tuple[Sample, Sample]:
-        """See :meth:`AutogradActor.sample`."""
-        (parameters,), self.passed = self.stack.forward(torch.cat((features, next_features)))
-        size = len(features)
-        # One after the other, as two distributions draw
-        noise = torch.cat([self.kernel.noise(size, features) for _ in range(2)])
-        actions, log_prob, self.flowed = self.kernel.sample(parameters, noise)
-        return (actions[:size], log_prob[:size]), (actions[size:], log_prob[size:])
-
-    @torch.no_grad()
-    def backward(self, to_action: Tensor, to_log_prob: Tensor) -> None:
-        """See :meth:`AutogradActor.backward`."""
-        to_parameters = self.kernel.sample_gradients(self.flowed, to_action, to_log_prob)
-        self.stack.gradients(to_parameters.unsqueeze(0), self.passed)
-
-
-def stacked_actor(actor: Any, flat: FlatParameters, network: PlainNetwork, product: Product) -> StackedActor:
-    """The fastest form of an actor with a network that can be stacked.
-
-    :param actor: the actor
-    :param flat: its parameters
-    :param network: see :func:`actor_network`
-    :param product: matrix product of the network
-    :return: that form
-    """
-    stacked = stacked_order([actor_layers(actor, network)])
-    kernel = flow_kernel(actor.flow, actor.action_dist, flat, stacked)
-    return KernelActor(actor, flat, network, product, kernel) if kernel else StackedActor(actor, flat, network, product)
 
 
 def actor_network(actor: Any) -> PlainNetwork | None:

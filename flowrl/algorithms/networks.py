@@ -16,6 +16,7 @@ from torch.nn import Parameter
 
 from flowrl.algorithms.flat import FlatParameters
 from flowrl.native import stack
+from flowrl.policies.plain_network import PlainNetwork
 
 Product = Callable[..., Tensor]
 
@@ -76,26 +77,6 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
     ),
     nn.Tanh: Activation(lambda h: h.tanh_(), lambda g, h: _aten.tanh_backward.grad_input(g, h, grad_input=g)),
 }
-
-
-class PlainNetwork(NamedTuple):
-    """What a `torch.nn.Sequential` of linear layers with one activation function between them is made of."""
-
-    layers: list[nn.Linear]
-    activation: type[nn.Module]
-    active_end: bool  # whether the activation follows the last layer too
-
-    @classmethod
-    def read(cls, network: nn.Module) -> "PlainNetwork | None":
-        """The parts of a network; None if it is anything else."""
-        modules: list[Any] = list(network) if isinstance(network, nn.Sequential) else []
-        layers, activations = modules[::2], modules[1::2]
-        kinds = {type(module) for module in activations}
-        if not activations or any(type(layer) is not nn.Linear or layer.bias is None for layer in layers):
-            return None
-        if len(kinds) != 1 or not kinds <= ACTIVATIONS.keys():
-            return None
-        return cls(layers, kinds.pop(), len(layers) == len(activations))
 
 
 class NetworkStack(Protocol):

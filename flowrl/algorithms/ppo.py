@@ -14,10 +14,11 @@ from torch import Tensor
 
 from flowrl.algorithms.flat import FlatAdam, is_same, why_not_flat
 from flowrl.algorithms.flow_kernel import FlowKernel, flow_kernel
-from flowrl.algorithms.networks import PlainNetwork, equal_shapes, float32, is_stateless, network_stack, stacked_order
+from flowrl.algorithms.networks import equal_shapes, float32, is_stateless, network_stack, stacked_order
 from flowrl.algorithms.rollout import minibatches
 from flowrl.distributions import check_finite
 from flowrl.policies.actor_critic import FlowActorCriticMixin
+from flowrl.policies.plain_network import PlainNetwork
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
-from flowrl.algorithms.actors import AutogradActor, KernelActor, actor_layers, actor_network, stacked_actor
+from flowrl.algorithms.actors import AutogradActor, StackedActor, actor_layers, actor_network
 from flowrl.algorithms.flat import FlatAdam, FlatParameters, is_same, why_not_flat
+from flowrl.algorithms.flow_kernel import flow_kernel
 from flowrl.algorithms.networks import (
-    PlainNetwork,
     Product,
     is_stateless,
     network_stack,
@@ -23,6 +23,7 @@ from flowrl.algorithms.networks import (
 from flowrl.algorithms.replay import sample
 from flowrl.algorithms.sac_kernel import SacKernel
 from flowrl.native.stack import Stack
+from flowrl.policies.plain_network import PlainNetwork
 
 log = logging.getLogger(__name__)
 
@@ -66,18 +67,6 @@ class SAC(sac.SAC):
             self._prepare()  # the model is a copy, or somebody has put an optimiser of their own in place
         return self._fast
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
-        policy: Any = self.policy
-        fast = self._up_to_date()
-        if fast is None or not isinstance(fast.actor, KernelActor):
-            return super().collect_rollouts(*args, **kwargs)
-        fast.actor_optimizer.flat.attach()
-        policy.fast = fast.actor
-        try:
-            return super().collect_rollouts(*args, **kwargs)
-        finally:
-            policy.fast = None
-
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         fast = self._up_to_date()
         if fast is None:
@@ -117,19 +106,27 @@ class _FastUpdate:
         first = stacked_order([actor_layers(model.actor, network)]) if network else []
         model.actor.optimizer = self.actor_optimizer = FlatAdam(model.actor.optimizer, first)
         flat = self.actor_optimizer.flat
-        self.actor = stacked_actor(model.actor, flat, network, product) if network else AutogradActor(model.actor, flat)
+        self.actor = AutogradActor(model.actor, flat)
+        if network:
+            self.actor = StackedActor(model.actor, flat, network, product)
         if model.ent_coef_optimizer is not None:
             model.ent_coef_optimizer = FlatAdam(model.ent_coef_optimizer)
         optimizers: list[Any] = [self.actor_optimizer, self.critic_optimizer, model.ent_coef_optimizer]
         self.flats = [optimizer.flat for optimizer in optimizers if optimizer is not None] + [self.target]
-        self.kernel: SacKernel | None = None
-        same_type = len({flat.data.dtype for flat in self.flats}) == 1
-        if same_type and isinstance(self.actor, KernelActor) and isinstance(self.critics, Stack):
-            parts: Any = (self.actor.stack, self.actor.kernel, self.critics, self.target_critics, self.target)
-            self.kernel = SacKernel(model, *parts)
+        self.kernel = self._kernel(first)
         # Nothing in a stack differs between training and evaluation; and to switch every module takes longer than an
         # optimiser's step.
         self.has_modes = network is None
+
+    def _kernel(self, of_stack: Sequence[Tensor]) -> SacKernel | None:
+        """All of the update as one call of C, where it can be."""
+        same_type = len({flat.data.dtype for flat in self.flats}) == 1
+        if not same_type or not isinstance(self.actor, StackedActor) or not isinstance(self.critics, Stack):
+            return None
+        actor = self.model.actor
+        flow = flow_kernel(actor.flow, actor.action_dist, self.actor.flat, of_stack)  # type: ignore[arg-type]
+        parts: Any = (self.actor.stack, flow, self.critics, self.target_critics, self.target)
+        return SacKernel(self.model, *parts) if flow else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """None: a copied model's parameters lie elsewhere, and it prepares itself anew."""

@@ -26,12 +26,6 @@ typedef struct {
     double losses[4];          /* the temperature's, alpha, the critics', the actor's */
 } Sac;
 
-/* out = in^T; rows of out lie n apart. */
-static void transpose(Size rows, Size columns, const REAL *in, REAL *out, Size n) {
-    for (Size b = 0; b < rows; b++)
-        for (Size f = 0; f < columns; f++) out[f * n + b] = in[b * columns + f];
-}
-
 /* alpha, which is then moved by the gradient of -log alpha mean(log pi + target entropy). */
 static double temperature(Size threads, Sac *s) {
     if (!s->log_alpha) return s->alpha;

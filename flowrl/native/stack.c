@@ -5,6 +5,12 @@
 #include "products.c"
 #include "threads.c"
 
+/* out = in^T; rows of out lie n apart. */
+static void transpose(Size rows, Size columns, const REAL *in, REAL *out, Size n) {
+    for (Size b = 0; b < rows; b++)
+        for (Size f = 0; f < columns; f++) out[f * n + b] = in[b * columns + f];
+}
+
 typedef struct {
     Size n, lanes;      /* rows lie n apart, and the first lanes count */
     Size networks, depth;

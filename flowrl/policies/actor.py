@@ -1,5 +1,6 @@
 """Flow actors for SAC and its kin (TQC, CrossQ): SB3's own actor and policy with a flow where the Gaussian was."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from stable_baselines3.sac import policies as sac
 from torch import nn
 
 from flowrl.distributions import FlowDistribution
+from flowrl.policies.acting import LeanActing
 from flowrl.policies.action_density import ActionDensity, check_flow_arguments, into_box
 from flowrl.recipes import DEFAULT_FLOW, AnyFlow
 
@@ -36,6 +38,7 @@ class FlowActorMixin:
         if not self.flow.is_foreign:
             self.flow.set_gaussian(self.mu.weight, self.mu.bias, self.log_std.weight, self.log_std.bias)
         del self.mu, self.log_std
+        self.lean = LeanActing(self.flow, self.action_dist)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self.flow_spec
@@ -50,6 +53,14 @@ class FlowActorMixin:
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
         return self.get_distribution(obs).get_actions(deterministic=deterministic)
 
+    def act(self, obs: PyTorchObs, deterministic: bool) -> torch.Tensor | None:
+        """What :meth:`forward` gives, by :class:`LeanActing`; None where that cannot serve."""
+        cls: Any = type(self)
+        if cls.forward is not FlowActorMixin.forward or cls.get_distribution is not FlowActorMixin.get_distribution:
+            return None
+        features = partial(self.extract_features, obs, self.features_extractor)  # type: ignore[attr-defined]
+        return self.lean(self, self.latent_pi, features, deterministic)  # type: ignore[arg-type, attr-defined]
+
     def action_log_prob(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
         return self.get_distribution(obs).rsample_and_log_prob()
 
@@ -63,7 +74,6 @@ class FlowActorPolicyMixin(ActionDensity):
     """
 
     actor_class: type
-    fast: Any = None  # what acts in this policy's place while flowrl.algorithms.SAC collects transitions
 
     def __init__(
         self,
@@ -91,9 +101,8 @@ class FlowActorPolicyMixin(ActionDensity):
         return self.actor.get_distribution(obs)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
-        if self.fast is not None:
-            return self.fast.act(observation, deterministic)
-        return super()._predict(observation, deterministic)  # type: ignore[misc]
+        actions = self.actor.act(observation, deterministic)
+        return super()._predict(observation, deterministic) if actions is None else actions  # type: ignore[misc]
 
     def set_training_mode(self, mode: bool) -> None:
         if mode != self.training:  # SB3 asks at every step, and walks through every module

@@ -4,20 +4,24 @@ The policy emits, stores and scores the action *before* the tanh, u; `unscale_ac
 log-probs are those of the executed action. To score environment actions yourself, call `log_prob(obs, env_action)`.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
+    BasePolicy,
     MultiInputActorCriticPolicy,
 )
 from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from flowrl.distributions import FlowDistribution
 from flowrl.flow import Flow
+from flowrl.policies.acting import LeanActing
 from flowrl.policies.action_density import ActionDensity, check_flow_arguments, into_box
 from flowrl.recipes import DEFAULT_FLOW, AnyFlow
 
@@ -68,6 +72,7 @@ class FlowActorCriticMixin(ActionDensity):
             flow.set_gaussian(self.action_net.weight, self.action_net.bias, None, self.log_std)  # type: ignore[arg-type]
         del self.log_std  # SB3 would log it as train/std
         self.action_net = flow
+        self.lean = LeanActing(flow, self.action_dist)
         self.optimizer = self.optimizer_class(
             self.parameters(),
             lr=lr_schedule(1),
@@ -86,6 +91,23 @@ class FlowActorCriticMixin(ActionDensity):
         if self.fast is not None:
             return self.fast.act(obs, deterministic)
         return super().forward(obs, deterministic)  # type: ignore[misc]
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        actions = self._act(observation, deterministic)
+        return super()._predict(observation, deterministic) if actions is None else actions  # type: ignore[misc]
+
+    def _act(self, obs: Any, deterministic: bool) -> Tensor | None:
+        """What `get_distribution(obs).get_actions` gives, by :class:`LeanActing`; None where that cannot serve."""
+        cls: Any = type(self)
+        if (
+            cls.get_distribution is not ActorCriticPolicy.get_distribution
+            or cls._get_action_dist_from_latent is not FlowActorCriticMixin._get_action_dist_from_latent
+            or cls.extract_features is not ActorCriticPolicy.extract_features
+            or type(self.mlp_extractor) is not MlpExtractor  # type: ignore[attr-defined]
+        ):
+            return None
+        features = partial(BasePolicy.extract_features, self, obs, self.pi_features_extractor)  # type: ignore
+        return self.lean(self.mlp_extractor, self.mlp_extractor.policy_net, features, deterministic)  # type: ignore[attr-defined]
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> FlowDistribution:
         return self.action_dist.proba_distribution(self.action_net(latent_pi))

@@ -1,0 +1,127 @@
+"""A whole update of SAC by the kernel is that in torch: gradients, parameters, losses, random numbers."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import Env, spaces
+
+from flowrl import algorithms
+from flowrl.algorithms import networks
+from flowrl.algorithms.replay import sample
+from flowrl.native import library
+from tests.models import Precise, perturb
+
+pytestmark = pytest.mark.skipif(library.load(torch.float64) is None, reason="no C compiler: install gcc")
+FLOWS = {"triangular": {}, "affine": {}, "realnvp": dict(hidden=(16, 16)), "nsf": dict(hidden=(16,))}
+CASES = [(flow, d) for flow in FLOWS for d in (1, 2, 3, 17) if (flow, d) != ("realnvp", 1)]  # which is no coupling
+
+
+@pytest.fixture(autouse=True)
+def double_precision(monkeypatch):
+    monkeypatch.setattr(networks, "STATELESS_EXTRACTORS", networks.STATELESS_EXTRACTORS | {Precise})
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+class Spaces(Env):
+    """Nothing but spaces."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (3,))
+
+    def __init__(self, d: int):
+        self.action_space = spaces.Box(-1.0, 1.0, (d,))
+
+
+def make(d: int, flow: str = "triangular", **settings) -> algorithms.SAC:
+    """A model that has seen a few transitions."""
+    policy_kwargs = dict(net_arch=[24, 16], features_extractor_class=Precise, flow=flow, flow_kwargs=FLOWS[flow])
+    settings = dict(policy_kwargs=policy_kwargs, buffer_size=200, seed=0, device="cpu", learning_rate=1e-2) | settings
+    model = algorithms.SAC("FlowPolicy", Spaces(d), **settings)
+    perturb(model.policy, 0.1)
+    random = np.random.default_rng(0)
+    for _ in range(150):
+        obs, next_obs, action = (
+            random.uniform(-1, 1, (1, 3)),
+            random.uniform(-1, 1, (1, 3)),
+            random.uniform(-1, 1, (1, d)),
+        )
+        model.replay_buffer.add(obs, next_obs, action, random.normal(size=1), random.random(1) < 0.2, [{}])
+    return model
+
+
+def one_update(model: algorithms.SAC, by_kernel: bool, size: int) -> list[torch.Tensor]:
+    """Whatever an update changes or returns."""
+    fast = model._fast
+    fast.attach()
+    np.random.seed(0)
+    torch.manual_seed(0)
+    batch = sample(model.replay_buffer, size, None)
+    features, next_features = map(fast._features, (batch.observations, batch.next_observations))
+    if by_kernel:
+        losses = fast.kernel.update(batch, features, next_features, True)
+    else:
+        losses = fast._update(batch, features, next_features)
+        fast.target.data.lerp_(fast.critic_optimizer.flat.data, model.tau)
+    states = [state for state in fast.critic_optimizer.state.values()]
+    return [
+        torch.tensor([float(loss) for loss in losses]),
+        *(part.clone() for flat in fast.flats for part in (flat.gradient, flat.data)),
+        *(value.double() for state in states for value in state.values()),
+        torch.rand(()),  # as many random numbers have been drawn
+    ]
+
+
+def assert_alike(theirs: list[torch.Tensor], ours: list[torch.Tensor], tolerance: float = 1e-10) -> None:
+    for a, b in zip(theirs, ours, strict=True):
+        torch.testing.assert_close(b, a, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("size", [1, 70, 130])
+@pytest.mark.parametrize(("flow", "d"), CASES)
+def test_update(flow, d, size):
+    assert_alike(one_update(make(d, flow), False, size), one_update(make(d, flow), True, size))
+
+
+def test_updates_of_several_sizes_in_turn():
+    models = [make(2), make(2)]
+    for size in (5, 64, 100, 5, 64):
+        theirs, ours = (one_update(model, by_kernel, size) for model, by_kernel in zip(models, (False, True)))
+        assert_alike(theirs, ours, 1e-7)  # Adam divides by what starts near zero
+
+
+def test_after_the_operations_have_had_their_turn():
+    """They use the same memory."""
+    models = [make(2), make(2)]
+    for by_kernel in (True, False, True):
+        assert_alike(one_update(models[0], False, 32), one_update(models[1], by_kernel, 32), 1e-7)
+
+
+def test_what_is_not_a_number_is_not_hidden():
+    model = make(2)
+    model.replay_buffer.rewards[:] = np.nan
+    losses = one_update(model, True, 32)[0]
+    assert losses[2].isnan() and not losses[0].isnan()
+
+
+def test_a_temperature_of_another_precision_goes_by_the_operations():
+    torch.set_default_dtype(torch.float32)
+    model = make(2)
+    model.policy.double()
+    model._prepare()
+    assert model._fast.kernel is None
+    one_update(model, False, 32)
+
+
+@pytest.mark.parametrize("flow", ["maf", "planar"])
+def test_a_flow_of_other_steps_goes_by_the_operations(flow, monkeypatch):
+    monkeypatch.setitem(FLOWS, flow, {})
+    assert make(2, flow)._fast.kernel is None
+
+
+def test_a_parameter_that_the_kernel_does_not_see_goes_by_the_operations():
+    model = make(2)
+    model.actor.extra = torch.nn.Parameter(torch.zeros(1))
+    model.actor.optimizer = torch.optim.Adam(model.actor.parameters())
+    model._prepare()
+    assert model._fast is not None and model._fast.kernel is None
