@@ -113,8 +113,31 @@ typedef struct {
     const Size *to;
 } Product;
 
+static inline REAL dot(const REAL *a, const REAL *b, Size lanes) {
+    REAL total = 0;
+#pragma omp simd reduction(+ : total)
+    for (Size l = 0; l < lanes; l++) total += a[l] * b[l];
+    return total;
+}
+
+/* A batch of one: each sum goes along a row of the weights, which comes from far away when a policy acts now and then. */
+static void multiply_one(const Product *p) {
+    REAL chosen[p->from ? p->depth : 1];
+    for (Size k = 0; p->from && k < p->depth; k++) chosen[k] = p->x[p->from[k]];
+    const REAL *x = p->from ? chosen : p->x;
+    for (Size i = 0; i < p->rows; i++) {
+        REAL unused, sum = dot(p->weights.entries + i * p->weights.row, x, p->depth);
+        sum += p->base ? p->base[i] : p->bias ? p->bias[i] : 0;
+        p->out[i] = p->end == TANH ? tangent(sum, &unused) : p->end == RELU && sum < 0 ? 0 : sum;
+    }
+}
+
 /* Of the batch's first lanes; of a later part, from arrays that begin there. */
 static void multiply(const Product *p, Size count) {
+    if (p->n == 1 && p->weights.column == 1 && !p->to && !p->beside) {
+        multiply_one(p);
+        return;
+    }
     REAL packed[BLOCK * PAIR] __attribute__((aligned(64)));
     REAL copies[3][TILE][PAIR] = {{{0}}}; /* of rows that end within a vector */
     for (Size b = 0; b < count; b += PAIR) {
@@ -150,13 +173,6 @@ static void multiply(const Product *p, Size count) {
             }
         }
     }
-}
-
-static inline REAL dot(const REAL *a, const REAL *b, Size lanes) {
-    REAL total = 0;
-#pragma omp simd reduction(+ : total)
-    for (Size l = 0; l < lanes; l++) total += a[l] * b[l];
-    return total;
 }
 
 /* The gradient in the weights: to_weights[i, k] = sum over the lanes of g[i] x[from[k]], for k from first to last; rows of

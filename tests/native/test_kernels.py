@@ -172,7 +172,7 @@ def test_without_a_compiler_the_formulas_serve_and_it_is_said_once(trouble, monk
         monkeypatch.setattr(library.shutil, "which", lambda _: None)
     elif trouble == "a broken compiler":
         monkeypatch.setenv("CC", "false")
-    caches = (library.load, library._version, library.kernels)
+    caches = (library.load, library._version, library.kernel, library.kernels)
     for cache in caches:
         cache.cache_clear()
     try:
