@@ -140,7 +140,7 @@ def test_sac_with_a_flow_that_has_no_kernel(flow, tolerance):
         dict(n_critics=1),
         dict(net_arch=dict(pi=[8], qf=[24, 12, 8])),
         dict(optimizer_kwargs=dict(weight_decay=0.01, betas=(0.8, 0.9), eps=1e-5)),
-        dict(learning_rate=lambda remaining: 1e-3 * remaining),
+        pytest.param(dict(learning_rate=lambda remaining: 1e-3 * remaining), id="schedule"),
     ],
     ids=str,
 )
