@@ -23,7 +23,7 @@ from experiments.digits import shuffled_digits
 from experiments.provenance import versions_of
 from experiments.results import Row, circumstances, results_parser, write_results
 from flowrl import Flow
-from flowrl.flow import standard_normal_log_prob
+from flowrl.normalizing_flow import standard_normal_log_prob
 
 LATENT = 16
 HIDDEN = 128

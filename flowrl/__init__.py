@@ -3,7 +3,8 @@
 from flowrl.callbacks import DensityFigure, FlowLogger
 from flowrl.distributions import FlowDistribution
 from flowrl.fit import fit_density, fit_variational
-from flowrl.flow import Flow, NormalizingFlow
+from flowrl.flow import Flow
+from flowrl.normalizing_flow import NormalizingFlow
 from flowrl.policies.registration import register_policies
 from flowrl.recipes import DEFAULT_FLOW, available_flows, register_flow
 from flowrl.sequence import SequenceFlow

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions.kl import register_kl
 
-from flowrl.flow import NormalizingFlow
+from flowrl.normalizing_flow import NormalizingFlow
 from flowrl.reparameterized import ReparameterizedDistribution
 from flowrl.transforms import TanhBox
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from itertools import accumulate, islice
 from typing import Any
@@ -17,52 +16,16 @@ from flowrl.foreign import ForeignDistribution
 from flowrl.layers import Constant, Layer
 from flowrl.layers.layer import initialize_layers
 from flowrl.layers.linear import MIN_STD
-from flowrl.native import flow as native
 from flowrl.native.flow import Limits, Program, Step, StepKind
+from flowrl.normalizing_flow import NormalizingFlow
+from flowrl.one_pass import FlowInOnePass, InOnePass
 from flowrl.recipes import DEFAULT_FLOW, AnyFlow, FlowParts, find_flow
 from flowrl.reparameterized import ReparameterizedDistribution
 from flowrl.transforms import Affine, Compose, Transform
 from flowrl.transforms.spline import RAW_LIMIT
-from flowrl.transforms.transform import as_rows, as_transform
+from flowrl.transforms.transform import as_transform
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the bounds of SB3's SAC
-
-
-class NormalizingFlow(ReparameterizedDistribution):
-    """Standard normal noise pushed through a transform: log p(x) = log N(z; 0, I) - ladj(z) with x = T(z).
-
-    :param transform: T, noise to value
-    :param like: any tensor of shape ``(*batch, d)`` with the dtype and device of the samples
-    """
-
-    def __init__(self, transform: Transform, like: Tensor):
-        super().__init__(like.shape[:-1], like.shape[-1])
-        self.transform = transform
-        self._like = like
-
-    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-        z = self._noise(sample_shape)
-        x, ladj = self.transform.call_and_ladj(z)
-        return x, standard_normal_log_prob(z) - ladj
-
-    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
-        return self.transform.call_and_ladj(self._noise(sample_shape))[0]
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if value.shape != self._like.shape:
-            value = value.expand(torch.broadcast_shapes(value.shape, self._like.shape))
-        z, ladj = self.transform.inverse_and_ladj(value)
-        return standard_normal_log_prob(z) - ladj
-
-    def center(self) -> Tensor:
-        return self.transform.call_and_ladj(torch.zeros_like(self._like))[0]
-
-    def _noise(self, sample_shape: tuple[int, ...]) -> Tensor:
-        return torch.randn((*sample_shape, *self._like.shape), dtype=self._like.dtype, device=self._like.device)
-
-    def log_det(self, value: Tensor) -> Tensor:
-        """log|det dx/dz| at a value, shape ``(*batch,)``: how far the flow stretches the noise there."""
-        return self.transform.inverse_and_ladj(value)[1]
 
 
 class Flow(nn.Module):
@@ -132,7 +95,7 @@ class Flow(nn.Module):
         like = parameters[..., : self.features]
         if self.program is None:
             return NormalizingFlow(self._transform(parameters), like)
-        return NormalizingFlow(InOnePass(parameters, self.native_weights(), self.program, self), like)
+        return FlowInOnePass(InOnePass(parameters, self.native_weights(), self.program, self), like)
 
     def native_weights(self) -> list[Tensor]:
         """Those of the layers' own networks that the C kernel reads, where there is a :attr:`program`."""
@@ -224,57 +187,6 @@ class Flow(nn.Module):
             layer.reset_context(weight, bias)
 
 
-class InOnePass(Transform):
-    """A flow made of steps that the C kernel knows: the kernel where it can serve, else layer by layer.
-
-    :param parameters: the context map's output, shape ``(*batch, n)``
-    :param weights: of the layers' own networks
-    :param program: the kernel's steps
-    :param flow: which builds the same transform layer by layer
-    """
-
-    def __init__(self, parameters: Tensor, weights: list[Tensor], program: Program, flow: Flow):
-        super().__init__()
-        self.parameters, self.weights, self.program, self.flow = parameters, weights, program, flow
-
-    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._through(x, inverse=False)
-
-    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self._through(y, inverse=True)
-
-    def _through(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        parameters, weights, shape = self.parameters, self.weights, value.shape
-        if not native.is_available(value, parameters, weights):
-            return _LayerByLayer(self.flow)(value, parameters, inverse)
-        if value.dim() == 2 and parameters.shape[:-1] == shape[:-1]:
-            return native.evaluate(value, parameters, weights, self.program, inverse, self._with_weights)
-        batch, (value, parameters) = as_rows(value, parameters)  # several values a state, or a single state
-        image, ladj = native.evaluate(value, parameters, weights, self.program, inverse, self._with_weights)
-        return image.view(*batch, -1), ladj.view(batch)
-
-    def _with_weights(
-        self, value: Tensor, parameters: Tensor, *weights: Tensor, inverse: bool
-    ) -> tuple[Tensor, Tensor]:
-        """The formula as a function of the weights too."""
-        formula = _LayerByLayer(self.flow)
-        names = {id(weight): name for name, weight in formula.named_parameters()}
-        named = {names[id(own)]: weight for own, weight in zip(self.weights, weights)}
-        return torch.func.functional_call(formula, named, (value, parameters, inverse))
-
-
-class _LayerByLayer(nn.Module):
-    """A flow's pass, each layer by itself."""
-
-    def __init__(self, flow: Flow):
-        super().__init__()
-        self.layers, self.transform_of = flow.layers, flow._transform
-
-    def forward(self, value: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        transform = self.transform_of(parameters)
-        return transform.inverse_and_ladj(value) if inverse else transform.call_and_ladj(value)
-
-
 class _Bias(nn.Module):
     """The linear map of an empty context: its bias."""
 
@@ -296,11 +208,6 @@ def soft_clamp(log_std: Tensor) -> Tensor:
     """
     inside = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
     return inside + torch.tanh(log_std - inside)
-
-
-def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """log N(z; 0, I), ``(*batch, d) -> (*batch,)``."""
-    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
 
 
 def _build(flow: AnyFlow, features: int, context: int, options: dict[str, Any]) -> nn.Module | FlowParts:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.transforms import Transform as TorchDistributionsTransform
 
-from flowrl.flow import Flow, standard_normal_log_prob
+from flowrl.flow import Flow
+from flowrl.normalizing_flow import standard_normal_log_prob
 from flowrl.transforms import Transform
 from flowrl.transforms.transform import as_transform
 

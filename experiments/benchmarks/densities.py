@@ -105,10 +105,12 @@ def passes(build: Callable[[], Density], loss: Loss, batch: int, features: int, 
         for parameter in density.module.parameters():
             parameter.add_(PERTURBATION * torch.randn_like(parameter))
 
+    parameters = [*density.module.parameters(), context]
+
     def turn() -> float:
         for _ in range(count):
-            density.module.zero_grad()
-            context.grad = None
+            for parameter in parameters:  # as an optimiser does it; a module would first be searched for them
+                parameter.grad = None
             loss(density, context, points).backward()
         return count
 

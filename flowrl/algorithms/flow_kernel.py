@@ -56,20 +56,20 @@ class FlowKernel:
         )
         return passed.ladj, passed
 
-    def sample_gradients(self, passed: Pass, to_action: Tensor, to_log_prob: Tensor) -> Tensor:
+    def sample_gradients(self, passed: Pass, to_action: Tensor | None, to_log_prob: Tensor) -> Tensor:
         """Write the gradients of the layers' own networks.
 
         :param passed: what :meth:`sample` left
-        :param to_action: the loss's gradient in the actions, shape ``(batch, d)``, or in the first of them
+        :param to_action: the loss's gradient in the actions, shape ``(batch, d)``, or in the first; None for zero
         :param to_log_prob: and in their log-probs
         :return: that in the parameters, shape ``(batch, n)``
         """
-        return native.backward(self.program, passed, to_action, -to_log_prob, self.weight_gradients)[1].t()
+        return native.backward(self.program, passed, to_action, to_log_prob, self.weight_gradients, density=True)[1].t()
 
     def score_gradients(self, passed: Pass, to_log_prob: Tensor) -> Tensor:
         """As :meth:`sample_gradients`, of given actions."""
-        to_noise = passed.states[-1].t() * -to_log_prob.unsqueeze(1)  # of log N(z; 0, I)
-        return native.backward(self.program, passed, to_noise, -to_log_prob, self.weight_gradients, inverse=True)[1].t()
+        options: Any = dict(inverse=True, density=True)
+        return native.backward(self.program, passed, None, to_log_prob, self.weight_gradients, **options)[1].t()
 
 
 def flow_kernel(flow: Flow, distribution: Any, flat: FlatParameters, others: Sequence[Tensor]) -> FlowKernel | None:

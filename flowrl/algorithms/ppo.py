@@ -244,7 +244,7 @@ class _FastUpdate:
             to_weights = [gradient.clone() for gradient in kernel.weight_gradients]
             # entropy_loss = mean(log_prob of the sample)
             to_sampled = torch.full_like(to_log_prob, self.model.ent_coef / len(to_log_prob))
-            to_parameters = to_parameters + kernel.sample_gradients(sampled, torch.zeros_like(actions), to_sampled)
+            to_parameters = to_parameters + kernel.sample_gradients(sampled, None, to_sampled)
             for gradient, part in zip(kernel.weight_gradients, to_weights):
                 gradient += part
             return to_parameters

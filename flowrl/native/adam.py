@@ -5,26 +5,16 @@ from typing import Any
 
 from torch import Tensor
 
+from flowrl.native.library import fields
+
 
 class AdamJob(ctypes.Structure):
     """`Adam` of adam.c."""
 
-    _fields_ = [
-        ("size", ctypes.c_int64),
-        ("values", ctypes.c_void_p),
-        ("average", ctypes.c_void_p),
-        ("square", ctypes.c_void_p),
-        ("gradient", ctypes.c_void_p),
-        ("count", ctypes.c_void_p),
-        ("target", ctypes.c_void_p),
-        ("rate", ctypes.c_double),
-        ("beta1", ctypes.c_double),
-        ("beta2", ctypes.c_double),
-        ("eps", ctypes.c_double),
-        ("decay", ctypes.c_double),
-        ("share", ctypes.c_double),
-        ("maximize", ctypes.c_int),
-    ]
+    _fields_ = fields(
+        "nppppppddddddi",
+        "size values average square gradient count target rate beta1 beta2 eps decay share maximize",
+    )
 
     def read(self, values: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Tensor]) -> None:
         """

@@ -159,7 +159,7 @@ typedef struct {
     REAL *outputs; /* of all layers of all networks */
     int density;   /* whether ladj shall become log N(z; 0, I) - log|det| */
     REAL *ladj;    /* at the end the sum of the forward log-determinants */
-    const REAL *to_ladj;
+    const REAL *to_ladj; /* the gradient in the log-determinant: in the density minus this */
     REAL *to_state;      /* the gradient in the output at first, in the input at the end, (features, n) */
     REAL *scratch;       /* (features or 2, n) */
     REAL *gradients;     /* in the outputs of all layers of all networks, before their activations */
@@ -173,6 +173,11 @@ static void to_density(Size n, Size lanes, Size features, const REAL *z, REAL *l
     for (Size l = 0; l < lanes; l++) ladj[l] = -ladj[l] - (REAL)features * half_log_two_pi;
     for (Size f = 0; f < features; f++)
         for (Size l = 0; l < lanes; l++) ladj[l] -= (REAL)0.5 * z[f * n + l] * z[f * n + l];
+}
+
+/* The gradient of log N(z; 0, I), which has the log-determinant's with the opposite sign. */
+static void from_density(Size n, Size lanes, Size features, const REAL *z, const REAL *to_ladj, REAL *to_z) {
+    for (Size f = 0; f < features; f++) add_product(to_z + f * n, 1, z + f * n, to_ladj, lanes);
 }
 
 static void forward_block(const void *job, Size block) {
@@ -235,6 +240,8 @@ static void backward_block(const void *job, Size block) {
     int inverse = flow->inverse;
     const REAL *to_ladj = flow->to_ladj + first;
     REAL *to_state = flow->to_state + first, *scratch = flow->scratch + first;
+    const REAL *z = flow->states + (inverse ? flow->count : 0) * features * n + first;
+    if (flow->density && inverse) from_density(n, lanes, features, z, to_ladj, to_state);
     for (Size at = flow->count - 1; at >= 0; at--) {
         const Step *step = flow->steps + (inverse ? flow->count - 1 - at : at);
         const REAL *x = flow->states + at * features * n + first, *y = x + features * n;
@@ -281,6 +288,7 @@ static void backward_block(const void *job, Size block) {
             }
         }
     }
+    if (flow->density && !inverse) from_density(n, lanes, features, z, to_ladj, to_state);
 }
 
 static inline int has_network(const Step *step) { return step->kind == AFFINE_COUPLING || step->kind == SPLINE_COUPLING; }

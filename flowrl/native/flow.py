@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowrl.native.library import gradient_of_formula, kernels, pointers, supports
+from flowrl.native.library import fields, gradient_of_formula, kernels, pointers, supports
 
 Formula = Callable[..., tuple[Tensor, Tensor]]
 
@@ -48,18 +48,7 @@ class Step(NamedTuple):
 
 
 class _Step(ctypes.Structure):
-    _fields_ = [
-        ("kind", ctypes.c_int64),
-        ("offset", ctypes.c_int64),
-        ("option", ctypes.c_int64),
-        ("bound", ctypes.c_double),
-        ("kept", ctypes.c_int64),
-        ("order", ctypes.c_void_p),
-        ("depth", ctypes.c_int64),
-        ("widths", ctypes.c_void_p),
-        ("weights", ctypes.c_int64),
-        ("outputs", ctypes.c_int64),
-    ]
+    _fields_ = fields("nnndnpnpnn", "kind offset option bound kept order depth widths weights outputs")
 
 
 class Limits(NamedTuple):
@@ -106,29 +95,11 @@ class Program:
 class FlowJob(ctypes.Structure):
     """`Flow` of flow.c."""
 
-    _fields_ = [
-        ("n", ctypes.c_int64),
-        ("lanes", ctypes.c_int64),
-        ("features", ctypes.c_int64),
-        ("count", ctypes.c_int64),
-        ("steps", ctypes.c_void_p),
-        ("limit", ctypes.c_double),
-        ("low", ctypes.c_double),
-        ("high", ctypes.c_double),
-        ("inverse", ctypes.c_int),
-        ("parameters", ctypes.c_void_p),
-        ("weights", ctypes.c_void_p),
-        ("states", ctypes.c_void_p),
-        ("outputs", ctypes.c_void_p),
-        ("density", ctypes.c_int),
-        ("ladj", ctypes.c_void_p),
-        ("to_ladj", ctypes.c_void_p),
-        ("to_state", ctypes.c_void_p),
-        ("scratch", ctypes.c_void_p),
-        ("gradients", ctypes.c_void_p),
-        ("to_parameters", ctypes.c_void_p),
-        ("to_weights", ctypes.c_void_p),
-    ]
+    _fields_ = fields(
+        "nnnnpdddippppippppppp",
+        "n lanes features count steps limit low high inverse parameters weights states outputs density "
+        "ladj to_ladj to_state scratch gradients to_parameters to_weights",
+    )
 
 
 def _kernels(dtype: torch.dtype) -> tuple[Any, Any] | None:
@@ -150,24 +121,31 @@ def serves(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def evaluate(
-    value: Tensor, parameters: Tensor, weights: Sequence[Tensor], program: Program, inverse: bool, formula: Formula
+    value: Tensor,
+    parameters: Tensor,
+    weights: Sequence[Tensor],
+    program: Program,
+    formula: Formula,
+    inverse: bool,
+    density: bool,
 ) -> tuple[Tensor, Tensor]:
     """
-    The flow's image and log-determinant.
+    The flow's image and log-determinant, or the log-density there.
 
     :param value: noise, or x where ``inverse``, shape ``(batch, d)``
     :param parameters: shape ``(batch, parameters)``; fastest where the batch is contiguous
     :param weights: of the couplings' networks, layer by layer: matrix and bias, but for the first layer's bias
     :param program: the steps
+    :param formula: ``formula(value, parameters, *weights, inverse=inverse, density=density)``, in torch's operations,
+        for second derivatives
     :param inverse: whether x is given and the noise sought
-    :param formula: ``formula(value, parameters, *weights, inverse=inverse)``, in torch's operations, for second
-        derivatives
+    :param density: whether the log-density of x is wanted, not the log-determinant
     :return: shapes ``(batch, d)`` and ``(batch,)``; the log-determinant is that of noise to x either way
     """
     inputs = (value, parameters, *weights)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        return _Flow.apply(program, inverse, formula, *inputs)
-    passed = forward(program, value, parameters.t().contiguous(), weights, inverse)
+        return _Flow.apply(program, formula, inverse, density, *inputs)
+    passed = forward(program, value, parameters.t().contiguous(), weights, inverse, density)
     return passed.states[-1].t(), passed.ladj
 
 
@@ -178,7 +156,7 @@ class Pass(NamedTuple):
     :param weights: of the couplings' networks
     :param states: the input and every step's output, shape ``(steps + 1, d, batch)``
     :param outputs: of all layers of all networks, shape ``(outputs, batch)``
-    :param ladj: the log-determinant, shape ``(batch,)``
+    :param ladj: the log-determinant or log-density, shape ``(batch,)``
     """
 
     rows: Tensor
@@ -220,29 +198,34 @@ def forward(
 def backward(
     program: Program,
     passed: Pass,
-    to_image: Tensor,
+    to_image: Tensor | None,
     to_ladj: Tensor,
     to_weights: Sequence[Tensor],
     inverse: bool = False,
+    density: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """
     :param program: the steps
     :param passed: what :func:`forward` left
-    :param to_image: the loss's gradient in the image, shape ``(batch, d)``, of the first of the batch
-    :param to_ladj: and in the log-determinant, shape ``(batch,)``
+    :param to_image: the loss's gradient in the image, shape ``(batch, d)``, of the first of the batch; None for zero
+    :param to_ladj: and in the log-determinant or log-density, shape ``(batch,)``
     :param to_weights: where those in the networks' weights shall be written
     :param inverse: as for :func:`forward`
+    :param density: as for :func:`forward`
     :return: those in the value, shape ``(batch, d)``, and in the rows of parameters, ``(parameters, batch)``
     """
     features, batch = passed.states.shape[1:]
-    lanes, dtype = len(to_image), passed.states.dtype
+    lanes, dtype = len(to_ladj), passed.states.dtype
     to_value = torch.empty((features, batch), dtype=dtype)
-    to_value[:, :lanes].copy_(to_image.t())
+    if to_image is None:
+        to_value.zero_()
+    else:
+        to_value[:, :lanes].copy_(to_image.t())
     to_rows = torch.empty_like(passed.rows)
     scratch, gradients = torch.empty((max(features, 2), batch), dtype=dtype), torch.empty_like(passed.outputs)
-    to_ladj = to_ladj.to(dtype).contiguous()
+    to_ladj = (-to_ladj if density else to_ladj).to(dtype).contiguous()
     job, _kept = _job(program, passed, inverse)
-    job.lanes, job.to_ladj, job.to_state = lanes, to_ladj.data_ptr(), to_value.data_ptr()
+    job.lanes, job.density, job.to_ladj, job.to_state = lanes, density, to_ladj.data_ptr(), to_value.data_ptr()
     job.scratch, job.gradients = scratch.data_ptr(), gradients.data_ptr()
     to_weight_pointers = pointers(to_weights)
     job.to_parameters, job.to_weights = to_rows.data_ptr(), ctypes.addressof(to_weight_pointers)
@@ -264,21 +247,32 @@ def _job(program: Program, passed: Pass, inverse: bool) -> tuple[FlowJob, Any]:
 class _Flow(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, program: Program, inverse: bool, formula: Formula, value: Tensor, parameters: Tensor, *weights: Tensor
+        ctx: Any,
+        program: Program,
+        formula: Formula,
+        inverse: bool,
+        density: bool,
+        value: Tensor,
+        parameters: Tensor,
+        *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        passed = forward(program, value, parameters.t().contiguous(), weights, inverse)
-        ctx.program, ctx.inverse, ctx.formula = program, inverse, formula
+        passed = forward(program, value, parameters.t().contiguous(), weights, inverse, density)
+        ctx.program, ctx.formula = program, formula
+        ctx.options = dict(inverse=inverse, density=density)
+        ctx.set_materialize_grads(False)  # nobody asks for the image where only the density is wanted
         ctx.save_for_backward(passed.rows, passed.states, passed.outputs, value, parameters, *weights)
         return passed.states[-1].t(), passed.ladj
 
     @staticmethod
-    def backward(ctx: Any, to_image: Tensor, to_ladj: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, to_image: Tensor | None, to_ladj: Tensor | None) -> tuple[Tensor | None, ...]:
         rows, states, outputs, value, parameters, *weights = ctx.saved_tensors
-        if torch.is_grad_enabled() or not supports(to_image, to_ladj):
-            formula = partial(ctx.formula, inverse=ctx.inverse)
-            inputs = (value, parameters, *weights)
-            return *[None] * 3, *gradient_of_formula(formula, inputs, (to_image, to_ladj))
+        to_ladj = value.new_zeros(len(value)) if to_ladj is None else to_ladj
+        given = [tensor for tensor in (to_image, to_ladj) if tensor is not None]
+        if torch.is_grad_enabled() or not supports(*given):
+            formula = partial(ctx.formula, **ctx.options)
+            to_image = torch.zeros_like(value) if to_image is None else to_image
+            return *[None] * 4, *gradient_of_formula(formula, (value, parameters, *weights), (to_image, to_ladj))
         passed = Pass(rows, weights, states, outputs, to_ladj)
         to_weights = [torch.empty_like(weight) for weight in weights]
-        to_value, to_rows = backward(ctx.program, passed, to_image, to_ladj, to_weights, ctx.inverse)
-        return None, None, None, to_value, to_rows.t(), *to_weights
+        to_value, to_rows = backward(ctx.program, passed, to_image, to_ladj, to_weights, **ctx.options)
+        return *[None] * 4, to_value, to_rows.t(), *to_weights

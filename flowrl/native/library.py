@@ -77,6 +77,15 @@ def load(dtype: torch.dtype) -> ctypes.CDLL | None:
 TYPES: dict[str, Any] = {"n": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double, "p": ctypes.c_void_p}
 
 
+def fields(letters: str, names: str) -> list[tuple[str, Any]]:
+    """
+    :param letters: of ``TYPES``, one for each field of a C struct
+    :param names: of the fields, with spaces between
+    :return: what a `ctypes.Structure` is told of them
+    """
+    return [(name, TYPES[letter]) for name, letter in zip(names.split(), letters, strict=True)]
+
+
 @functools.cache
 def kernel(dtype: torch.dtype, name: str, arguments: str) -> Any | None:
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowrl.native.adam import AdamJob
 from flowrl.native.flow import FlowJob, Program
-from flowrl.native.library import kernel, pointers
+from flowrl.native.library import fields, kernel, pointers
 from flowrl.native.stack import Stack, StackJob
 
 
@@ -17,32 +17,17 @@ class SacJob(ctypes.Structure):
     """`Sac` of sac.c."""
 
     _fields_ = [
-        ("n", ctypes.c_int64),
-        ("features", ctypes.c_int64),
-        ("actions", ctypes.c_int64),
-        ("states", ctypes.c_void_p),
-        ("next_states", ctypes.c_void_p),
-        ("taken", ctypes.c_void_p),
-        ("rewards", ctypes.c_void_p),
-        ("dones", ctypes.c_void_p),
-        ("noise", ctypes.c_void_p),
-        ("discounts", ctypes.c_void_p),
-        ("discount", ctypes.c_double),
+        *fields("nnn", "n features actions"),
+        *fields("pppppppd", "states next_states taken rewards dones noise discounts discount"),
         ("actor", StackJob),
         ("flow", FlowJob),
         ("critics", StackJob),
         ("targets", StackJob),
-        ("log_alpha", ctypes.c_void_p),
-        ("alpha", ctypes.c_double),
-        ("target_entropy", ctypes.c_double),
+        *fields("pdd", "log_alpha alpha target_entropy"),
         ("of_actor", AdamJob),
         ("of_critics", AdamJob),
         ("of_temperature", AdamJob),
-        ("both", ctypes.c_void_p),
-        ("pairs", ctypes.c_void_p),
-        ("to_pairs", ctypes.c_void_p),
-        ("goal", ctypes.c_void_p),
-        ("to_log_prob", ctypes.c_void_p),
+        *fields("ppppp", "both pairs to_pairs goal to_log_prob"),
         ("losses", ctypes.c_double * 4),
     ]
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowrl.native.library import kernels, pointers
+from flowrl.native.library import fields, kernels, pointers
 
 MAX_BATCHES = 4  # sizes that a stack keeps memory for
 
@@ -16,22 +16,10 @@ MAX_BATCHES = 4  # sizes that a stack keeps memory for
 class StackJob(ctypes.Structure):
     """`Stack` of stack.c."""
 
-    _fields_ = [
-        ("n", ctypes.c_int64),
-        ("lanes", ctypes.c_int64),
-        ("networks", ctypes.c_int64),
-        ("depth", ctypes.c_int64),
-        ("widths", ctypes.c_void_p),
-        ("is_tanh", ctypes.c_int),
-        ("active_end", ctypes.c_int),
-        ("weights", ctypes.c_void_p),
-        ("x", ctypes.c_void_p),
-        ("x_apart", ctypes.c_int64),
-        ("outputs", ctypes.c_void_p),
-        ("gradients", ctypes.c_void_p),
-        ("to_x", ctypes.c_void_p),
-        ("to_weights", ctypes.c_void_p),
-    ]
+    _fields_ = fields(
+        "nnnnpiippnpppp",
+        "n lanes networks depth widths is_tanh active_end weights x x_apart outputs gradients to_x to_weights",
+    )
 
 
 class Batch(NamedTuple):
