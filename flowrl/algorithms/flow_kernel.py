@@ -33,7 +33,7 @@ class FlowKernel:
 
     def noise(self, batch: int, like: Tensor) -> Tensor:
         """Standard normal, shape ``(batch, d)``: the numbers that the flow's distribution draws."""
-        return torch.randn((batch, self.flow.features), dtype=like.dtype)
+        return torch.randn((batch, self.flow.features), dtype=like.dtype, device=like.device)
 
     def sample(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Pass]:
         """
@@ -84,7 +84,8 @@ def flow_kernel(flow: Flow, distribution: Any, flat: FlatParameters, others: Seq
     """
     if flow.program is None or type(distribution) is not FlowDistribution:
         return None
-    covered = {*map(id, others), *map(id, flow.native_weights())}
-    if not native.serves(flat.data.dtype, flat.data.device) or covered != {*map(id, flat.parameters)}:
+    written = [*map(id, others), *map(id, flow.native_weights())]
+    once = len(written) == len(set(written))  # layers that share weights would overwrite each other's gradients
+    if not native.serves(flat.data.dtype, flat.data.device) or not once or {*written} != {*map(id, flat.parameters)}:
         return None
     return FlowKernel(flow, distribution, flat)

@@ -121,7 +121,13 @@ class _FastUpdate:
     def _kernel(self, of_stack: Sequence[Tensor]) -> SacKernel | None:
         """All of the update as one call of C, where it can be."""
         same_type = len({flat.data.dtype for flat in self.flats}) == 1
-        if not same_type or not isinstance(self.actor, StackedActor) or not isinstance(self.critics, Stack):
+        nothing_else = self.critic_optimizer.flat.sizes == self.target.sizes  # than what lies in the stacks
+        if (
+            not same_type
+            or not nothing_else
+            or not isinstance(self.actor, StackedActor)
+            or not isinstance(self.critics, Stack)
+        ):
             return None
         actor = self.model.actor
         flow = flow_kernel(actor.flow, actor.action_dist, self.actor.flat, of_stack)  # type: ignore[arg-type]
@@ -130,6 +136,9 @@ class _FastUpdate:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """None: a copied model's parameters lie elsewhere, and it prepares itself anew."""
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # as for a copy
 
     def attach(self) -> None:
         """See :meth:`FlatParameters.attach`."""
@@ -221,9 +230,10 @@ def _why_not_fast(model: SAC) -> str | None:
 
 def _means(losses: list[Sequence[float | Tensor]]) -> list[float]:
     """Of each loss over the updates."""
-    if isinstance(losses[0][0], Tensor):  # one transfer, hence one synchronisation of a GPU, for all of them
+    if all(isinstance(loss, Tensor) for step in losses for loss in step):
+        # One transfer, hence one synchronisation of a GPU, for all of them
         return torch.stack([torch.stack(list(step)) for step in losses]).mean(0).tolist()  # type: ignore[arg-type]
-    return [sum(each) / len(losses) for each in zip(*losses)]
+    return [sum(map(float, each)) / len(losses) for each in zip(*losses)]
 
 
 def _optimizers(model: SAC) -> list[Any]:

@@ -63,7 +63,7 @@ class SacKernel:
             model.gamma
         )  # as SB3's: replay buffers hold float32, and it multiplies their dones first
         # One after the other, as two distributions draw
-        noise = torch.cat([self.flow.noise(size, features) for _ in range(2)])
+        noise = torch.cat([self.flow.noise(size, self.target.data) for _ in range(2)])
         return update.run((features, next_features, batch.actions, batch.rewards, batch.dones, noise, batch.discounts))
 
     def _update(self, size: int) -> SacUpdate:

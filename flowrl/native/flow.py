@@ -185,10 +185,10 @@ def forward(
     """
     batch, features = value.shape
     dtype = rows.dtype
-    states = torch.empty((len(program.steps) + 1, features, batch), dtype=dtype)
+    states = torch.empty((len(program.steps) + 1, features, batch), dtype=dtype, device="cpu")
     states[0].copy_(value.t())
-    outputs = torch.empty((program.outputs, batch), dtype=dtype)
-    passed = Pass(rows, weights, states, outputs, torch.empty(batch, dtype=dtype))
+    outputs = torch.empty((program.outputs, batch), dtype=dtype, device="cpu")
+    passed = Pass(rows, weights, states, outputs, torch.empty(batch, dtype=dtype, device="cpu"))
     job, _kept = _job(program, passed, inverse)
     job.density, job.ladj = density, passed.ladj.data_ptr()
     _kernels(dtype)[0](torch.get_num_threads(), ctypes.addressof(job))  # type: ignore[index]
@@ -216,13 +216,16 @@ def backward(
     """
     features, batch = passed.states.shape[1:]
     lanes, dtype = len(to_ladj), passed.states.dtype
-    to_value = torch.empty((features, batch), dtype=dtype)
+    to_value = torch.empty((features, batch), dtype=dtype, device="cpu")
     if to_image is None:
         to_value.zero_()
     else:
         to_value[:, :lanes].copy_(to_image.t())
     to_rows = torch.empty_like(passed.rows)
-    scratch, gradients = torch.empty((max(features, 2), batch), dtype=dtype), torch.empty_like(passed.outputs)
+    scratch, gradients = (
+        torch.empty((max(features, 2), batch), dtype=dtype, device="cpu"),
+        torch.empty_like(passed.outputs),
+    )
     to_ladj = (-to_ladj if density else to_ladj).to(dtype).contiguous()
     job, _kept = _job(program, passed, inverse)
     job.lanes, job.density, job.to_ladj, job.to_state = lanes, density, to_ladj.data_ptr(), to_value.data_ptr()

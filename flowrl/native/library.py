@@ -144,7 +144,9 @@ def gradient_of_formula(
         aliases = [tensor.view_as(tensor) for tensor in inputs]
         outputs = formula(*aliases)
     wanted = [tensor for tensor in aliases if tensor.requires_grad]
-    found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=second))
+    # A map whose stretch is the same everywhere has a log-determinant that depends on no value
+    moved, given = zip(*((output, g) for output, g in zip(outputs, gradients) if output.requires_grad))
+    found = iter(torch.autograd.grad(moved, wanted, given, create_graph=second))
     return tuple(next(found) if tensor.requires_grad else None for tensor in aliases)
 
 

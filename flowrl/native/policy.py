@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,12 +33,11 @@ def act(
     :return: shape ``(batch, d)``
     """
     batch, dtype = len(features), features.dtype
+    kind: Any = dict(dtype=dtype, device="cpu")
     widths = (features.shape[1], *(len(bias) for bias in weights[1::2]))
     # Of its own in every call, so that several threads may act at once
-    memory = torch.empty(
-        batch * (sum(widths) + (len(program.steps) + 1) * dimension + program.outputs + 1), dtype=dtype
-    )
-    actions = torch.empty((batch, dimension), dtype=dtype)
+    memory = torch.empty(batch * (sum(widths) + (len(program.steps) + 1) * dimension + program.outputs + 1), **kind)
+    actions = torch.empty((batch, dimension), **kind)
     kernel(dtype, "policy_act", "nnnpipnpdddpnpppp")(  # type: ignore[misc]
         *(torch.get_num_threads(), batch, len(widths) - 1, (ctypes.c_int64 * len(widths))(*widths), is_tanh),
         *(pointers(weights), *program.head, pointers(flow_weights), dimension, features.data_ptr()),

@@ -47,7 +47,7 @@ static REAL *ends(const Stack *s, REAL *arrays) {
 static inline Size least(const Stack *s, const REAL *q, Size b) {
     Size which = 0;
     for (Size i = 1; i < s->networks; i++)
-        if (!(q[i * s->n + b] >= q[which * s->n + b])) which = i; /* NaN is found */
+        if (q[i * s->n + b] < q[which * s->n + b] || q[i * s->n + b] != q[i * s->n + b]) which = i; /* NaN is the least */
     return which;
 }
 

@@ -59,7 +59,7 @@ class SacUpdate:
         self.dtype = actor.dtype
 
         def new(*shape: int) -> Tensor:
-            return torch.empty(shape, dtype=self.dtype)
+            return torch.empty(shape, dtype=self.dtype, device="cpu")
 
         acting, judging, aiming = actor.batch(2 * size), critics.batch(size), targets.batch(size)
         states = new(len(program.steps) + 1, actions, 2 * size)

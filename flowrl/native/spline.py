@@ -57,8 +57,8 @@ def _evaluate(
 def _forward(value: Tensor, raw: Tensor, bound: float, limit: float, inverse: bool) -> tuple[Tensor, Tensor]:
     forward, _ = _kernels(value.dtype)  # type: ignore[misc]
     batch, features = value.shape
-    image = torch.empty((features, batch), dtype=value.dtype)
-    ladj = torch.zeros(batch, dtype=value.dtype)
+    image = torch.empty((features, batch), dtype=value.dtype, device="cpu")
+    ladj = torch.zeros(batch, dtype=value.dtype, device="cpu")
     forward(
         *_arguments(value, raw, bound, limit, inverse),
         *(image.data_ptr(), batch, ladj.data_ptr()),
@@ -92,7 +92,7 @@ class _Spline(torch.autograd.Function):
             return *gradient_of_formula(formula, (value, raw), (to_image, to_ladj)), *[None] * 4
         _, backward = _kernels(value.dtype)  # type: ignore[misc]
         batch, features = value.shape
-        to_value = torch.empty((features, batch), dtype=value.dtype)
+        to_value = torch.empty((features, batch), dtype=value.dtype, device="cpu")
         to_raw = torch.empty_like(raw)
         (image_b, image_f), (to_raw_b, to_raw_f, to_raw_p) = to_image.stride(), to_raw.stride()
         backward(

@@ -29,7 +29,7 @@ def _forward(u: Tensor) -> tuple[Tensor, Tensor]:
     batch, features = u.shape
     u = u.t().contiguous()
     a = torch.empty_like(u)
-    ladj = torch.zeros(batch, dtype=u.dtype)
+    ladj = torch.zeros(batch, dtype=u.dtype, device="cpu")
     forward, _ = _kernels(u.dtype)  # type: ignore[misc]
     forward(batch, features, u.data_ptr(), a.data_ptr(), ladj.data_ptr())
     return a.t(), ladj

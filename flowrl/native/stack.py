@@ -78,7 +78,7 @@ class Stack:
         if size not in self._batches:
             if len(self._batches) == MAX_BATCHES:
                 self._batches.pop(next(iter(self._batches)))
-            new = partial(torch.empty, (self.rows, size), dtype=self.dtype)
+            new = partial(torch.empty, (self.rows, size), dtype=self.dtype, device="cpu")
             self._batches[size] = Batch(new(), new(), StackJob())
             outputs, gradients, job = self._batches[size]
             job.n = job.lanes = size
@@ -114,7 +114,7 @@ class Stack:
         :return: the loss's gradient in each network's input, shape ``(networks, batch, n)``
         """
         x, lanes = passed.x, to_output.shape[1]
-        to_x = torch.empty((self.networks, self.inputs, x.shape[-1]), dtype=x.dtype)
+        to_x = torch.empty((self.networks, self.inputs, x.shape[-1]), dtype=x.dtype, device="cpu")
         self._backward(to_output, passed, to_x)
         return to_x[..., :lanes].mT
 

@@ -8,6 +8,7 @@ extern int omp_get_thread_num(void) __attribute__((weak));
 #define HAS_THREADS 1
 #else
 #define HAS_THREADS 0
+static inline int omp_get_thread_num(void) { return 0; }
 #endif
 
 enum { MAX_THREADS = 256 };

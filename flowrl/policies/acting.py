@@ -1,10 +1,13 @@
 """Acting without detours: a policy's network, flow and squash in one call of C, where nothing needs to see inside."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from flowrl.distributions import FlowDistribution, check_finite
 from flowrl.flow import Flow
@@ -24,11 +27,16 @@ class LeanActing:
     """
 
     def __init__(self, flow: Flow, distribution: FlowDistribution):
-        self.flow = flow
+        self.flow, self.distribution = flow, distribution
         self.program: Program | None = None
-        if flow.program is not None:
+        if flow.program is not None and type(distribution) is FlowDistribution:
             squash = [Step(StepKind.SQUASH, 0)] if distribution.squash and not distribution.pre_squash else []
             self.program = Program([*flow.program.steps, *squash], flow.program.limits)
+
+    def of(self, flow: Flow, distribution: FlowDistribution) -> LeanActing:
+        """This one, or another where a policy's flow or distribution has been replaced."""
+        is_same = flow is self.flow and distribution is self.distribution
+        return self if is_same else LeanActing(flow, distribution)
 
     def __call__(
         self, owner: nn.Module, latent: nn.Module, features: Callable[[], Tensor], deterministic: bool
@@ -46,7 +54,12 @@ class LeanActing:
         if self.program is None or network is None or not network.active_end:
             return None
         layers = [*network.layers, self.flow.context_map]
-        if torch.is_grad_enabled() or is_traced() or not _are_silent(owner, latent, *latent.children(), self.flow):
+        if (
+            torch.is_grad_enabled()
+            or torch.is_autocast_enabled("cpu")
+            or is_traced()
+            or not _are_silent(owner, latent, *latent.children(), self.flow)
+        ):
             return None
         if type(layers[-1]) is not nn.Linear or not _are_silent(layers[-1]):
             return None
@@ -57,11 +70,11 @@ class LeanActing:
         if others or not contiguous or not native.serves(dtype, device):
             return None
         inputs = features()
-        if inputs.dtype != dtype:
+        if inputs.dtype != dtype or inputs.dim() != 2 or inputs.shape[1] != layers[0].in_features:
             return None  # torch says it better
         d = self.flow.features
         noise = (
-            None if deterministic else torch.randn((len(inputs), d), dtype=dtype)
+            None if deterministic else torch.randn((len(inputs), d), dtype=dtype, device=device)
         )  # as the flow's distribution draws
         is_tanh = network.activation is nn.Tanh
         return check_finite(act(weights, is_tanh, self.program, flow_weights, inputs.contiguous(), noise, d))
@@ -69,4 +82,6 @@ class LeanActing:
 
 def _are_silent(*modules: Any) -> bool:
     """Whether no module has a hook that a call would have to run."""
-    return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return not _has_any_global_hook() and not any(
+        module._forward_hooks or module._forward_pre_hooks for module in modules
+    )

@@ -59,6 +59,7 @@ class FlowActorMixin:
         if cls.forward is not FlowActorMixin.forward or cls.get_distribution is not FlowActorMixin.get_distribution:
             return None
         features = partial(self.extract_features, obs, self.features_extractor)  # type: ignore[attr-defined]
+        self.lean = self.lean.of(self.flow, self.action_dist)
         return self.lean(self, self.latent_pi, features, deterministic)  # type: ignore[arg-type, attr-defined]
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:

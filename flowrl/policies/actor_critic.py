@@ -107,6 +107,7 @@ class FlowActorCriticMixin(ActionDensity):
         ):
             return None
         features = partial(BasePolicy.extract_features, self, obs, self.pi_features_extractor)  # type: ignore
+        self.lean = self.lean.of(self.action_net, self.action_dist)
         return self.lean(self.mlp_extractor, self.mlp_extractor.policy_net, features, deterministic)  # type: ignore[attr-defined]
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> FlowDistribution:

@@ -4,6 +4,8 @@ import copy
 import logging
 import pickle
 
+import cloudpickle
+import numpy as np
 import pytest
 import stable_baselines3
 import torch
@@ -222,6 +224,23 @@ def test_copies_train_on_by_themselves(algorithm, what):
         owner.optimizer.step()
     assert any(not torch.equal(a, b) for a, b in zip(before, policy.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(before, model.policy.parameters())), "the original is left alone"
+
+
+@pytest.mark.parametrize("algorithm", SETTINGS)
+def test_a_pickled_model_trains_on(algorithm):
+    model = getattr(algorithms, algorithm)("FlowPolicy", Aim(), **SETTINGS[algorithm]).learn(64)
+    copied = cloudpickle.loads(cloudpickle.dumps(model))
+    assert_same_policy(model, copied, Aim())
+    copied.learn(128)
+    assert copied._fast is not None
+
+
+def test_a_hook_that_goes_away_in_the_midst_of_a_training_step():
+    model = algorithms.SAC("FlowPolicy", Aim(), **SAC).learn(60)
+    seen = []
+    handle = model.critic.optimizer.register_step_post_hook(lambda *_: (seen.append(1), handle.remove()))
+    model.train(3, 16)
+    assert seen == [1] and np.isfinite(model.logger.name_to_value["train/critic_loss"])
 
 
 @pytest.mark.parametrize("algorithm", SETTINGS)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from gymnasium import Env, spaces
 
-from flowrl import algorithms
+from flowrl import algorithms, recipes
 from flowrl.algorithms import networks
 from flowrl.algorithms.replay import sample
 from flowrl.native import library
@@ -104,6 +104,18 @@ def test_what_is_not_a_number_is_not_hidden():
     assert losses[2].isnan() and not losses[0].isnan()
 
 
+@pytest.mark.parametrize("by_kernel", [False, True])
+@pytest.mark.parametrize("network", [0, 1])
+@pytest.mark.parametrize("which", ["critic", "critic_target"])
+def test_a_critic_that_is_not_a_number_is_the_least(which, network, by_kernel):
+    model = make(2)
+    with torch.no_grad():
+        getattr(model, which).q_networks[network][-1].bias.fill_(torch.nan)
+    losses = one_update(model, by_kernel, 32)[0]
+    assert losses[2].isnan() and losses[3].isnan()
+    assert any(parameter.isnan().any() for parameter in model.actor.parameters())
+
+
 def test_a_temperature_of_another_precision_goes_by_the_operations():
     torch.set_default_dtype(torch.float32)
     model = make(2)
@@ -119,9 +131,18 @@ def test_a_flow_of_other_steps_goes_by_the_operations(flow, monkeypatch):
     assert make(2, flow)._fast.kernel is None
 
 
-def test_a_parameter_that_the_kernel_does_not_see_goes_by_the_operations():
+@pytest.mark.parametrize("owner", ["actor", "critic"])
+def test_a_parameter_that_the_kernel_does_not_see_goes_by_the_operations(owner):
     model = make(2)
-    model.actor.extra = torch.nn.Parameter(torch.zeros(1))
-    model.actor.optimizer = torch.optim.Adam(model.actor.parameters())
+    module = getattr(model, owner)
+    module.extra = torch.nn.Parameter(torch.zeros(1))
+    module.optimizer = torch.optim.Adam(module.parameters())
     model._prepare()
     assert model._fast is not None and model._fast.kernel is None
+
+
+def test_layers_that_share_weights_go_by_the_operations(monkeypatch):
+    """Where the second one's gradients would overwrite the first one's."""
+    monkeypatch.setitem(recipes._RECIPES, "twice", lambda features, context: [*recipes.nsf(features, context)] * 2)
+    monkeypatch.setitem(FLOWS, "twice", {})
+    assert make(2, "twice")._fast.kernel is None

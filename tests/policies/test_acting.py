@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from flowrl import Flow, FlowDistribution
 from flowrl.native import library
 from flowrl.native.policy import act
 from flowrl.policies import FlowActorCriticPolicy, FlowPolicy, acting
@@ -119,6 +120,55 @@ def test_where_a_hook_listens_torch_acts(algorithm, which):
     assert calls
     handle.remove()
     assert lean(policy, obs) is not None
+
+
+def test_where_hooks_listen_to_every_module_torch_acts():
+    policy, obs = policy_of("SAC"), observations(2).double()
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert lean(policy, obs) is None
+    finally:
+        handle.remove()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert lean(policy, obs) is None
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_features_of_another_size_are_left_to_torch(algorithm):
+    policy = policy_of(algorithm)
+    assert lean(policy, torch.ones(2, 4).double()) is None and lean(policy, torch.ones(2, 2).double()) is None
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), torch.no_grad():
+        policy._predict(torch.ones(2, 4).double())
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_a_flow_that_was_put_in_place_later_acts(algorithm):
+    policy, obs = policy_of(algorithm), observations(2).double()
+    owner, name = (policy.actor, "flow") if algorithm == "SAC" else (policy, "action_net")
+    setattr(owner, name, Flow(2, 16, "affine").double())
+    perturb(policy, 0.2)
+    assert_same_actions(policy, obs)
+
+    class Shifted(FlowDistribution):
+        def get_actions(self, deterministic=False):
+            return super().get_actions(deterministic) + 0.1
+
+    policy_or_actor = policy.actor if algorithm == "SAC" else policy
+    policy_or_actor.action_dist = Shifted(2, squash=True, pre_squash=algorithm == "PPO")
+    assert lean(policy, obs) is None
+
+
+def test_a_default_device_that_is_another_changes_nothing():
+    policy, obs = policy_of("SAC", "nsf"), observations(2).double()
+    expected = lean(policy, obs, True)
+    torch.set_default_device("meta")
+    try:
+        found = lean(policy, obs, True)
+        assert lean(policy, obs).device.type == "cpu"
+        density = policy.log_prob(obs, found)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(found, expected) and density.device.type == "cpu"
 
 
 class OwnDensity(FlowPolicy):
