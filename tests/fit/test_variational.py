@@ -61,11 +61,11 @@ def test_annealing_finds_both_modes_where_the_plain_bound_loses_one():
     def fit(annealing: int) -> VariationalFit:
         torch.manual_seed(0)
         flow = Flow(2, bound=8.0)
-        settings = dict(annealing=annealing, learning_rate=1e-2, steps=500, samples=64, seed=0)
+        settings = dict(annealing=annealing, learning_rate=3e-3, steps=1_000, samples=64, seed=0)
         return fit_variational(flow, target.log_prob, **settings)
 
-    annealed, plain = fit(350), fit(0)
-    assert annealed.log_z == pytest.approx(0, abs=4 * annealed.log_z_standard_error) and annealed.ess > 0.7
+    annealed, plain = fit(700), fit(0)  # over twelve seeds the annealed one's effective sample size is 0.57 to 0.8
+    assert annealed.log_z == pytest.approx(0, abs=4 * annealed.log_z_standard_error) and annealed.ess > 0.4
     assert plain.log_z == pytest.approx(math.log(0.7), abs=0.01) and plain.ess > 0.95
 
 
