@@ -24,6 +24,15 @@ FLOWS = flowrl.available_flows()
 # tolerances of exact flows. (tests/transforms/test_continuous.py says what the default steps do.)
 FLOW_KWARGS: dict[str, dict[str, Any]] = {"ffjord": dict(hidden=(8, 8), steps=16)}
 
+# Flows that the C kernels know, small, at the dimensions that they are tested at; one dimension has no affine coupling.
+KERNEL_FLOWS: dict[str, dict[str, Any]] = {
+    "triangular": {},
+    "affine": {},
+    "realnvp": dict(hidden=(16, 16)),
+    "nsf": dict(hidden=(16,)),
+}
+KERNEL_CASES = [(flow, d) for flow in KERNEL_FLOWS for d in (1, 2, 3, 17) if (flow, d) != ("realnvp", 1)]
+
 # A few hundred cheap updates in a thousand steps.
 _OFF_POLICY = dict(learning_starts=100, train_freq=16, gradient_steps=2, batch_size=32, buffer_size=2_000)
 ALGORITHMS: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {

@@ -7,26 +7,23 @@ import torch
 from torch import Tensor
 
 from flowrl.algorithms.flat import FlatParameters
-from flowrl.distributions import FlowDistribution
+from flowrl.distributions import action_program
 from flowrl.flow import Flow
 from flowrl.native import flow as native
-from flowrl.native.flow import Pass, Program, Step, StepKind
+from flowrl.native.flow import Pass, Program
 
 
 class FlowKernel:
     """
     A flow and its squash as one program of the kernel.
 
-    :param flow: which has a program
-    :param distribution: how its actions are squashed
+    :param flow: the flow
+    :param program: see :func:`flowrl.distributions.action_program`
     :param flat: where the gradients of the weights of its layers' own networks lie
     """
 
-    def __init__(self, flow: Flow, distribution: FlowDistribution, flat: FlatParameters) -> None:
-        program: Program = flow.program  # type: ignore[assignment]
-        squash = [Step(StepKind.SQUASH, 0, int(distribution.pre_squash))] if distribution.squash else []
-        self.program = Program([*program.steps, *squash], program.limits)
-        self.flow = flow
+    def __init__(self, flow: Flow, program: Program, flat: FlatParameters) -> None:
+        self.flow, self.program = flow, program
         self.weights = flow.native_weights()
         places = {id(parameter): i for i, parameter in enumerate(flat.parameters)}
         self.weight_gradients = [flat.gradients[places[id(weight)]] for weight in self.weights]
@@ -56,19 +53,15 @@ class FlowKernel:
         )
         return passed.ladj, passed
 
-    def sample_gradients(self, passed: Pass, to_action: Tensor | None, to_log_prob: Tensor) -> Tensor:
+    def gradients(self, passed: Pass, to_log_prob: Tensor, inverse: bool) -> Tensor:
         """Write the gradients of the layers' own networks.
 
-        :param passed: what :meth:`sample` left
-        :param to_action: the loss's gradient in the actions, shape ``(batch, d)``, or in the first; None for zero
-        :param to_log_prob: and in their log-probs
+        :param passed: what :meth:`sample` or :meth:`score` left
+        :param to_log_prob: the loss's gradient in the log-probs, shape ``(batch,)``
+        :param inverse: whether it was :meth:`score`
         :return: that in the parameters, shape ``(batch, n)``
         """
-        return native.backward(self.program, passed, to_action, to_log_prob, self.weight_gradients, density=True)[1].t()
-
-    def score_gradients(self, passed: Pass, to_log_prob: Tensor) -> Tensor:
-        """As :meth:`sample_gradients`, of given actions."""
-        options: Any = dict(inverse=True, density=True)
+        options = dict(inverse=inverse, density=True)
         return native.backward(self.program, passed, None, to_log_prob, self.weight_gradients, **options)[1].t()
 
 
@@ -82,10 +75,11 @@ def flow_kernel(flow: Flow, distribution: Any, flat: FlatParameters, others: Seq
     :param others: those that somebody else writes the gradients of
     :return: None where there is none, or some parameter would get no gradient
     """
-    if flow.program is None or type(distribution) is not FlowDistribution:
+    program = action_program(flow, distribution)
+    if program is None:
         return None
     written = [*map(id, others), *map(id, flow.native_weights())]
     once = len(written) == len(set(written))  # layers that share weights would overwrite each other's gradients
     if not native.serves(flat.data.dtype, flat.data.device) or not once or {*written} != {*map(id, flat.parameters)}:
         return None
-    return FlowKernel(flow, distribution, flat)
+    return FlowKernel(flow, program, flat)

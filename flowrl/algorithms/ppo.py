@@ -236,15 +236,15 @@ class _FastUpdate:
         kernel: FlowKernel = self.kernel  # type: ignore[assignment]
         log_prob, scored = kernel.score(parameters, actions)
         if self.model.ent_coef == 0:
-            return log_prob, None, partial(kernel.score_gradients, scored)
+            return log_prob, None, partial(kernel.gradients, scored, inverse=True)
         _, sampled_log_prob, sampled = kernel.sample(parameters, kernel.noise(len(parameters), parameters))
 
         def backward(to_log_prob: Tensor) -> Tensor:
-            to_parameters = kernel.score_gradients(scored, to_log_prob)
+            to_parameters = kernel.gradients(scored, to_log_prob, inverse=True)
             to_weights = [gradient.clone() for gradient in kernel.weight_gradients]
             # entropy_loss = mean(log_prob of the sample)
             to_sampled = torch.full_like(to_log_prob, self.model.ent_coef / len(to_log_prob))
-            to_parameters = to_parameters + kernel.sample_gradients(sampled, None, to_sampled)
+            to_parameters = to_parameters + kernel.gradients(sampled, to_sampled, inverse=False)
             for gradient, part in zip(kernel.weight_gradients, to_weights):
                 gradient += part
             return to_parameters

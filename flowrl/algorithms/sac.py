@@ -76,7 +76,8 @@ class SAC(sac.SAC):
             self.policy.set_training_mode(True)
         self._update_learning_rate([optimizer for optimizer in _optimizers(self) if optimizer is not None])
         fast.attach()
-        losses = [fast.step(step, batch_size) for step in range(gradient_steps)]
+        by_kernel = fast.kernel is not None and fast.kernel.serves()
+        losses = [fast.step(step, batch_size, by_kernel) for step in range(gradient_steps)]
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if losses:
@@ -145,8 +146,8 @@ class _FastUpdate:
         for flat in self.flats:
             flat.attach()
 
-    def step(self, step: int, batch_size: int) -> Sequence[float | Tensor]:
-        """One update; its losses."""
+    def step(self, step: int, batch_size: int, by_kernel: bool) -> Sequence[float | Tensor]:
+        """One update, by the kernel or in torch's operations; its losses."""
         model = self.model
         batch = sample(model.replay_buffer, batch_size, model._vec_normalize_env)  # type: ignore[arg-type]
         if model.use_sde:
@@ -154,8 +155,8 @@ class _FastUpdate:
         # Once for the actor and the critics, where SB3 runs each one's extractor: they hold no state
         features, next_features = map(self._features, (batch.observations, batch.next_observations))
         move_targets = step % model.target_update_interval == 0
-        if self.kernel is not None and self.kernel.serves():
-            return self.kernel.update(batch, features, next_features, move_targets)
+        if by_kernel:
+            return self.kernel.update(batch, features, next_features, move_targets)  # type: ignore[union-attr]
         losses = self._update(batch, features, next_features)
         if move_targets:
             self.target.data.lerp_(self.critic_optimizer.flat.data, model.tau)
@@ -230,10 +231,9 @@ def _why_not_fast(model: SAC) -> str | None:
 
 def _means(losses: list[Sequence[float | Tensor]]) -> list[float]:
     """Of each loss over the updates."""
-    if all(isinstance(loss, Tensor) for step in losses for loss in step):
-        # One transfer, hence one synchronisation of a GPU, for all of them
+    if isinstance(losses[0][0], Tensor):  # one transfer, hence one synchronisation of a GPU, for all of them
         return torch.stack([torch.stack(list(step)) for step in losses]).mean(0).tolist()  # type: ignore[arg-type]
-    return [sum(map(float, each)) / len(losses) for each in zip(*losses)]
+    return [sum(each) / len(losses) for each in zip(*losses)]
 
 
 def _optimizers(model: SAC) -> list[Any]:

@@ -1,5 +1,6 @@
 """A whole update of SAC with a flow as one call of C: see flowrl/native/sac.c."""
 
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ class SacKernel:
         self, model: Any, actor: Stack, flow: FlowKernel, critics: Stack, targets: Stack, target: FlatParameters
     ) -> None:
         self.model, self.flow, self.target = model, flow, target
-        self.stacks = (actor, critics, targets)
-        self.updates: dict[int, SacUpdate] = {}
+        parts = (actor, flow.program, flow.weights, flow.weight_gradients, critics, targets)
+        self._of_size = lru_cache(MAX_SIZES)(partial(SacUpdate, *parts))
 
     def serves(self) -> bool:
         """Whether nothing stands in the way now: no optimiser's hook, no frozen parameter."""
@@ -49,7 +50,7 @@ class SacKernel:
         :return: the losses, in the order of :data:`flowrl.algorithms.sac.LOSSES`
         """
         model, size = self.model, len(features)
-        update = self._update(size)
+        update = self._of_size(size)
         job, (actor, critics, temperature) = update.job, self._optimizers()
         actor.describe(job.of_actor)
         critics.describe(job.of_critics)
@@ -59,23 +60,11 @@ class SacKernel:
         else:
             temperature.describe(job.of_temperature)
             job.log_alpha, job.target_entropy = job.of_temperature.values, float(model.target_entropy)
-        job.discount = np.float32(
-            model.gamma
-        )  # as SB3's: replay buffers hold float32, and it multiplies their dones first
+        # As SB3's: replay buffers hold float32, and it multiplies their dones first
+        job.discount = np.float32(model.gamma)
         # One after the other, as two distributions draw
         noise = torch.cat([self.flow.noise(size, self.target.data) for _ in range(2)])
         return update.run((features, next_features, batch.actions, batch.rewards, batch.dones, noise, batch.discounts))
-
-    def _update(self, size: int) -> SacUpdate:
-        if size not in self.updates:
-            if len(self.updates) == MAX_SIZES:
-                self.updates.pop(next(iter(self.updates)))
-            actor, critics, targets = self.stacks
-            flow = self.flow
-            self.updates[size] = SacUpdate(
-                actor, flow.program, flow.weights, flow.weight_gradients, critics, targets, size
-            )
-        return self.updates[size]
 
     def _optimizers(self) -> tuple[FlatAdam, FlatAdam, FlatAdam | None]:
         model = self.model

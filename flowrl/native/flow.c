@@ -34,8 +34,13 @@ static inline void add_product(REAL *out, REAL sign, const REAL *a, const REAL *
     for (Size l = 0; l < lanes; l++) out[l] += sign * a[l] * b[l];
 }
 
+/* Rows lie n apart, those of to to_n. */
+static inline void move_rows(REAL *to, Size to_n, const REAL *from, Size n, Size rows, Size lanes) {
+    for (Size r = 0; r < rows; r++) memcpy(to + r * to_n, from + r * n, (size_t)lanes * sizeof(REAL));
+}
+
 static inline void copy_rows(REAL *to, const REAL *from, Size rows, Size n, Size lanes) {
-    for (Size r = 0; r < rows; r++) memcpy(to + r * n, from + r * n, (size_t)lanes * sizeof(REAL));
+    move_rows(to, n, from, n, rows, lanes);
 }
 
 /* out = x + N x (inverse: solves out + N out = x), N strictly triangular; transposed: the same with N^T. */

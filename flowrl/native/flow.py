@@ -207,7 +207,7 @@ def backward(
     """
     :param program: the steps
     :param passed: what :func:`forward` left
-    :param to_image: the loss's gradient in the image, shape ``(batch, d)``, of the first of the batch; None for zero
+    :param to_image: the loss's gradient in the image, shape ``(batch, d)``; None for zero
     :param to_ladj: and in the log-determinant or log-density, shape ``(batch,)``
     :param to_weights: where those in the networks' weights shall be written
     :param inverse: as for :func:`forward`
@@ -215,12 +215,12 @@ def backward(
     :return: those in the value, shape ``(batch, d)``, and in the rows of parameters, ``(parameters, batch)``
     """
     features, batch = passed.states.shape[1:]
-    lanes, dtype = len(to_ladj), passed.states.dtype
+    dtype = passed.states.dtype
     to_value = torch.empty((features, batch), dtype=dtype, device="cpu")
     if to_image is None:
         to_value.zero_()
     else:
-        to_value[:, :lanes].copy_(to_image.t())
+        to_value.copy_(to_image.t())
     to_rows = torch.empty_like(passed.rows)
     scratch, gradients = (
         torch.empty((max(features, 2), batch), dtype=dtype, device="cpu"),
@@ -228,12 +228,12 @@ def backward(
     )
     to_ladj = (-to_ladj if density else to_ladj).to(dtype).contiguous()
     job, _kept = _job(program, passed, inverse)
-    job.lanes, job.density, job.to_ladj, job.to_state = lanes, density, to_ladj.data_ptr(), to_value.data_ptr()
+    job.density, job.to_ladj, job.to_state = density, to_ladj.data_ptr(), to_value.data_ptr()
     job.scratch, job.gradients = scratch.data_ptr(), gradients.data_ptr()
     to_weight_pointers = pointers(to_weights)
     job.to_parameters, job.to_weights = to_rows.data_ptr(), ctypes.addressof(to_weight_pointers)
     _kernels(dtype)[1](torch.get_num_threads(), ctypes.addressof(job))  # type: ignore[index]
-    return to_value[:, :lanes].t(), to_rows[:, :lanes]
+    return to_value.t(), to_rows
 
 
 def _job(program: Program, passed: Pass, inverse: bool) -> tuple[FlowJob, Any]:

@@ -38,6 +38,9 @@ static double temperature(Size threads, Sac *s) {
     return exp(log_alpha);
 }
 
+/* The actions that the flow gives. */
+static inline const REAL *acts(const Sac *s) { return s->flow.states + s->flow.count * s->actions * 2 * s->n; }
+
 /* What the last layers give, one row a network. */
 static REAL *ends(const Stack *s, REAL *arrays) {
     return arrays + layer_of(s, s->depth - 1, 0).outputs;
@@ -53,11 +56,9 @@ static inline Size least(const Stack *s, const REAL *q, Size b) {
 
 /* y = r + discount (1 - done) (min_i Q'_i(s', a') - alpha log pi(a' | s')) */
 static void goals(Size threads, Sac *s, double alpha) {
-    Size n = s->n, d = s->actions;
-    transpose(n, s->features, s->next_states, s->pairs, n);
-    for (Size f = 0; f < d; f++)
-        memcpy(s->pairs + (s->features + f) * n, s->flow.states + (s->flow.count * d + f) * 2 * n + n,
-               (size_t)n * sizeof(REAL));
+    Size n = s->n;
+    move_rows(s->pairs, n, s->both + n, 2 * n, s->features, n);
+    move_rows(s->pairs + s->features * n, n, acts(s) + n, 2 * n, s->actions, n);
     stack_forward(threads, &s->targets);
     const REAL *q = ends(&s->targets, s->targets.outputs), *log_prob = s->flow.ladj + n;
     for (Size b = 0; b < n; b++) {
@@ -70,7 +71,7 @@ static void goals(Size threads, Sac *s, double alpha) {
 /* Moves the critics by the gradient of 1/2 sum_i mean (Q_i(s, a) - y)^2. */
 static void critics(Size threads, Sac *s) {
     Size n = s->n;
-    transpose(n, s->features, s->states, s->pairs, n);
+    move_rows(s->pairs, n, s->both, 2 * n, s->features, n);
     transpose(n, s->actions, s->taken, s->pairs + s->features * n, n);
     stack_forward(threads, &s->critics);
     const REAL *q = ends(&s->critics, s->critics.outputs);
@@ -88,9 +89,7 @@ static void critics(Size threads, Sac *s) {
 /* Moves the actor by the gradient of mean(alpha log pi(a | s) - min_i Q_i(s, a)). */
 static void actor(Size threads, Sac *s, double alpha) {
     Size n = s->n, d = s->actions;
-    REAL *acted = s->pairs + s->features * n;
-    for (Size f = 0; f < d; f++)
-        memcpy(acted + f * n, s->flow.states + (s->flow.count * d + f) * 2 * n, (size_t)n * sizeof(REAL));
+    move_rows(s->pairs + s->features * n, n, acts(s), 2 * n, d, n);
     Stack frozen = s->critics;
     frozen.to_weights = NULL, frozen.to_x = s->to_pairs;
     stack_forward(threads, &frozen);

@@ -58,51 +58,36 @@ class SacUpdate:
         features, actions = actor.inputs, critics.inputs - actor.inputs
         self.dtype = actor.dtype
 
-        def new(*shape: int) -> Tensor:
-            return torch.empty(shape, dtype=self.dtype, device="cpu")
-
         acting, judging, aiming = actor.batch(2 * size), critics.batch(size), targets.batch(size)
-        states = new(len(program.steps) + 1, actions, 2 * size)
-        outputs, to_outputs = new(program.outputs, 2 * size), new(program.outputs, 2 * size)
-        log_prob, to_log_prob = new(2 * size), new(size)
-        to_state, scratch = new(actions, 2 * size), new(max(actions, 2), 2 * size)
-        both, pairs = new(features, 2 * size), new(features + actions, size)
-        to_pairs, goal = new(critics.networks, features + actions, size), new(size)
         arrays = pointers(weights), pointers(weight_gradients)
+        self._kept: list[Any] = [program, weights, weight_gradients, arrays, actor, critics, targets]
+        self._kept += [acting, judging, aiming]
+
+        def new(*shape: int) -> int:
+            """Where memory of this update's own begins."""
+            self._kept.append(torch.empty(shape, dtype=self.dtype, device="cpu"))
+            return self._kept[-1].data_ptr()
 
         self.job = job = SacJob(n=size, features=features, actions=actions)
+        job.both, job.pairs = new(features, 2 * size), new(features + actions, size)
+        job.to_pairs = new(critics.networks, features + actions, size)
+        job.goal, job.to_log_prob = new(size), new(size)
         job.actor, job.critics, job.targets = acting.job, judging.job, aiming.job
-        job.actor.x, job.critics.x, job.targets.x = both.data_ptr(), pairs.data_ptr(), pairs.data_ptr()
+        job.actor.x, job.critics.x, job.targets.x = job.both, job.pairs, job.pairs
         job.flow = FlowJob(
             *(2 * size, 2 * size, actions, *program.head, False),
             parameters=acting.outputs[-actor.last :].data_ptr(),
             weights=ctypes.addressof(arrays[0]),
-            states=states.data_ptr(),
-            outputs=outputs.data_ptr(),
+            states=new(len(program.steps) + 1, actions, 2 * size),
+            outputs=new(program.outputs, 2 * size),
             density=True,
-            ladj=log_prob.data_ptr(),
-            to_ladj=to_log_prob.data_ptr(),
-            to_state=to_state.data_ptr(),
-            scratch=scratch.data_ptr(),
-            gradients=to_outputs.data_ptr(),
+            ladj=new(2 * size),
+            to_ladj=job.to_log_prob,
+            to_state=new(actions, 2 * size),
+            scratch=new(max(actions, 2), 2 * size),
+            gradients=new(program.outputs, 2 * size),
             to_parameters=acting.gradients[-actor.last :].data_ptr(),
             to_weights=ctypes.addressof(arrays[1]),
-        )
-        job.both, job.pairs, job.to_pairs = both.data_ptr(), pairs.data_ptr(), to_pairs.data_ptr()
-        job.goal, job.to_log_prob = goal.data_ptr(), to_log_prob.data_ptr()
-        self._kept: Any = (program, arrays, weights, weight_gradients, actor, critics, targets, acting, judging, aiming)
-        self._kept += (
-            states,
-            outputs,
-            to_outputs,
-            log_prob,
-            to_log_prob,
-            to_state,
-            scratch,
-            both,
-            pairs,
-            to_pairs,
-            goal,
         )
 
     def run(self, batch: Sequence[Tensor | None]) -> list[float]:

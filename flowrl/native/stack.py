@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -68,25 +68,17 @@ class Stack:
         self._widths = (ctypes.c_int64 * len(widths))(*widths)
         self._pointers = pointers(weights), pointers(gradients)
         self._options = (is_tanh, active_end)
-        self._batches: dict[int, Batch] = {}
+        self.batch = lru_cache(MAX_BATCHES)(self._new_batch)  # by its size
 
-    def batch(self, size: int) -> Batch:
-        """
-        :param size: of a batch
-        :return: its memory
-        """
-        if size not in self._batches:
-            if len(self._batches) == MAX_BATCHES:
-                self._batches.pop(next(iter(self._batches)))
-            new = partial(torch.empty, (self.rows, size), dtype=self.dtype, device="cpu")
-            self._batches[size] = Batch(new(), new(), StackJob())
-            outputs, gradients, job = self._batches[size]
-            job.n = job.lanes = size
-            job.networks, job.depth, job.widths = self.networks, len(self._widths) - 1, ctypes.addressof(self._widths)
-            job.is_tanh, job.active_end = self._options
-            job.weights, job.to_weights = (ctypes.addressof(array) if array else None for array in self._pointers)
-            job.outputs, job.gradients = outputs.data_ptr(), gradients.data_ptr()
-        return self._batches[size]
+    def _new_batch(self, size: int) -> Batch:
+        new = partial(torch.empty, (self.rows, size), dtype=self.dtype, device="cpu")
+        outputs, gradients, job = batch = Batch(new(), new(), StackJob())
+        job.n = job.lanes = size
+        job.networks, job.depth, job.widths = self.networks, len(self._widths) - 1, ctypes.addressof(self._widths)
+        job.is_tanh, job.active_end = self._options
+        job.weights, job.to_weights = (ctypes.addressof(array) if array else None for array in self._pointers)
+        job.outputs, job.gradients = outputs.data_ptr(), gradients.data_ptr()
+        return batch
 
     def forward(self, x: Tensor) -> tuple[Tensor, Pass]:
         """

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from flowrl.distributions import FlowDistribution, check_finite
+from flowrl.distributions import FlowDistribution, action_program, check_finite
 from flowrl.flow import Flow
 from flowrl.native import flow as native
-from flowrl.native.flow import Program, Step, StepKind
 from flowrl.native.library import is_traced
 from flowrl.native.policy import act
 from flowrl.policies.plain_network import PlainNetwork
@@ -28,10 +27,7 @@ class LeanActing:
 
     def __init__(self, flow: Flow, distribution: FlowDistribution):
         self.flow, self.distribution = flow, distribution
-        self.program: Program | None = None
-        if flow.program is not None and type(distribution) is FlowDistribution:
-            squash = [Step(StepKind.SQUASH, 0)] if distribution.squash and not distribution.pre_squash else []
-            self.program = Program([*flow.program.steps, *squash], flow.program.limits)
+        self.program = action_program(flow, distribution)
 
     def of(self, flow: Flow, distribution: FlowDistribution) -> LeanActing:
         """This one, or another where a policy's flow or distribution has been replaced."""

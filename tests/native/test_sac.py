@@ -9,11 +9,9 @@ from flowrl import algorithms, recipes
 from flowrl.algorithms import networks
 from flowrl.algorithms.replay import sample
 from flowrl.native import library
-from tests.models import Precise, perturb
+from tests.models import KERNEL_CASES, KERNEL_FLOWS, Precise, perturb
 
 pytestmark = pytest.mark.skipif(library.load(torch.float64) is None, reason="no C compiler: install gcc")
-FLOWS = {"triangular": {}, "affine": {}, "realnvp": dict(hidden=(16, 16)), "nsf": dict(hidden=(16,))}
-CASES = [(flow, d) for flow in FLOWS for d in (1, 2, 3, 17) if (flow, d) != ("realnvp", 1)]  # which is no coupling
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +33,7 @@ class Spaces(Env):
 
 def make(d: int, flow: str = "triangular", **settings) -> algorithms.SAC:
     """A model that has seen a few transitions."""
-    policy_kwargs = dict(net_arch=[24, 16], features_extractor_class=Precise, flow=flow, flow_kwargs=FLOWS[flow])
+    policy_kwargs = dict(net_arch=[24, 16], features_extractor_class=Precise, flow=flow, flow_kwargs=KERNEL_FLOWS[flow])
     settings = dict(policy_kwargs=policy_kwargs, buffer_size=200, seed=0, device="cpu", learning_rate=1e-2) | settings
     model = algorithms.SAC("FlowPolicy", Spaces(d), **settings)
     perturb(model.policy, 0.1)
@@ -78,7 +76,7 @@ def assert_alike(theirs: list[torch.Tensor], ours: list[torch.Tensor], tolerance
 
 
 @pytest.mark.parametrize("size", [1, 70, 130])
-@pytest.mark.parametrize(("flow", "d"), CASES)
+@pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
 def test_update(flow, d, size):
     assert_alike(one_update(make(d, flow), False, size), one_update(make(d, flow), True, size))
 
@@ -127,7 +125,7 @@ def test_a_temperature_of_another_precision_goes_by_the_operations():
 
 @pytest.mark.parametrize("flow", ["maf", "planar"])
 def test_a_flow_of_other_steps_goes_by_the_operations(flow, monkeypatch):
-    monkeypatch.setitem(FLOWS, flow, {})
+    monkeypatch.setitem(KERNEL_FLOWS, flow, {})
     assert make(2, flow)._fast.kernel is None
 
 
@@ -144,5 +142,5 @@ def test_a_parameter_that_the_kernel_does_not_see_goes_by_the_operations(owner):
 def test_layers_that_share_weights_go_by_the_operations(monkeypatch):
     """Where the second one's gradients would overwrite the first one's."""
     monkeypatch.setitem(recipes._RECIPES, "twice", lambda features, context: [*recipes.nsf(features, context)] * 2)
-    monkeypatch.setitem(FLOWS, "twice", {})
+    monkeypatch.setitem(KERNEL_FLOWS, "twice", {})
     assert make(2, "twice")._fast.kernel is None

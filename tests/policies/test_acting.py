@@ -12,16 +12,14 @@ from flowrl import Flow, FlowDistribution
 from flowrl.native import library
 from flowrl.native.policy import act
 from flowrl.policies import FlowActorCriticPolicy, FlowPolicy, acting
-from tests.models import OBSERVATIONS, build_policy, observations, perturb
+from tests.models import KERNEL_CASES, KERNEL_FLOWS, OBSERVATIONS, build_policy, observations, perturb
 
 pytestmark = pytest.mark.skipif(library.load(torch.float64) is None, reason="no C compiler: install gcc")
-FLOWS = {"triangular": {}, "affine": {}, "realnvp": dict(hidden=(16, 16)), "nsf": dict(hidden=(16,))}
-CASES = [(flow, d) for flow in FLOWS for d in (1, 2, 3, 17) if (flow, d) != ("realnvp", 1)]  # which is no coupling
 
 
 def policy_of(algorithm, flow="triangular", d=2, **kwargs):
     space = spaces.Box(-1.0, 1.0, (d,))
-    policy = build_policy(algorithm, action_space=space, flow=flow, flow_kwargs=FLOWS[flow], **kwargs).double()
+    policy = build_policy(algorithm, action_space=space, flow=flow, flow_kwargs=KERNEL_FLOWS[flow], **kwargs).double()
     perturb(policy, 0.1)
     policy.set_training_mode(False)
     return policy
@@ -50,7 +48,7 @@ def assert_same_actions(policy, obs):
 
 @pytest.mark.parametrize("batch", [1, 5, 70])
 @pytest.mark.parametrize("algorithm", ["SAC", "TQC", "PPO"])
-@pytest.mark.parametrize(("flow", "d"), CASES)
+@pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
 def test_it_acts_as_the_policy_does(algorithm, flow, d, batch):
     assert_same_actions(policy_of(algorithm, flow, d), observations(batch).double())
 
