@@ -34,11 +34,11 @@ from experiments.benchmarks import act, memory, ppo, sac, scale, table, transfor
 from experiments.benchmarks.mode import Mode, Options
 from experiments.benchmarks.peers import PACKAGES
 from experiments.benchmarks.turns import cuda_clock, take_turns, wall_clock
-from experiments.environments import find_environment
-from experiments.errors import UsageError, did_you_mean
-from experiments.provenance import versions_of
-from experiments.results import RESULTS, circumstances, write_results
-from experiments.training import check_device, check_flow
+from experiments.reports.results import RESULTS, circumstances, write_results
+from experiments.training.environments import find_environment
+from experiments.training.errors import UsageError, did_you_mean
+from experiments.training.provenance import versions_of
+from experiments.training.training import check_device, check_flow
 from flowrl import DEFAULT_FLOW
 
 MODES: dict[str, Mode] = {module.MODE.name: module.MODE for module in (transforms, sac, ppo, act, scale, memory)}

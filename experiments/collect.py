@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from rich.progress import track
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_wrapper
 
-from experiments.demonstrations import check_name, import_minari
-from experiments.environments import Environment, make_environment
-from experiments.errors import UsageError, one_line_errors
 from experiments.evaluate import load
-from experiments.provenance import git_state
-from experiments.run_directory import RunDirectory
+from experiments.training.demonstrations import check_name, import_minari
+from experiments.training.environments import Environment, make_environment
+from experiments.training.errors import UsageError, one_line_errors
+from experiments.training.provenance import git_state
+from experiments.training.run_directory import RunDirectory
 
 Act = Callable[[Any], NDArray[Any]]
 

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and e
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.errors import UsageError
-from experiments.results import RESULTS, Row, write_results
-from experiments.run_directory import RunDirectory
+from experiments.reports.results import RESULTS, Row, write_results
+from experiments.training.errors import UsageError
+from experiments.training.run_directory import RunDirectory
 
 # Dark and distinct, also for readers who do not see red and green apart (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -15,9 +15,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import find_agent
-from experiments.environments import Environment, find_environment, make_vector_environment
-from experiments.errors import UsageError, one_line_errors
-from experiments.run_directory import RunDirectory
+from experiments.training.environments import Environment, find_environment, make_vector_environment
+from experiments.training.errors import UsageError, one_line_errors
+from experiments.training.run_directory import RunDirectory
 
 VIDEO_SIZE = 16  # video codecs want sides that are multiples of this
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and experiments/ are not installed
 
-from experiments.errors import TrainingError, UsageError
+from experiments.training.errors import TrainingError, UsageError
 
 EXAMPLES = """\
 examples:
@@ -115,7 +115,7 @@ def print_list() -> None:
     """Print agents, flows and the environments that have hyperparameters of their own."""
     import flowrl
     from agents import AGENTS, SAC
-    from experiments.environments import newest_ids
+    from experiments.training.environments import newest_ids
 
     print("agents:")
     for agent in AGENTS.values():
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.list:
             print_list()
             return 0
-        from experiments.training import resume, start  # torch takes seconds to import: not before --help
+        from experiments.training.training import resume, start  # torch takes seconds to import: not before --help
 
         return resume(arguments) if arguments.resume else start(arguments)
     except UsageError as error:

@@ -1,17 +1,19 @@
 """flowrl: normalizing-flow action distributions for Stable-Baselines3; importing it registers the flow policies."""
 
 from flowrl.callbacks import DensityFigure, FlowLogger
-from flowrl.distributions import FlowDistribution
 from flowrl.fit import fit_density, fit_variational
-from flowrl.flow import Flow
-from flowrl.normalizing_flow import NormalizingFlow
+from flowrl.flows.chunks import SequenceFlow
+from flowrl.flows.distribution import NormalizingFlow
+from flowrl.flows.flow import Flow
+from flowrl.flows.recipes import DEFAULT_FLOW, available_flows, register_flow
+from flowrl.moved import find_moved_modules
+from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.registration import register_policies
-from flowrl.recipes import DEFAULT_FLOW, available_flows, register_flow
-from flowrl.sequence import SequenceFlow
-from flowrl.warm_start import from_gaussian
+from flowrl.policies.warm_start import from_gaussian
 
 __version__ = "0.1.0"
 
+find_moved_modules()
 register_policies()
 
 __all__ = [

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from flowrl.action_plot import density_figure
-from flowrl.density import diagnose, has_density
+from flowrl.plots.policies import density_figure
+from flowrl.policies.density import diagnose, has_density
 
 # The formats of SB3's logger that can hold neither figures nor hyperparameters.
 TEXT_FORMATS = ("stdout", "log", "json", "csv")

@@ -14,7 +14,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
 
 import flowrl
-from flowrl.flow import Flow
+from flowrl.flows.flow import Flow
 from tests.environments import HIGH, LOW, Aim
 
 FLOWS = flowrl.available_flows()

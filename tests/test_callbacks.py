@@ -12,8 +12,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import flowrl
 from flowrl.callbacks import DensityFigure, FlowLogger, hyperparameters, parameter_groups
-from flowrl.density import action_log_prob, sample_actions
-from flowrl.policies.action_density import action_box
+from flowrl.policies.action_box import action_box
+from flowrl.policies.density import action_log_prob, sample_actions
 
 SMALL = {
     SAC: dict(learning_starts=20, batch_size=16, buffer_size=1_000),

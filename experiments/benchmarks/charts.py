@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.benchmarks.turns import UNITS
 from experiments.compare import COLORS
-from experiments.results import Row
+from experiments.reports.results import Row
 
 OURS, SB3, OTHERS = COLORS[0], "#888888", COLORS[1]
 TITLE, PANEL, BAR = 0.6, 0.9, 0.32  # inches: of the title, of a panel's title and axis, of a bar

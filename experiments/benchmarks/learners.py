@@ -11,7 +11,7 @@ from agents import hyperparameters, model_arguments
 from experiments.benchmarks.mode import Options
 from experiments.benchmarks.peers import jax_parameters, load, load_sbx, wait_for_jax
 from experiments.benchmarks.turns import Work
-from experiments.environments import find_environment, make_vector_environment
+from experiments.training.environments import find_environment, make_vector_environment
 
 SHORT = {"stable_baselines3": "SB3", "flowrl.algorithms": "flowrl", "sbx": "SBX"}
 

@@ -18,7 +18,7 @@ import torch
 from experiments.benchmarks.learners import Learner, flow_learners, gaussian, parameters
 from experiments.benchmarks.mode import Mode, Options
 from experiments.benchmarks.turns import MEGABYTES, Case, Contender, NotAvailable, Work
-from experiments.provenance import ROOT
+from experiments.training.provenance import ROOT
 
 SETTINGS = dict(learning_starts=2, buffer_size=10_000)
 MEGABYTE = 2**20

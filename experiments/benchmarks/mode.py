@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from experiments.benchmarks.charts import bar_chart
 from experiments.benchmarks.turns import Case
-from experiments.results import Row
+from experiments.reports.results import Row
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from experiments.benchmarks.turns import Case, Result
-from experiments.results import Row
+from experiments.reports.results import Row
 
 Summary = tuple[float | None, float | None, float | None]
 """Median, lowest, highest; None where nothing was measured."""

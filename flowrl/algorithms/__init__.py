@@ -1,6 +1,6 @@
-"""Stable-Baselines3's algorithms on a faster path: the same mathematics, interface and saved models; and cloning."""
+"""Who learns: one folder an algorithm, each on Stable-Baselines3's interface."""
 
-from flowrl.algorithms.behaviour_cloning import BehaviourCloning, Demonstrations
+from flowrl.algorithms.cloning import BehaviourCloning, Demonstrations
 from flowrl.algorithms.ppo import PPO
 from flowrl.algorithms.sac import SAC
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowrl.fit.importance import ImportanceEstimate, effective_sample_size, importance_estimate
 from flowrl.fit.monitor import Monitor
 from flowrl.fit.optimization import Optimization, check_positive, prepared
-from flowrl.importance import ImportanceEstimate, effective_sample_size, importance_estimate
 
 POINTS = 100  # of the curves
 FIRST_BETA = 0.01  # where annealing starts

@@ -7,12 +7,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from flowrl.kernels.flow import Step, StepKind
+from flowrl.kernels.spline import MAX_BINS
 from flowrl.layers.bijectors import LOG_SCALE_LIMIT, AffineBijector, Bijector, SplineBijector
 from flowrl.layers.conditioner import Conditioner
 from flowrl.layers.layer import Layer
 from flowrl.layers.linear import seeded_order
-from flowrl.native.flow import Step, StepKind
-from flowrl.native.spline import MAX_BINS
 from flowrl.transforms import Coupling, Transform
 
 

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
+from flowrl.kernels.flow import Step, StepKind
+from flowrl.kernels.spline import MAX_BINS
 from flowrl.layers.bijectors import Bijector, SplineBijector
 from flowrl.layers.layer import Layer
-from flowrl.native.flow import Step, StepKind
-from flowrl.native.spline import MAX_BINS
 from flowrl.transforms import Inverse, Transform
 
 

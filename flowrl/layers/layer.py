@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flowrl.native.flow import Step
+from flowrl.kernels.flow import Step
 from flowrl.transforms import Transform
 
 

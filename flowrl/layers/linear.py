@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from flowrl.kernels.flow import Step, StepKind
 from flowrl.layers.bijectors import LOG_SCALE_LIMIT
 from flowrl.layers.layer import Layer
-from flowrl.native.flow import Step, StepKind
 from flowrl.transforms import Affine, LULinear, Permutation, Shear, Transform, bounded
 
 MIN_STD = 1e-6  # what a feature that never varies counts as in a start from data

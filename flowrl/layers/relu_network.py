@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowrl.native.library import gradient_of_formula, is_traced
+from flowrl.kernels.library import gradient_of_formula, is_traced
 
 
 def relu_network(x: Tensor, context: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:

@@ -1,8 +1,8 @@
 """Flow policies for Stable-Baselines3; importing `flowrl` registers them as ``"FlowPolicy"`` and its kin."""
 
-from flowrl.policies.action_density import ActionDensity
-from flowrl.policies.actor import FlowCnnPolicy, FlowMultiInputPolicy, FlowPolicy
-from flowrl.policies.actor_critic import (
+from flowrl.policies.density import ActionDensity
+from flowrl.policies.off_policy import FlowCnnPolicy, FlowMultiInputPolicy, FlowPolicy
+from flowrl.policies.on_policy import (
     FlowActorCriticCnnPolicy,
     FlowActorCriticPolicy,
     FlowMultiInputActorCriticPolicy,

@@ -3,7 +3,7 @@
 from sb3_contrib.crossq import policies as crossq
 from sb3_contrib.tqc import policies as tqc
 
-from flowrl.policies.actor import FlowActorMixin, FlowActorPolicyMixin
+from flowrl.policies.off_policy import FlowActorMixin, FlowActorPolicyMixin
 
 
 class FlowTQCActor(FlowActorMixin, tqc.Actor):

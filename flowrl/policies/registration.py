@@ -7,7 +7,8 @@ from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from flowrl.policies import actor, actor_critic
+from flowrl.policies import off_policy as actor
+from flowrl.policies import on_policy as actor_critic
 
 NAMES = ("FlowPolicy", "FlowCnnPolicy", "FlowMultiInputPolicy")
 ON_POLICY = (

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowrl.native import spline as native
+from flowrl.kernels import spline as native
 from flowrl.transforms.transform import Transform
 
 RAW_LIMIT = 3.0  # bins differ by at most e^6 in width and in height, slopes at knots lie within e^3 of 1
@@ -18,7 +18,7 @@ class RationalQuadraticSpline(Transform):
 
     .. math:: y = y_k + h_k \frac{s \xi^2 + \delta_k \xi (1 - \xi)}{s + (\delta_{k+1} + \delta_k - 2 s) \xi (1 - \xi)}
 
-    On a CPU with a C compiler at hand a hand-written kernel does it all in one pass (`flowrl.native`); elsewhere, and
+    On a CPU with a C compiler at hand a hand-written kernel does it all in one pass (`flowrl.kernels`); elsewhere, and
     under `torch.compile`, the formulas below.
 
     :param raw: unconstrained widths (K), heights (K) and inner slopes (K - 1), shape ``(*, d, 3 K - 1)``; zeros are the

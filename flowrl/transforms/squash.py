@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
-from flowrl.native import squash as native
+from flowrl.kernels import squash as native
 from flowrl.transforms.transform import Transform
 
 

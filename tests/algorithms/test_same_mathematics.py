@@ -12,8 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from flowrl import algorithms
-from flowrl.algorithms import networks
-from flowrl.native import library
+from flowrl.kernels import library, networks
 from tests.environments import Aim, ReachGoal
 from tests.models import Precise, perturb
 

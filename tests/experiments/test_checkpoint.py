@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from stable_baselines3 import SAC
 
-from experiments.checkpoint import load_checkpoint, save_checkpoint
+from experiments.training.checkpoints import load_checkpoint, save_checkpoint
 from tests.environments import Aim
 
 

@@ -6,15 +6,15 @@ import pytest
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_wrapper
 
 from agents import SAC
-from experiments import environments
-from experiments.environments import (
+from experiments.training import environments
+from experiments.training.environments import (
     NonFiniteAction,
     NonFiniteObservation,
     find_environment,
     make_environment,
     make_vector_environment,
 )
-from experiments.errors import UsageError, did_you_mean
+from experiments.training.errors import UsageError, did_you_mean
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from experiments import compare, evaluate
-from experiments.run_directory import RunDirectory
+from experiments.training.run_directory import RunDirectory
 from tests.experiments.test_run import train
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from experiments import bayesian_logistic_regression, vae
+from experiments.studies import bayesian_logistic_regression, vae
 
 pytest.importorskip("sklearn", reason="the examples' data: pip install -e .[examples]")
 

@@ -1,4 +1,4 @@
-"""experiments/glow.py: images on their way to the line and back, and what the bits per dimension count."""
+"""experiments/studies/glow.py: images on their way to the line and back, and what the bits per dimension count."""
 
 import csv
 import math
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import glow
+from experiments.studies import glow
 
 
 class UniformPixels(nn.Module):

@@ -1,4 +1,4 @@
-"""`experiments/imitation.py` and its environment: a task that asks for a side, and demonstrations that take both."""
+"""`experiments/studies/imitation.py` and its environment: a task that asks for a side, and demonstrations that take both."""
 
 import csv
 import json
@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments import imitation
-from experiments.environments import find_environment, make_environment
-from experiments.obstacle import HORIZON, RADIUS, Demonstrator, distance_to_segment
+from experiments.studies import imitation
+from experiments.training.environments import find_environment, make_environment
+from flowrl.envs.obstacle import HORIZON, RADIUS, Demonstrator, distance_to_segment
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from experiments import collect, demonstrations, evaluate
+from experiments import collect, evaluate
 from experiments.run import main
-from experiments.run_directory import RunDirectory
+from experiments.training import demonstrations
+from experiments.training.run_directory import RunDirectory
 from flowrl.algorithms import SAC
 from tests.experiments.test_run import train
 

@@ -5,8 +5,8 @@ from gymnasium import spaces
 from torch import nn
 
 from agents import AGENTS, find_agent, hyperparameters
-from experiments.errors import UsageError
-from experiments.overrides import apply_overrides, constructor_types
+from experiments.training.errors import UsageError
+from experiments.training.overrides import apply_overrides, constructor_types
 
 OBSERVATIONS = spaces.Box(-1, 1, (3,))
 

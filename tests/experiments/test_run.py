@@ -20,9 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import flowrl
 from agents import AGENTS
-from experiments.callbacks import ProgressDisplay, TrainingClock
 from experiments.run import main, parse_arguments
-from experiments.run_directory import RunDirectory, read_csv
+from experiments.training.callbacks import ProgressDisplay, TrainingClock
+from experiments.training.run_directory import RunDirectory, read_csv
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -189,7 +189,7 @@ def test_resume_goes_on_where_the_run_ended(tmp_path, agent):
 
 
 def test_resume_restores_weights_optimiser_replay_buffer_and_normalization(tmp_path):
-    from experiments.environments import Environment, make_vector_environment
+    from experiments.training.environments import Environment, make_vector_environment
 
     path = train(tmp_path, "sac", "--set", "normalize=True", "--eval-every", "0")
     env = make_vector_environment(Environment("Pendulum-v1", "Pendulum"), 1, normalize=True, gamma=0.99)

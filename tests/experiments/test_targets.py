@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from experiments.targets import ENERGIES, SAMPLED, TARGETS
-from experiments.targets.blurred import TwoMoons, TwoSpirals
-from experiments.targets.pinwheel import turn, twist
-from experiments.targets.target import midpoints
+from experiments.tutorial.targets import ENERGIES, SAMPLED, TARGETS
+from experiments.tutorial.targets.blurred import TwoMoons, TwoSpirals
+from experiments.tutorial.targets.pinwheel import turn, twist
+from experiments.tutorial.targets.target import midpoints
 
 N = 20_000
 targets = pytest.mark.parametrize("name", TARGETS)

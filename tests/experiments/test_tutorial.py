@@ -1,4 +1,4 @@
-"""`experiments/tutorial.py`: a whole run in miniature, its checks, and the blocks of its document."""
+"""`experiments/tutorial/build.py`: a whole run in miniature, its checks, and the blocks of its document."""
 
 import csv
 import json
@@ -8,11 +8,11 @@ import shutil
 import pytest
 import torch
 
-from experiments import tutorial
-from experiments.gallery import fits, flows, one_dimension, transforms
-from experiments.gallery.document import Document, table
-from experiments.targets import TARGETS
-from experiments.targets.target import midpoints
+from experiments.tutorial import build as tutorial
+from experiments.tutorial import fits, flows, one_dimension, transforms
+from experiments.tutorial.document import Document, table
+from experiments.tutorial.targets import TARGETS
+from experiments.tutorial.targets.target import midpoints
 from flowrl.transforms import Affine
 
 DOCUMENT = tutorial.ROOT / "docs" / "tutorial.md"

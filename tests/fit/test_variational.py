@@ -8,7 +8,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from flowrl import Flow, fit_variational
 from flowrl.fit import VariationalFit
-from flowrl.importance import importance_estimate
+from flowrl.fit.importance import importance_estimate
 
 SHORT = dict(steps=20, samples=64, seed=0)
 

@@ -9,9 +9,9 @@ from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import AffineTransform, TanhTransform
 
 import flowrl
-from flowrl import recipes
+from flowrl.flows import recipes
+from tests.adapters.external_flows import EXTERNAL
 from tests.environments import Aim
-from tests.foreign_flows import FOREIGN
 from tests.models import OFF_POLICY, assert_same_policy, build, build_policy, head, observations, perturb
 
 
@@ -60,7 +60,7 @@ def transforms(features: int, context: int) -> list:
     return [AffineTransform(0.1, 1.5), *recipes.find_flow("affine")(features, context)]
 
 
-OWN = {"warped": Warped, "noise": Noise, "transforms": transforms} | FOREIGN
+OWN = {"warped": Warped, "noise": Noise, "transforms": transforms} | EXTERNAL
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def registered(monkeypatch):
 
 @pytest.mark.parametrize(
     ("algorithm", "flow"),
-    [*product(("SAC", "PPO"), OWN), *(("TRPO", flow) for flow in OWN if flow not in FOREIGN)],
+    [*product(("SAC", "PPO"), OWN), *(("TRPO", flow) for flow in OWN if flow not in EXTERNAL)],
 )
 def test_learns_saves_and_loads(algorithm, flow, tmp_path):
     env = Aim()

@@ -1,0 +1,51 @@
+"""Where results that documents quote are kept, and their one writer: a table, and beside it how it was made."""
+
+import argparse
+import csv
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.training.provenance import git_state, versions
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+Row = dict[str, Any]
+
+
+def results_parser(script: str, document: str | None) -> argparse.ArgumentParser:
+    """
+    The command line of a script that writes results.
+
+    :param script: its file's name
+    :param document: its docstring, whose first line describes it
+    :return: a parser that knows ``--output``
+    """
+    parser = argparse.ArgumentParser(prog=script, description=document.splitlines()[0] if document else None)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
+    return parser
+
+
+def write_results(directory: Path, name: str, rows: list[Row], made: Any = None) -> None:
+    """
+    Write ``NAME.csv`` and ``NAME.json``.
+
+    :param directory: where; made if it is not there
+    :param name: of the files
+    :param rows: the table, all rows with the same keys
+    :param made: how it was made; by default this process's command, with versions and commit
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / f"{name}.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    made = circumstances() if made is None else made
+    (directory / f"{name}.json").write_text(json.dumps(made, indent=2) + "\n")
+
+
+def circumstances() -> dict[str, Any]:
+    """This process's command, with versions and commit."""
+    return dict(command=shlex.join(["python", *sys.argv]), versions=versions(), git=git_state())

@@ -1,0 +1,1 @@
+"""What a training run does, from its arguments to its last model."""

@@ -1,0 +1,211 @@
+"""From an environment's name as people type it to vectorised environments that Stable-Baselines3 can train in."""
+
+import importlib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from experiments.training.errors import TrainingError, UsageError, did_you_mean
+from flowrl.envs.obstacle import HORIZON
+
+gym.register("Obstacle-v0", entry_point="flowrl.envs.obstacle:Obstacle", max_episode_steps=HORIZON)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """
+    A resolved environment.
+
+    :param id: the full Gymnasium id, with its module where the user named one
+    :param kwargs: what ``gymnasium.make`` needs beside the id
+    :param name: the short name, without namespace and version: the key of the hyperparameter tables
+    """
+
+    id: str
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def find_environment(name: str) -> Environment:
+    """
+    Resolve a short name (``HalfCheetah``), a full id (``HalfCheetah-v4``) or ``module:Id``.
+
+    :param name: what the user typed
+    :return: the environment; a short name gives the newest registered version
+    """
+    module, _, local_name = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UsageError(f"--env {name}: cannot import the module {module!r} ({error})") from None
+    prefix = f"{module}:" if module else ""
+
+    exact = {registered.lower(): spec for registered, spec in gym.registry.items()}
+    if local_name.lower() in exact:
+        spec = exact[local_name.lower()]
+        return Environment(prefix + spec.id, spec.name)
+    newest = _newest_versions()
+    if local_name.lower() in newest:
+        spec = newest[local_name.lower()]
+        return Environment(prefix + spec.id, spec.name)
+    # The continuous LunarLander is an id of its own in some versions of Gymnasium, an argument in others.
+    if local_name.lower() == "lunarlandercontinuous" and "lunarlander" in newest:
+        return Environment(newest["lunarlander"].id, "LunarLanderContinuous", dict(continuous=True))
+    versioned = re.search(r"-v\d+$", local_name) is not None
+    valid = gym.registry if versioned else [_short_name(spec) for spec in newest.values()]
+    raise UsageError(f"unknown environment {name!r}: {did_you_mean(local_name, valid)}")
+
+
+def _short_name(spec: EnvSpec) -> str:
+    return spec.name if spec.namespace is None else f"{spec.namespace}/{spec.name}"
+
+
+def _newest_versions() -> dict[str, EnvSpec]:
+    """The newest version of every registered environment, by short name in lower case."""
+    newest: dict[str, EnvSpec] = {}
+    for spec in gym.registry.values():
+        name = _short_name(spec).lower()
+        if name not in newest or (spec.version or 0) > (newest[name].version or 0):
+            newest[name] = spec
+    return newest
+
+
+def newest_ids(names: Iterable[str]) -> dict[str, str]:
+    """
+    What short names resolve to here.
+
+    :param names: short names
+    :return: the full id of each name that is registered
+    """
+    resolved = {}
+    for name in names:
+        try:
+            resolved[name] = find_environment(name).id
+        except UsageError:
+            continue
+    return resolved
+
+
+def make_environment(environment: Environment, **kwargs: Any) -> gym.Env:
+    """
+    Make one environment, and refuse what no agent here can act in.
+
+    :param environment: which one
+    :param kwargs: further arguments of ``gymnasium.make`` (``render_mode``)
+    :return: the environment
+    """
+    try:
+        env = gym.make(environment.id, **environment.kwargs, **kwargs)
+    except (ImportError, gym.error.DependencyNotInstalled) as error:
+        raise UsageError(_missing_package(environment, error)) from None
+    except (AttributeError, RuntimeError) as error:
+        if "MUJOCO_GL" not in os.environ:
+            raise
+        setting = f"MUJOCO_GL={os.environ['MUJOCO_GL']}"
+        raise UsageError(f"MuJoCo does not load with {setting} here ({error}); unset it, or try egl") from None
+    except gym.error.Error as error:
+        raise UsageError(f"cannot make {environment.id}: {error}") from None
+    space = env.action_space
+    if not isinstance(space, spaces.Box):
+        kind = type(space).__name__
+        hint = "; LunarLanderContinuous has one" if environment.name == "LunarLander" else ""
+        raise UsageError(
+            f"{environment.id} has a {kind} action space; agents need continuous actions (a finite Box){hint}"
+        )
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise UsageError(f"{environment.id} has an unbounded action space; agents need a Box with finite bounds")
+    return env
+
+
+def _missing_package(environment: Environment, error: Exception) -> str:
+    """Name the extra of flowrl that brings what an environment needs."""
+    entry_point = str(gym.spec(environment.id).entry_point)
+    for extra in ("mujoco", "box2d"):
+        if f".{extra}." in entry_point:
+            return f"{environment.id} needs the {extra!r} extra: pip install -e '.[{extra}]'"
+    if "_raise_mujoco_py_error" in entry_point:  # Gymnasium keeps the ids of versions it no longer ships
+        return f"{environment.id} is no longer part of Gymnasium: use {find_environment(environment.name).id}"
+    return f"{environment.id} cannot be made: {error}"
+
+
+class CheckFinite(VecEnvWrapper):
+    """
+    Stop at the first observation or action that is not a finite number.
+
+    It sits below ``VecNormalize``, whose running statistics one NaN would poison for good.
+
+    :param venv: the environments
+    """
+
+    def step_async(self, actions: np.ndarray) -> None:
+        if not np.isfinite(actions).all():
+            raise NonFiniteAction("the policy gave an action that is NaN or infinite")
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        self._check(observations)
+        for info in infos:
+            if "terminal_observation" in info:
+                self._check(info["terminal_observation"])
+        if not np.isfinite(rewards).all():
+            raise NonFiniteObservation("the environment gave a reward that is NaN or infinite")
+        return observations, rewards, dones, infos
+
+    def reset(self) -> VecEnvObs:
+        observations = self.venv.reset()
+        self._check(observations)
+        return observations
+
+    def _check(self, observations: VecEnvObs) -> None:
+        assert not isinstance(observations, tuple), "Stable-Baselines3 has no policies for tuples of observations"
+        named = observations if isinstance(observations, dict) else {"observation": observations}
+        for name, values in named.items():
+            if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+                where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+                raise NonFiniteObservation(f"the environment gave {name}[{where[-1]}] = {values[where]}")
+
+
+class NonFiniteObservation(TrainingError):
+    """The environment gave an observation or a reward that is NaN or infinite."""
+
+
+class NonFiniteAction(TrainingError):
+    """The policy gave an action that is NaN or infinite."""
+
+
+def make_vector_environment(
+    environment: Environment, n_envs: int, normalize: bool, gamma: float, training: bool = True, **kwargs: Any
+) -> VecEnv:
+    """
+    Several copies of an environment, stepped in turn, wrapped as training and evaluation need them.
+
+    :param environment: which one
+    :param n_envs: how many copies
+    :param normalize: whether to normalise observations and rewards by running statistics
+    :param gamma: the discount of the return by whose spread rewards are scaled
+    :param training: False for evaluation: the statistics stand still and rewards are left as they are
+    :param kwargs: further arguments of ``gymnasium.make``
+    :return: the vectorised environment
+    """
+    venv: VecEnv = DummyVecEnv([lambda: Monitor(make_environment(environment, **kwargs)) for _ in range(n_envs)])
+    venv = CheckFinite(venv)
+    if normalize:
+        # Images have their own scaling; VecNormalize is for vectors of floats.
+        is_vector = isinstance(venv.observation_space, spaces.Box) and not is_image_space(venv.observation_space)
+        venv = VecNormalize(venv, training=training, norm_obs=is_vector, norm_reward=training, gamma=gamma)
+    # As every algorithm does with its own: images become channels-first.
+    return BaseAlgorithm._wrap_env(venv)

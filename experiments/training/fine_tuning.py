@@ -1,0 +1,126 @@
+"""Fine-tuning: an agent of SAC's form that starts with the actor of another run, as a rule a cloned one."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.save_util import load_from_zip_file
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from agents import Agent, find_agent
+from experiments.training.checkpoints import NORMALIZATION
+from experiments.training.errors import UsageError
+from experiments.training.run_directory import RunDirectory
+
+# Steps for the new critics, at least. A clone of Pendulum's expert (return -146) fell to -1,650 when its actor moved
+# from the start or after 200 steps, to -1,200 after 1,000, and to -630 after 3,000, from where it was back in 1,500.
+MIN_CRITIC_WARMUP = 3_000
+
+
+def open_source(path: Path, agent: Agent, environment: str) -> RunDirectory:
+    """
+    The run whose actor another starts with.
+
+    :param path: its directory
+    :param agent: the agent that shall start with it
+    :param environment: the id of the environment that it shall act in
+    :return: the run
+    """
+    run = RunDirectory.open(path)
+    config = run.config
+    source = find_agent(config["agent"])
+    if agent.table != "sac":
+        raise UsageError(f"--from: {agent.name} starts from no other run; flow-sac and sac do")
+    if source.table not in ("sac", "bc") or source.flow != agent.flow:
+        fitting = f"use --agent {'flow-' if source.flow else ''}sac" if source.table != "ppo" else "its actor is PPO's"
+        raise UsageError(f"--from {path}: {agent.name} cannot start with the actor of {source.name}; {fitting}")
+    if config["environment"]["id"] != environment:
+        raise UsageError(f"--from {path}: its environment is {config['environment']['id']}, not {environment}")
+    return run
+
+
+def settings_of_source(settings: dict[str, Any], source: RunDirectory) -> dict[str, Any]:
+    """
+    Hyperparameters with the policy of another run.
+
+    :param settings: the agent's own
+    :param source: the other run
+    :return: the same, with the other's networks, flow and normalisation of observations, and steps enough for critics
+    """
+    config = source.config
+    return settings | dict(
+        policy_kwargs=config["hyperparameters"]["policy_kwargs"],
+        normalize=config["normalize"],
+        learning_starts=max(settings["learning_starts"], MIN_CRITIC_WARMUP),
+    )
+
+
+def take_actor(model: BaseAlgorithm, source: RunDirectory) -> None:
+    """
+    Give a new model the actor of another run's best model, and the statistics by which its observations are normalised.
+
+    :param model: a model of SAC's form
+    :param source: the other run
+    """
+    which = next((which for which in ("best", "last") if (source.path / f"{which}_model.zip").exists()), None)
+    if which is None:
+        raise UsageError(f"--from {source.path}: it has no model yet")
+    _, parameters, _ = load_from_zip_file(source.path / f"{which}_model.zip", device=model.device)
+    weights: Any = parameters["policy"]
+    actor = {name.removeprefix("actor."): value for name, value in weights.items() if name.startswith("actor.")}
+    try:
+        model.actor.load_state_dict(actor)  # type: ignore[attr-defined]
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UsageError(
+            f"--from {source.path}: the actors differ ({reason}); leave out --flow and --set policy_kwargs..., which "
+            "are taken from there"
+        ) from error
+    normalization = model.get_vec_normalize_env()
+    if normalization is not None:
+        with open(source.path / f"{which}_{NORMALIZATION}", "rb") as file:
+            normalization.obs_rms = pickle.load(file).obs_rms
+
+
+class CriticWarmup(BaseCallback):
+    """
+    Hold the actor and the temperature still until the critics, which are new, have learned what the actor is worth.
+
+    :param until: the step from which all learn
+    """
+
+    def __init__(self, until: int) -> None:
+        super().__init__()
+        self.until = until
+        self.hooks: list[RemovableHandle] = []
+
+    def _on_training_start(self) -> None:
+        if self.num_timesteps < self.until:
+            self.optimizers = [self.model.actor.optimizer, self.model.ent_coef_optimizer]  # type: ignore[attr-defined]
+            self.optimizers = [optimizer for optimizer in self.optimizers if optimizer is not None]
+            self.hooks = [optimizer.register_step_pre_hook(_zero_gradients) for optimizer in self.optimizers]
+
+    def _on_step(self) -> bool:
+        if self.hooks and self.num_timesteps >= self.until:
+            self._on_training_end()
+            for optimizer in self.optimizers:
+                for state in optimizer.state.values():  # Adam corrects its moments for the number of its steps
+                    state["step"].zero_()
+        return True
+
+    def _on_training_end(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks.clear()
+
+
+@torch.no_grad()
+def _zero_gradients(optimizer: Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.zero_()

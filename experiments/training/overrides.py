@@ -1,0 +1,142 @@
+"""``--set key=value``: any hyperparameter from the command line, checked against the constructors that take it."""
+
+import ast
+import inspect
+import types
+from collections.abc import Iterable
+from copy import deepcopy
+from typing import Any, Union, get_args, get_origin
+
+from gymnasium import spaces
+from torch import nn
+
+from agents import Agent
+from agents.hyperparameters import Hyperparameters
+from experiments.training.errors import UsageError, did_you_mean
+
+# What the run itself decides (other flags), or what the environment does.
+NOT_SETTABLE = {
+    *("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "policy_kwargs"),
+    *("_init_setup_model", "observation_space", "action_space", "lr_schedule"),
+}
+# Hyperparameters that are not an argument of the algorithm: see agents/hyperparameters.py.
+OWN_KEYS: dict[str, Any] = {"normalize": bool}
+
+
+def apply_overrides(
+    settings: Hyperparameters, overrides: Iterable[str], agent: Agent, observation_space: spaces.Space
+) -> Hyperparameters:
+    """
+    Lay ``key=value`` pairs over hyperparameters.
+
+    :param settings: the hyperparameters of the table
+    :param overrides: ``learning_starts=100``, ``policy_kwargs.net_arch=[64,64]``, ...
+    :param agent: whose algorithm and policy say which keys there are
+    :param observation_space: it chooses the policy class
+    :return: new hyperparameters
+    """
+    types_of = OWN_KEYS | constructor_types(agent.algorithm)
+    policy_types = constructor_types(agent.policy_class(observation_space))
+    types_of |= {f"policy_kwargs.{key}": annotation for key, annotation in policy_types.items()}
+    result = deepcopy(settings)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UsageError(f"--set {override}: expected key=value, for example --set batch_size=512")
+        if key not in types_of:
+            raise UsageError(f"--set {key}: unknown key; {did_you_mean(key, types_of)}")
+        value = convert(parse(text), types_of[key], key)
+        target = result
+        *parents, name = key.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[name] = value
+    return result
+
+
+def constructor_types(cls: type) -> dict[str, Any]:
+    """
+    The settable arguments of a constructor and of those that it passes ``**kwargs`` on to.
+
+    :param cls: the class
+    :return: every argument's annotation (``Any`` where there is none to check by)
+    """
+    result: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                unknown = parameter.annotation is parameter.empty or isinstance(parameter.annotation, str)
+                result.setdefault(parameter.name, Any if unknown else parameter.annotation)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return {name: annotation for name, annotation in result.items() if name not in NOT_SETTABLE}
+
+
+def parse(text: str) -> Any:
+    """
+    Read a value as Python would; what is no literal is a string.
+
+    :param text: ``100``, ``1e-3``, ``[64,64]``, ``None``, ``auto``
+    :return: the value
+    """
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def convert(value: Any, annotation: Any, key: str) -> Any:
+    """
+    Check a value against its annotation; an activation function may be given by its name in ``torch.nn``.
+
+    :param value: the parsed value
+    :param annotation: the constructor's annotation
+    :param key: for the error message
+    :return: the value to pass
+    """
+    if annotation == type[nn.Module]:
+        activation = getattr(nn, str(value), None)
+        if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
+            raise UsageError(f"--set {key}={value}: expected a class of torch.nn, for example ReLU or Tanh")
+        return activation
+    if not _fits(value, annotation):
+        raise UsageError(f"--set {key}={value}: expected {_describe(annotation)}, got {type(value).__name__}")
+    return value
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if annotation is None or annotation is type(None):
+        return value is None
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
+    if origin is tuple:
+        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if origin is not None or not isinstance(annotation, type):
+        return False  # a callable or a class: nothing that a command line can say
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, annotation)
+
+
+def _describe(annotation: Any) -> str:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(_describe(argument) for argument in get_args(annotation) if not _is_callable(argument))
+    if annotation is None or annotation is type(None):
+        return "None"
+    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+
+
+def _is_callable(annotation: Any) -> bool:
+    return "Callable" in str(annotation)

@@ -1,0 +1,263 @@
+"""The one writer and the one reader of run directories.
+
+::
+
+    runs/HalfCheetah-v5/flow-sac/2026-01-31_12-00-00_seed0/
+        config.json             arguments, hyperparameters, versions, git commit, command lines
+        progress.csv            every scalar that Stable-Baselines3 logs
+        events.out.tfevents...  the same and the figures, for TensorBoard
+        evaluations.csv         one row per evaluation
+        best_model.zip          the model of the best evaluation  (and best_vecnormalize.pkl)
+        last_model.zip          the model at the end              (and last_vecnormalize.pkl)
+        checkpoints/step_50000  what --resume reads
+"""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.vec_env import VecEnv
+
+from experiments.training import checkpoints as checkpoint
+from experiments.training.errors import UsageError
+
+EVALUATION_COLUMNS = (
+    *("step", "mean_return", "std_return", "min_return", "max_return", "episodes", "mean_length"),
+    *("wall_seconds", "training_seconds", "steps_per_second"),
+)
+# Replay buffers are large: only the newest checkpoints keep theirs; one more than needed, should the newest be broken.
+FULL_CHECKPOINTS = 2
+
+
+class RunDirectory:
+    """
+    A directory that one training run fills, over as many sessions as it takes.
+
+    :param path: the directory
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, logdir: Path, environment: str, agent: str, seed: int) -> "RunDirectory":
+        """
+        Make a new run directory.
+
+        :param logdir: the parent of all runs
+        :param environment: the environment's id
+        :param agent: the agent's name
+        :param seed: the seed
+        :return: the run directory, empty
+        """
+        parent = logdir / environment.rpartition(":")[2].replace("/", "_") / agent
+        name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_seed{seed}"
+        for suffix in ("", *(f"_{i}" for i in range(2, 1000))):
+            path = parent / (name + suffix)
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:  # two runs in one second
+                continue
+            except OSError as error:
+                raise UsageError(f"--logdir {logdir}: cannot write there ({error.strerror})") from None
+            return cls(path)
+        raise UsageError(f"--logdir {logdir}: no free name for a run under {parent}")
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """
+        Open a run directory that is there.
+
+        :param path: the directory
+        :return: the run directory
+        """
+        if not (path / "config.json").is_file():
+            found = sorted(candidate.parent for candidate in path.glob("**/config.json"))
+            hint = f"; the newest run below it is {found[-1]}" if found else ""
+            raise UsageError(f"{path} is no run directory (it has no config.json){hint}")
+        return cls(path)
+
+    # -- configuration ------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the run was started with."""
+        try:
+            return json.loads((self.path / "config.json").read_text())
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{self.path / 'config.json'} is not valid JSON ({error})") from None
+
+    @config.setter
+    def config(self, config: dict[str, Any]) -> None:
+        unfinished = self.path / ".config.json.unfinished"
+        unfinished.write_text(json.dumps(config, indent=2, default=str) + "\n")
+        os.replace(unfinished, self.path / "config.json")
+
+    # -- curves -------------------------------------------------------------------------------------------------
+
+    def logger(self) -> Logger:
+        """A logger that writes (or goes on writing) ``progress.csv`` and TensorBoard events."""
+        formats = [AppendingCSV(str(self.path / "progress.csv")), TensorBoardOutputFormat(str(self.path))]
+        return Logger(str(self.path), formats)
+
+    def add_evaluation(self, row: dict[str, float]) -> None:
+        """
+        Append a row to ``evaluations.csv``.
+
+        :param row: a value for each of ``EVALUATION_COLUMNS``
+        """
+        path = self.path / "evaluations.csv"
+        is_new = not path.exists()
+        with open(path, "a", newline="") as file:
+            writer = csv.DictWriter(file, EVALUATION_COLUMNS)
+            if is_new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def evaluations(self) -> list[dict[str, float]]:
+        """The rows of ``evaluations.csv``."""
+        return [{key: float(value) for key, value in row.items()} for row in read_csv(self.path / "evaluations.csv")]
+
+    def progress(self) -> list[dict[str, str]]:
+        """The rows of ``progress.csv``; what was not logged at a step is empty."""
+        return read_csv(self.path / "progress.csv")
+
+    def forget_after(self, step: int) -> None:
+        """
+        Drop the evaluations, logs and checkpoints after a step, before training goes on from there.
+
+        :param step: the step of the checkpoint that training goes on from
+        """
+        for name, column in (("evaluations.csv", "step"), ("progress.csv", "time/total_timesteps")):
+            rows = read_csv(self.path / name)
+            kept = [row for row in rows if not row.get(column) or float(row[column]) <= step]
+            if len(kept) < len(rows):
+                with open(self.path / name, "w", newline="") as file:
+                    writer = csv.DictWriter(file, list(rows[0]))
+                    writer.writeheader()
+                    writer.writerows(kept)
+        for path in self.checkpoints():
+            if checkpoint_step(path) > step:
+                shutil.rmtree(path)
+
+    # -- models -------------------------------------------------------------------------------------------------
+
+    def save_model(self, model: BaseAlgorithm, which: str) -> None:
+        """
+        Save ``best_model.zip`` or ``last_model.zip``.
+
+        :param model: the model
+        :param which: ``"best"`` or ``"last"``
+        """
+        checkpoint.save_model(model, self.path, prefix=f"{which}_")
+
+    def load_model(self, algorithm: type[BaseAlgorithm], which: str, env: VecEnv, device: str) -> BaseAlgorithm:
+        """
+        Load ``best_model.zip`` or ``last_model.zip``.
+
+        :param algorithm: the model's class
+        :param which: ``"best"`` or ``"last"``
+        :param env: where the model will act
+        :param device: where the model shall live
+        :return: the model
+        """
+        path = self.path / f"{which}_model.zip"
+        if not path.exists():
+            others = sorted(other.name.partition("_")[0] for other in self.path.glob("*_model.zip"))
+            hint = f"--model {others[0]}" if others else "train it first"
+            raise UsageError(f"{self.path} has no {path.name}: {hint}")
+        try:
+            return checkpoint.load_model(algorithm, self.path, env, device, prefix=f"{which}_")
+        except Exception as error:  # a broken file can fail in any way
+            raise UsageError(f"{path} does not load ({_first_line(error)})") from error
+
+    def save_checkpoint(self, model: BaseAlgorithm) -> None:
+        """
+        Save a checkpoint at the model's step, and drop the replay buffers of older ones.
+
+        :param model: the model
+        """
+        checkpoint.save_checkpoint(model, self.path / "checkpoints" / f"step_{model.num_timesteps}")
+        for old in self.checkpoints()[:-FULL_CHECKPOINTS]:
+            (old / checkpoint.REPLAY_BUFFER).unlink(missing_ok=True)
+
+    def checkpoints(self) -> list[Path]:
+        """All complete checkpoints, oldest first."""
+        return sorted((self.path / "checkpoints").glob("step_*"), key=checkpoint_step)
+
+    def load_checkpoint(
+        self, algorithm: type[BaseAlgorithm], path: Path | None, env: VecEnv, device: str
+    ) -> BaseAlgorithm:
+        """
+        Load a checkpoint.
+
+        :param algorithm: the model's class
+        :param path: which one; the newest by default
+        :param env: the training environment
+        :param device: where the model shall live
+        :return: the model
+        """
+        checkpoints = self.checkpoints()
+        path = path or (checkpoints[-1] if checkpoints else None)
+        if path is None:
+            raise UsageError(f"{self.path} has no checkpoint to resume from: start the run again without --resume")
+        try:
+            return checkpoint.load_checkpoint(algorithm, path, env, device)
+        except Exception as error:  # a broken file can fail in any way
+            older = [other for other in checkpoints if checkpoint_step(other) < checkpoint_step(path)]
+            cure = f"resume from an older one: --resume {older[-1]}" if older else "start the run again"
+            raise UsageError(f"the checkpoint {path} does not load ({_first_line(error)}); {cure}") from error
+
+
+class AppendingCSV(CSVOutputFormat):
+    """
+    Stable-Baselines3's CSV writer, which does not begin the file anew when a run is resumed.
+
+    :param filename: the file
+    """
+
+    def __init__(self, filename: str) -> None:
+        rows = Path(filename).read_text().splitlines() if os.path.exists(filename) else []
+        if not rows:
+            super().__init__(filename)
+            return
+        self.file = open(filename, "r+")
+        self.file.seek(0, os.SEEK_END)
+        self.keys = rows[0].split(",")
+        self.separator, self.quotechar = ",", '"'
+
+
+def checkpoint_step(path: Path) -> int:
+    """
+    The step that a checkpoint was saved at.
+
+    :param path: the checkpoint's directory
+    :return: the step
+    """
+    number = path.name.rpartition("_")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """
+    Read a CSV file.
+
+    :param path: the file; no file is no rows
+    :return: one dictionary per row
+    """
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _first_line(error: Exception) -> str:
+    lines: Sequence[str] = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,363 @@
+"""One training run from its arguments to its last model: started fresh or resumed."""
+
+import math
+import os
+import shlex
+from argparse import Namespace
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from rich.console import Console
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+import flowrl
+from agents import Agent, find_agent, hyperparameters, make_agent, model_arguments
+from experiments.training import demonstrations
+from experiments.training.callbacks import (
+    Checkpoints,
+    DumpLogs,
+    Evaluation,
+    Interruption,
+    ProgressDisplay,
+    TrainingClock,
+    say,
+)
+from experiments.training.environments import (
+    Environment,
+    NonFiniteAction,
+    NonFiniteObservation,
+    find_environment,
+    make_environment,
+    make_vector_environment,
+)
+from experiments.training.errors import TrainingError, UsageError, did_you_mean
+from experiments.training.fine_tuning import CriticWarmup, open_source, settings_of_source, take_actor
+from experiments.training.overrides import apply_overrides
+from experiments.training.provenance import ROOT, session
+from experiments.training.run_directory import RunDirectory
+from flowrl.algorithms import BehaviourCloning
+from flowrl.callbacks import DensityFigure, FlowLogger
+
+MAX_LOG_EVERY = 1_000  # steps; short runs log more often
+INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
+
+
+def start(arguments: Namespace) -> int:
+    """
+    Train a new agent.
+
+    :param arguments: the command line
+    :return: the exit code
+    """
+    environment = find_environment(arguments.env)
+    try:
+        agent = find_agent(arguments.agent or "flow-sac")
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    device, seed = check_device(arguments.device), arguments.seed or 0
+    probe = make_environment(environment)
+    probe.close()
+    check_source_of_learning(agent, arguments)
+    source = open_source(Path(arguments.source), agent, environment.id) if arguments.source else None
+
+    settings = hyperparameters(agent.table, environment.name)
+    if source is not None:
+        settings = settings_of_source(settings, source)
+    settings = apply_overrides(settings, arguments.set or (), agent, probe.observation_space)
+    steps = arguments.steps or settings["steps"]
+    n_envs = arguments.num_envs or settings["n_envs"]
+    if not any(override.startswith("gradient_steps=") for override in arguments.set or ()):
+        settings = keep_update_ratio(settings, n_envs)
+    policy_kwargs = settings.setdefault("policy_kwargs", {})
+    if agent.flow:
+        # Named in full, so that the run means the same when the library's default changes.
+        policy_kwargs["flow"] = check_flow(arguments.flow or policy_kwargs.get("flow", flowrl.DEFAULT_FLOW))
+    elif arguments.flow:
+        raise UsageError(f"--flow {arguments.flow}: {agent.name} has a Gaussian policy; use --agent flow-{agent.name}")
+
+    # With an actor to start with, it acts from the first step on; only the critics need those steps.
+    critic_warmup = settings["learning_starts"] if source is not None else 0
+    if source is not None:
+        settings["learning_starts"] = 0
+
+    config = dict(
+        environment=asdict(environment),
+        agent=agent.name,
+        flow=policy_kwargs.get("flow"),
+        seed=seed,
+        steps=steps,
+        n_envs=n_envs,
+        normalize=settings["normalize"],
+        plain=bool(arguments.plain),
+        demonstrations=arguments.demos,
+        source=None if source is None else str(source.path.resolve()),
+        critic_warmup=critic_warmup,
+        eval_every=min(10_000, max(steps // 5, 1)) if arguments.eval_every is None else arguments.eval_every,
+        eval_episodes=10 if arguments.eval_episodes is None else arguments.eval_episodes,
+        checkpoint_every=50_000 if arguments.checkpoint_every is None else arguments.checkpoint_every,
+        hyperparameters=model_arguments(settings),
+        arguments=vars(arguments),
+        sessions=[],
+    )
+    env = make_vector_environment(environment, n_envs, settings["normalize"], settings["gamma"])
+    try:
+        model = make_agent(
+            agent, env, deepcopy(config["hyperparameters"]), plain=config["plain"], seed=seed, device=device
+        )
+    except (ValueError, AssertionError, TypeError) as error:
+        raise UsageError(f"{agent.name} refuses these hyperparameters: {error}") from error
+    if source is not None:
+        take_actor(model, source)
+    imitate(model, config)
+    run = RunDirectory.create(Path(arguments.logdir), environment.id, agent.name, seed)
+    return train(run, config, model, bar=not arguments.no_progress)
+
+
+def check_source_of_learning(agent: Agent, arguments: Namespace) -> None:
+    """
+    Refuse cloning without demonstrations, and demonstrations for what does not clone.
+
+    :param agent: the agent
+    :param arguments: the command line
+    """
+    if agent.imitates and not arguments.demos:
+        raise UsageError(
+            f"{agent.name} learns from demonstrations: add --demos NAME, a local Minari data set "
+            "(python experiments/collect.py RUN_DIR --name NAME records one)"
+        )
+    if arguments.demos and not agent.imitates:
+        prefix = "flow-" if agent.flow else ""
+        raise UsageError(
+            f"--demos: {agent.name} learns from rewards; clone with --agent {prefix}bc, then fine-tune with "
+            f"--agent {prefix}sac --from RUN_DIR"
+        )
+    if agent.imitates and (arguments.num_envs or 1) > 1:
+        raise UsageError(f"--num-envs {arguments.num_envs}: {agent.name} learns without stepping in an environment")
+
+
+def imitate(model: BaseAlgorithm, config: dict[str, Any]) -> None:
+    """
+    Give a cloning model its demonstrations; any other is left alone.
+
+    :param model: the model
+    :param config: the run's configuration
+    """
+    if isinstance(model, BehaviourCloning):
+        probe = make_environment(Environment(**config["environment"]))
+        assert isinstance(probe.action_space, spaces.Box)  # make_environment refuses any other
+        train, held_out = demonstrations.load(config["demonstrations"], probe.observation_space, probe.action_space)
+        probe.close()
+        model.imitate(train, held_out if len(held_out) else None)
+
+
+def keep_update_ratio(settings: dict[str, Any], n_envs: int) -> dict[str, Any]:
+    """
+    As many updates a step as with the table's number of environments: more of them side by side bring more steps.
+
+    :param settings: the hyperparameters; only an off-policy algorithm's hold ``gradient_steps``
+    :param n_envs: environments side by side
+    :return: the hyperparameters for that many environments
+    """
+    if settings.get("gradient_steps", -1) < 0:  # -1: Stable-Baselines3 itself counts the steps
+        return settings
+    gradient_steps = settings["gradient_steps"] * n_envs / settings["n_envs"]
+    return settings | dict(gradient_steps=max(round(gradient_steps), 1))
+
+
+def resume(arguments: Namespace) -> int:
+    """
+    Go on with a run from its newest checkpoint, or from the checkpoint that is named.
+
+    :param arguments: the command line
+    :return: the exit code
+    """
+    for name in ("env", "agent", "seed", "num_envs", "flow", "set", "plain", "demos", "source"):
+        if getattr(arguments, name) is not None:
+            flag = {"source": "from"}.get(name, name.replace("_", "-"))
+            raise UsageError(f"--{flag} cannot change when a run is resumed; drop --{flag}, or start a new run")
+    path = Path(arguments.resume)
+    named = path if path.parent.name == "checkpoints" else None
+    run = RunDirectory.open(path.parent.parent if named else path)
+    config = run.config
+    for name in ("steps", "eval_every", "eval_episodes", "checkpoint_every"):
+        if getattr(arguments, name) is not None:
+            config[name] = getattr(arguments, name)
+    environment = Environment(**config["environment"])
+    find_environment(environment.id)  # imports the module that registers it
+    settings = config["hyperparameters"]
+    env = make_vector_environment(environment, config["n_envs"], config["normalize"], settings["gamma"])
+    agent = find_agent(config["agent"])
+    algorithm = agent.plain_algorithm if config.get("plain") else agent.algorithm
+    model = run.load_checkpoint(algorithm, named, env, check_device(arguments.device))
+    step = model.num_timesteps
+    if step >= config["steps"]:
+        raise UsageError(f"{run.path} is complete at {step:,} steps; to train on, add --steps {2 * config['steps']}")
+    imitate(model, config)
+    run.forget_after(step)
+    # The environment starts a new episode; with the first seed again it would replay the start of the run.
+    model.set_random_seed(config["seed"] + step)
+    return train(run, config, model, bar=not arguments.no_progress)
+
+
+def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, bar: bool) -> int:
+    """
+    Train a model to its last step, or until it is interrupted.
+
+    :param run: where everything is written
+    :param config: what ``config.json`` holds
+    :param model: the model, new or resumed
+    :param bar: whether to show a progress bar (where stdout is a terminal)
+    :return: the exit code
+    """
+    config["sessions"].append(session(model))
+    run.config = config
+    console, clock = Console(), TrainingClock()
+    environment = Environment(**config["environment"])
+    say(
+        console,
+        f"{config['agent']} on {environment.id}, {config['steps']:,} steps, seed {config['seed']}, on {model.device}",
+    )
+    say(console, f"writing {run.path}")
+
+    evaluation_env = make_vector_environment(
+        environment, 1, config["normalize"], config["hyperparameters"]["gamma"], training=False
+    )
+    evaluation = Evaluation(
+        run,
+        evaluation_env,
+        every=config["eval_every"],
+        episodes=config["eval_episodes"],
+        seed=config["seed"],
+        clock=clock,
+        console=console,
+    )
+    log_every = min(MAX_LOG_EVERY, max(config["steps"] // 10, 1))
+    interruption = Interruption()
+    progress = ProgressDisplay(last_step(model, config["steps"]), clock, console, bar=bar and console.is_terminal)
+    callbacks: list[BaseCallback] = [
+        DensityFigure(config["eval_every"]),
+        evaluation,
+        FlowLogger(log_every),
+        DumpLogs(log_every),
+        Checkpoints(run, config["checkpoint_every"]),
+        progress,
+        interruption,
+        CriticWarmup(config.get("critic_warmup", 0)),
+    ]
+    logger = run.logger()
+    model.set_logger(logger)
+    try:
+        with progress, interruption:
+            model.learn(
+                config["steps"] - model.num_timesteps,
+                callback=callbacks,
+                log_interval=None if isinstance(model, OffPolicyAlgorithm) else 1,  # type: ignore[arg-type]
+                reset_num_timesteps=False,
+            )
+        if interruption.requested:
+            interruption.forget_unfinished_rollout()
+            run.save_checkpoint(model)
+            run.save_model(model, "last")
+            say(console, f"interrupted and saved at step {model.num_timesteps:,}; to go on:")
+            say(console, f"    {resume_command(run)}")
+            return INTERRUPTED
+        evaluation.evaluate_at_end()
+        run.save_checkpoint(model)
+        run.save_model(model, "last")
+    except (TrainingError, ValueError) as error:
+        raise explain(error, run, model) from error
+    finally:
+        logger.close()
+        evaluation_env.close()
+        model.env.close()  # type: ignore[union-attr]
+    say(console, f"done: {model.num_timesteps:,} steps in {run.path}")
+    say(console, f"    curves      tensorboard --logdir {run.path}")
+    say(console, f"    evaluation  python experiments/evaluate.py {run.path}")
+    return 0
+
+
+def last_step(model: BaseAlgorithm, steps: int) -> int:
+    """
+    The step at which training ends: on-policy algorithms finish the rollout that they have begun.
+
+    :param model: the model
+    :param steps: the steps that were asked for
+    :return: the steps that are taken
+    """
+    if not isinstance(model, OnPolicyAlgorithm):
+        return steps
+    rollout = model.n_steps * model.n_envs
+    return model.num_timesteps + math.ceil((steps - model.num_timesteps) / rollout) * rollout
+
+
+def explain(error: Exception, run: RunDirectory, model: BaseAlgorithm) -> Exception:
+    """
+    Say what to do about an error that ended training; save what was learned where it is sound.
+
+    :param error: what was raised
+    :param run: the run
+    :param model: the model
+    :return: the error to raise
+    """
+    sound = all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+    if sound and isinstance(error, NonFiniteObservation):
+        run.save_checkpoint(model)
+        return TrainingError(
+            f"{error}. Mend the environment (it must give finite numbers: bound its state, check divisions), then go "
+            f"on from step {model.num_timesteps:,}, where everything is saved: {resume_command(run)}"
+        )
+    if not sound or isinstance(error, NonFiniteAction):
+        checkpoints = run.checkpoints()
+        cure = f"the last sound checkpoint is {checkpoints[-1]}" if checkpoints else "no checkpoint was saved yet"
+        return TrainingError(
+            f"training has diverged: the policy's weights or actions are not finite at step {model.num_timesteps:,}. "
+            f"Start again with a smaller --set learning_rate=..., or --set normalize=True; {cure}"
+        )
+    return error
+
+
+def resume_command(run: RunDirectory) -> str:
+    """
+    The command that goes on with a run.
+
+    :param run: the run
+    :return: what to type
+    """
+    return f"python {_relative(ROOT / 'experiments' / 'run.py')} --resume {shlex.quote(str(run.path))}"
+
+
+def check_device(name: str | None) -> str:
+    """
+    Refuse a device that is not there, where Stable-Baselines3 would quietly take another.
+
+    :param name: ``auto``, ``cpu`` or ``cuda``
+    :return: the name
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no CUDA device here; use --device cpu (or auto)")
+    return name or "auto"
+
+
+def check_flow(name: Any) -> Any:
+    """
+    Refuse an unknown flow.
+
+    :param name: the recipe's name
+    :return: the name
+    """
+    flows = flowrl.available_flows()
+    if name not in flows:
+        raise UsageError(f"unknown flow {name!r}: {did_you_mean(str(name), flows)}")
+    return name
+
+
+def _relative(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)

@@ -1,0 +1,71 @@
+"""Bring your own flow: any distribution with `log_prob` and `rsample` under this library's interface."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import TransformedDistribution
+
+from flowrl.flows.distribution import ReparameterizedDistribution
+
+CENTER_SAMPLES = 64  # draws among which the densest stands for a distribution without any mode or mean
+
+
+class ExternalDistribution(ReparameterizedDistribution):
+    """Wraps what a module of another library returned for a context (zuko's flows do as they are).
+
+    :param distribution: has ``log_prob`` and ``rsample``, or zuko's ``rsample_and_log_prob``, over vectors of size d
+    :param features: d
+    :raises ValueError: if it lacks them, or is over something else
+    """
+
+    def __init__(self, distribution: Any, features: int):
+        for method in ("log_prob", "rsample"):
+            if not callable(getattr(distribution, method, None)):
+                raise ValueError(
+                    f"A flow must return a distribution with log_prob and rsample; "
+                    f"{type(distribution).__name__} has no {method}."
+                )
+        event_shape = tuple(getattr(distribution, "event_shape", (features,)))
+        if event_shape != (features,):
+            raise ValueError(
+                f"A flow over {features} features must have event shape ({features},), got {event_shape}; wrap "
+                "elementwise distributions in torch.distributions.Independent."
+            )
+        super().__init__(torch.Size(getattr(distribution, "batch_shape", ())), features)
+        self.distribution = distribution
+
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        shape = torch.Size(sample_shape)
+        fused = getattr(self.distribution, "rsample_and_log_prob", None)
+        if fused is not None:
+            return fused(shape)
+        x = self.distribution.rsample(shape)
+        return x, self.distribution.log_prob(x)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.distribution.log_prob(value)
+
+    def center(self) -> Tensor:
+        """The base's mean pushed through (torch's or zuko's flow), else its own mean, else the densest of a draw."""
+        distribution = self.distribution
+        if isinstance(distribution, TransformedDistribution):
+            x = distribution.base_dist.mean
+            for transform in distribution.transforms:
+                x = transform(x)
+            return x
+        if hasattr(distribution, "transform") and hasattr(distribution, "base"):  # zuko: transform maps data to noise
+            return distribution.transform.inv(distribution.base.mean.expand(*self.batch_shape, -1))
+        try:
+            return distribution.mean
+        except (NotImplementedError, AttributeError):
+            return densest(self)
+
+
+def densest(distribution: ReparameterizedDistribution) -> Tensor:
+    """The densest of a draw that is always the same and leaves torch's random numbers alone, shape ``(*batch, d)``."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x, log_prob = distribution.rsample_and_log_prob((CENTER_SAMPLES,))
+    best = log_prob.argmax(0)[None, ..., None].expand(1, *x.shape[1:])
+    return x.gather(0, best).squeeze(0)

@@ -1,0 +1,155 @@
+"""Behaviour cloning: the actor of SAC, flow or Gaussian, fitted to demonstrations by maximum likelihood."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import sac
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import RolloutReturn
+from torch import Tensor
+
+from flowrl.policies.action_box import action_box
+from flowrl.policies.density import action_log_prob
+
+# Where a demonstrated action lies on the edge of the box, or nearer to it than this (in half-widths of the box), its
+# likelihood is that of the action so far inside: the edge itself is the image of u = tanh^-1(1) = infinity.
+EDGE = 1e-4
+HELD_OUT_BATCH = 4_096
+
+Observations = NDArray[Any] | dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """
+    States and what was done in them.
+
+    :param observations: as the environment gives them (not normalised), one row a step; a dictionary of such arrays
+        where the environment gives dictionaries
+    :param actions: in the environment's units, shape ``(steps, *action_shape)``
+    """
+
+    observations: Observations
+    actions: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def take(self, index: Any) -> "Demonstrations":
+        """Some of the steps."""
+        return Demonstrations(_take(self.observations, index), self.actions[index])
+
+
+class BehaviourCloning(sac.SAC):
+    """
+    Maximum-likelihood imitation with SAC's policy: it learns, saves, loads and predicts as SAC does.
+
+    A step of `learn` is one update on a minibatch of the demonstrations; the environment is only there for its spaces.
+    Only the actor is trained: SAC loads the saved model, or its actor, and goes on from there.
+
+    :param args: those of SB3's SAC
+    :param kwargs: those of SB3's SAC
+    """
+
+    demonstrations: Demonstrations | None = None
+    held_out: Demonstrations | None = None
+
+    def imitate(self, demonstrations: Demonstrations, held_out: Demonstrations | None = None) -> "BehaviourCloning":
+        """
+        Say what to learn from. Where the environment is a `VecNormalize`, its statistics of observations become those
+        of the demonstrations, once and for all.
+
+        :param demonstrations: to fit
+        :param held_out: whose log-likelihood is logged, ``train/log_likelihood_held_out``
+        :return: the model itself
+        """
+        self.demonstrations, self.held_out = demonstrations, held_out
+        normalization = self._vec_normalize_env
+        if normalization is not None and normalization.norm_obs:
+            statistics = normalization.obs_rms
+            if isinstance(statistics, dict):
+                for key, one in statistics.items():
+                    _set_statistics(one, demonstrations.observations[key])
+            else:
+                _set_statistics(statistics, demonstrations.observations)
+            normalization.training = False
+        return self
+
+    def log_likelihood(self, demonstrations: Demonstrations) -> Tensor:
+        """
+        Log-density of the demonstrated actions, in the environment's units; exact, but for those that lie within
+        ``EDGE`` half-widths of the box's edge, which are scored as if they lay just there.
+
+        :param demonstrations: n steps
+        :return: shape ``(n,)``, nats
+        """
+        observations: Any = demonstrations.observations
+        if self._vec_normalize_env is not None:
+            observations = self._vec_normalize_env.normalize_obs(observations)
+        obs, _ = self.policy.obs_to_tensor(observations)
+        actions = torch.as_tensor(demonstrations.actions, dtype=torch.float32, device=self.device).flatten(1)
+        low, half = action_box(self.action_space, actions)  # type: ignore[arg-type]
+        inside = low + half * ((actions - low) / half).clamp(EDGE, 2 - EDGE)
+        return action_log_prob(self.policy, obs, inside)
+
+    @torch.no_grad()
+    def mean_log_likelihood(self, demonstrations: Demonstrations) -> float:
+        """
+        :param demonstrations: n steps
+        :return: the mean of :meth:`log_likelihood`
+        """
+        self.policy.set_training_mode(False)
+        parts = [
+            self.log_likelihood(demonstrations.take(slice(start, start + HELD_OUT_BATCH))).double().sum()
+            for start in range(0, len(demonstrations), HELD_OUT_BATCH)
+        ]
+        return torch.stack(parts).sum().item() / len(demonstrations)
+
+    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """In place of a step in the environment (SB3 2.9, `OffPolicyAlgorithm`), the next minibatch."""
+        if self.demonstrations is None:
+            raise ValueError("BehaviourCloning has no demonstrations: call imitate(demonstrations) before learn.")
+        self.minibatch = self.demonstrations.take(np.random.randint(len(self.demonstrations), size=self.batch_size))
+        callback.on_rollout_start()
+        self.num_timesteps += 1
+        new_obs = _take(self.minibatch.observations, slice(1))
+        callback.update_locals(locals())
+        if not callback.on_step():
+            return RolloutReturn(1, 0, continue_training=False)
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        callback.on_rollout_end()
+        return RolloutReturn(1, 0, continue_training=True)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """One step up the log-likelihood of the minibatch."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.actor.optimizer)
+        log_likelihood = self.log_likelihood(self.minibatch).mean()
+        self.actor.optimizer.zero_grad()
+        (-log_likelihood).backward()
+        self.actor.optimizer.step()
+        self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record_mean("train/log_likelihood", log_likelihood.item())
+
+    def dump_logs(self) -> None:
+        if self.held_out is not None:
+            self.logger.record("train/log_likelihood_held_out", self.mean_log_likelihood(self.held_out))
+        super().dump_logs()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "demonstrations", "held_out", "minibatch"]
+
+
+def _take(observations: Observations, index: Any) -> Observations:
+    if isinstance(observations, dict):
+        return {key: value[index] for key, value in observations.items()}
+    return observations[index]
+
+
+def _set_statistics(statistics: Any, observations: NDArray[Any]) -> None:
+    statistics.mean, statistics.var = observations.mean(0, np.float64), observations.var(0, np.float64)
+    statistics.count = len(observations)

@@ -1,0 +1,5 @@
+"""Soft Actor-Critic."""
+
+from flowrl.algorithms.sac.sac import SAC
+
+__all__ = ["SAC"]

@@ -1,0 +1,116 @@
+"""What a flow gives for a context: a distribution that samples and scores in one pass, and its KL divergence."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions.kl import register_kl
+
+from flowrl.transforms import Transform
+
+
+class ReparameterizedDistribution(Distribution):
+    """A distribution over vectors (or arrays) that gives a sample and its exact log-prob in one differentiable pass.
+
+    Subclasses write `rsample_and_log_prob`, `log_prob` and `center`; the rest follows.
+
+    :param batch_shape: shape of the batch of distributions
+    :param event_shape: d, or the sides of an array; below, read d as the whole shape
+    """
+
+    arg_constraints: dict = {}
+    support = torch.distributions.constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, batch_shape: torch.Size, *event_shape: int):
+        super().__init__(batch_shape, torch.Size(event_shape), validate_args=False)
+
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        """
+        :param sample_shape: shape of the draw
+        :return: x, shape ``(*sample_shape, *batch, d)``, and log p(x), shape ``(*sample_shape, *batch)``
+        """
+        raise NotImplementedError
+
+    def center(self) -> Tensor:
+        """The image of the base's mean, shape ``(*batch, d)``: what a deterministic policy does."""
+        raise NotImplementedError
+
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        return self.rsample_and_log_prob(sample_shape)[0]
+
+    def entropy(self, n_samples: int = 1) -> Tensor:
+        """Monte-Carlo estimate of -E log p, unbiased and differentiable (reparameterised).
+
+        :param n_samples: draws per distribution
+        :return: shape ``(*batch,)``, nats
+        """
+        return -self.rsample_and_log_prob((n_samples,))[1].mean(0)
+
+    def mode(self, n_samples: int = 0) -> Tensor:  # type: ignore[override]
+        """A deterministic representative.
+
+        :param n_samples: 0: the image of the base's mean; n: the densest of it and n samples
+        :return: shape ``(*batch, d)``
+        """
+        center = self.center()
+        if n_samples == 0:
+            return center
+        x, log_prob = self.rsample_and_log_prob((n_samples,))
+        x = torch.cat((center.unsqueeze(0), x))
+        log_prob = torch.cat((self.log_prob(center).unsqueeze(0), log_prob))
+        best = log_prob.argmax(0).reshape(1, *self.batch_shape, *(1 for _ in self.event_shape)).expand(1, *center.shape)
+        return x.gather(0, best).squeeze(0)
+
+
+class NormalizingFlow(ReparameterizedDistribution):
+    """Standard normal noise pushed through a transform: log p(x) = log N(z; 0, I) - ladj(z) with x = T(z).
+
+    :param transform: T, noise to value
+    :param like: any tensor of shape ``(*batch, d)`` with the dtype and device of the samples
+    """
+
+    def __init__(self, transform: Transform, like: Tensor):
+        super().__init__(like.shape[:-1], like.shape[-1])
+        self.transform = transform
+        self._like = like
+
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        z = self._noise(sample_shape)
+        x, ladj = self.transform.call_and_ladj(z)
+        return x, standard_normal_log_prob(z) - ladj
+
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        return self.transform.call_and_ladj(self._noise(sample_shape))[0]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z, ladj = self.transform.inverse_and_ladj(self._expanded(value))
+        return standard_normal_log_prob(z) - ladj
+
+    def center(self) -> Tensor:
+        return self.transform.call_and_ladj(torch.zeros_like(self._like))[0]
+
+    def _expanded(self, value: Tensor) -> Tensor:
+        if value.shape == self._like.shape:
+            return value
+        return value.expand(torch.broadcast_shapes(value.shape, self._like.shape))
+
+    def _noise(self, sample_shape: tuple[int, ...]) -> Tensor:
+        return torch.randn((*sample_shape, *self._like.shape), dtype=self._like.dtype, device=self._like.device)
+
+    def log_det(self, value: Tensor) -> Tensor:
+        """log|det dx/dz| at a value, shape ``(*batch,)``: how far the flow stretches the noise there."""
+        return self.transform.inverse_and_ladj(value)[1]
+
+
+def standard_normal_log_prob(z: Tensor) -> Tensor:
+    """log N(z; 0, I), ``(*batch, d) -> (*batch,)``."""
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
+
+
+@register_kl(ReparameterizedDistribution, ReparameterizedDistribution)
+def _kl_monte_carlo(p: ReparameterizedDistribution, q: ReparameterizedDistribution) -> Tensor:
+    """E_p[log p - log q] from one reparameterised sample: unbiased, differentiable in both."""
+    x, log_prob = p.rsample_and_log_prob()
+    return log_prob - q.log_prob(x)

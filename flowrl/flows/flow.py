@@ -1,0 +1,229 @@
+"""`Flow`: a module that maps a context (a state's features) to an exact conditional distribution."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import accumulate, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions.transforms import Transform as TorchDistributionsTransform
+
+from flowrl.adapters.adapt import ExternalLayer, adapt
+from flowrl.adapters.distribution import ExternalDistribution
+from flowrl.flows.distribution import NormalizingFlow, ReparameterizedDistribution
+from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow, FlowParts, find_flow
+from flowrl.kernels.flow import Limits, Program, Step, StepKind
+from flowrl.kernels.one_pass import FlowInOnePass, InOnePass
+from flowrl.layers import Constant, Layer
+from flowrl.layers.layer import initialize_layers
+from flowrl.layers.linear import MIN_STD
+from flowrl.transforms import Affine, Compose, Transform
+from flowrl.transforms.spline import RAW_LIMIT
+from flowrl.transforms.transform import as_transform
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the bounds of SB3's SAC
+
+
+class Flow(nn.Module):
+    """A conditional normalizing flow: noise -> layers of the recipe -> scale and mean of the context.
+
+    One linear map of the context gives the mean, the log-std and every layer's slice of parameters. At the start every
+    layer is volume-preserving and keeps the noise's distribution, so that a new flow is exactly the Gaussian with that
+    mean and log-std.
+
+    :param features: d, dimension of the distribution
+    :param context: dimension of the context; 0 gives an unconditional flow
+    :param flow: a recipe's name (see :func:`flowrl.available_flows`), a builder, or a list of layers and transforms
+        (a copy is used; a plain transform's parameters must be numbers, since `Module.to` does not move its tensors)
+    :param options: passed to the recipe
+    :raises ValueError: for an unknown name, or options that the recipe does not take
+    """
+
+    context_map: nn.Linear | _Bias
+
+    def __init__(self, features: int, context: int = 0, flow: AnyFlow = DEFAULT_FLOW, **options: Any):
+        super().__init__()
+        if features < 1 or context < 0:
+            raise ValueError(f"Flow needs features >= 1 and context >= 0, got features={features}, context={context}.")
+        self.features = features
+        self.context = context
+        parts = adapt(_build(flow, features, context, options), features, context)
+        self.program: Program | None = None  # of the C kernel
+        self.external = parts if isinstance(parts, nn.Module) else None
+        self.layers = nn.ModuleList([] if isinstance(parts, nn.Module) else map(_as_layer, parts))
+        if self.external is None:
+            self._sizes = [features, features, *(layer.context_size for layer in self._layers())]
+            # Unconditional: the map of an empty context is its bias alone.
+            self.context_map = nn.Linear(context, sum(self._sizes)) if context else _Bias(sum(self._sizes))
+            self._reset()
+            self.program = self._native_program()
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the builder gave a module of its own in place of layers."""
+        return self.external is not None
+
+    @property
+    def starts_as_gaussian(self) -> bool:
+        """Whether a new flow is the Gaussian of its context: another library's flow need not be."""
+        return not self.is_external and not any(isinstance(layer, ExternalLayer) for layer in self.layers)
+
+    def forward(self, context: Tensor | None = None) -> ReparameterizedDistribution:
+        """
+        :param context: shape ``(*batch, context)``; None where the flow is unconditional
+        :return: the distribution given the context, batch shape ``(*batch,)``
+        """
+        self._check(context)
+        if self.external is not None:
+            distribution = self.external() if context is None else self.external(context)
+            if isinstance(distribution, ReparameterizedDistribution):
+                return distribution
+            return ExternalDistribution(distribution, self.features)
+        return self.from_parameters(self._parameters_of(context))
+
+    def from_parameters(self, parameters: Tensor) -> NormalizingFlow:
+        """
+        The distribution given what the context map has made of the context.
+
+        :param parameters: the context map's output, shape ``(*batch, context_map.out_features)``
+        :return: batch shape ``(*batch,)``
+        """
+        like = parameters[..., : self.features]
+        if self.program is None:
+            return NormalizingFlow(self._transform(parameters), like)
+        return FlowInOnePass(InOnePass(parameters, self.native_weights(), self.program, self), like)
+
+    def native_weights(self) -> list[Tensor]:
+        """Those of the layers' own networks that the C kernel reads, where there is a :attr:`program`."""
+        return [weight for layer in self.layers for weight in layer.native_weights()]  # type: ignore[operator]
+
+    def _check(self, context: Tensor | None) -> None:
+        if (context is None) != (self.context == 0) or (context is not None and context.shape[-1] != self.context):
+            given = "no context" if context is None else f"one of shape {tuple(context.shape)}"
+            raise ValueError(f"This flow takes a context of size {self.context}, got {given}.")
+
+    def _parameters_of(self, context: Tensor | None) -> Tensor:
+        linear: Any = self.context_map
+        plain = type(linear) is nn.Linear and not linear._forward_hooks and not linear._forward_pre_hooks
+        if self.program is None or not plain or context is None or context.dim() != 2:
+            return linear(context)
+        # The batch contiguous, as the C kernel reads it
+        return torch.addmm(linear.bias.unsqueeze(1), linear.weight, context.t()).t()
+
+    def _transform(self, parameters: Tensor) -> Transform:
+        mean, log_std, *slices = parameters.split(self._sizes, dim=-1)
+        transforms = [layer(part) for layer, part in zip(self._layers(), slices, strict=True)]
+        return Compose([*transforms, Affine(mean, soft_clamp(log_std))])
+
+    def _native_program(self) -> Program | None:
+        """The steps of the C kernel; None where a layer has no such step."""
+        offsets = accumulate(self._sizes[1:], initial=self.features)
+        steps = [layer.native_step(offset) for layer, offset in zip(self._layers(), islice(offsets, 1, None))]
+        gaussian = Step(StepKind.GAUSSIAN, offset=0)
+        limits = Limits(RAW_LIMIT, LOG_STD_MIN, LOG_STD_MAX)
+        return None if None in steps else Program([*steps, gaussian], limits)  # type: ignore[list-item]
+
+    @torch.no_grad()
+    def set_gaussian(
+        self, mean_weight: Tensor, mean_bias: Tensor, log_std_weight: Tensor | None, log_std_bias: Tensor
+    ) -> None:
+        """Take the mean and log-std of a Gaussian policy's head; a new flow is then that Gaussian.
+
+        :param mean_weight: shape ``(d, context)``
+        :param mean_bias: shape ``(d,)``
+        :param log_std_weight: shape ``(d, context)``; None: the log-std is the same in every state
+        :param log_std_bias: shape ``(d,)``
+        """
+        d = self.features
+        weight, bias = self.context_map.weight, self.context_map.bias
+        weight[:d], bias[:d] = mean_weight, mean_bias
+        weight[d : 2 * d] = 0.0 if log_std_weight is None else log_std_weight
+        bias[d : 2 * d] = log_std_bias
+
+    @torch.no_grad()
+    def initialize(self, data: Tensor, context: Tensor | None = None) -> None:
+        """Start from data: the mean and log-std first, then each layer that has such a start (`ActNorm`).
+
+        Only when called, on a whole data set or a large batch of it, and before training: a policy's first batch is one
+        state. The mean's and the log-std's dependence on the context is left as it is; their biases move.
+
+        :param data: two values or more, shape ``(batch, d)``
+        :param context: the context of each, shape ``(batch, context)``; None where the flow is unconditional
+        :raises ValueError: if the shapes are others, or the flow is a module of another library
+        """
+        self._check(context)
+        if data.shape[1:] != (self.features,) or len(data) < 2 or (context is not None and len(context) != len(data)):
+            given = "none" if context is None else str(tuple(context.shape))
+            raise ValueError(
+                f"initialize takes data of shape (batch, {self.features}), batch >= 2, and a context for each, got "
+                f"{tuple(data.shape)} and {given}."
+            )
+        if self.is_external:
+            raise ValueError("A module of another library has no data-dependent start of this library's.")
+        mean, log_std, *_ = self._parameters_of(context).split(self._sizes, dim=-1)
+        shift_bias, scale_bias, *_ = self.context_map.bias.split(self._sizes)
+        residual = data - mean
+        shift_bias += residual.mean(0)
+        standardized = (residual - residual.mean(0)) * (-soft_clamp(log_std)).exp()
+        scale_bias += standardized.std(0).clamp_min(MIN_STD).log()
+        mean, log_std, *slices = self._parameters_of(context).split(self._sizes, dim=-1)
+        y, _ = Affine(mean, soft_clamp(log_std)).inverse_and_ladj(data)
+        initialize_layers(self._layers(), y, slices)
+
+    def _layers(self) -> Sequence[Layer]:
+        return list(self.layers)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _reset(self) -> None:
+        weights = self.context_map.weight.split(self._sizes)
+        biases = self.context_map.bias.split(self._sizes)
+        if not self.context:
+            nn.init.zeros_(self.context_map.bias)
+        for layer, weight, bias in zip(self._layers(), weights[2:], biases[2:], strict=True):
+            layer.reset_context(weight, bias)
+
+
+class _Bias(nn.Module):
+    """The linear map of an empty context: its bias."""
+
+    weight: Tensor
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(size, 0))
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, context: None) -> Tensor:
+        return self.bias
+
+
+def soft_clamp(log_std: Tensor) -> Tensor:
+    """The log-std itself within SB3's bounds [-20, 2], and at most one unit beyond them, smoothly.
+
+    SB3 clips there, which stops the gradient; inside the bounds the two agree to the last bit.
+    """
+    inside = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    return inside + torch.tanh(log_std - inside)
+
+
+def _build(flow: AnyFlow, features: int, context: int, options: dict[str, Any]) -> nn.Module | FlowParts:
+    if isinstance(flow, Sequence) and not isinstance(flow, str):
+        if options:
+            raise ValueError(f"A list of transforms takes no options, got {sorted(options)}.")
+        return copy.deepcopy(flow)  # two flows of one list share no parameters, and training leaves the list alone
+    builder = find_flow(flow)
+    try:
+        return builder(features, context, **options)
+    except TypeError as error:
+        raise ValueError(f"Flow {flow!r} could not be built with options {options}: {error}") from error
+
+
+def _as_layer(part: Layer | TorchDistributionsTransform) -> Layer:
+    if isinstance(part, Layer):
+        return part
+    if isinstance(part, TorchDistributionsTransform):
+        return Constant(as_transform(part))
+    raise ValueError(f"A flow is made of flowrl layers and torch.distributions transforms, got {type(part).__name__}.")

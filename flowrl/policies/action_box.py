@@ -1,0 +1,39 @@
+"""The environment's box of actions: its edges and half-width, what lies in it, and which spaces a flow policy takes."""
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow, find_flow
+
+
+def action_box(action_space: spaces.Box, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower edge and half-width of a box of actions, each of shape ``(d,)``, with the dtype and device of ``like``."""
+    low = torch.as_tensor(action_space.low.flatten(), dtype=like.dtype, device=like.device)
+    high = torch.as_tensor(action_space.high.flatten(), dtype=like.dtype, device=like.device)
+    return low, (high - low) / 2
+
+
+def check_flow_arguments(action_space: spaces.Space, use_sde: bool, flow: AnyFlow = DEFAULT_FLOW) -> None:
+    """Refuse what a flow policy cannot be, before anything is built.
+
+    :raises ValueError: for gSDE, an action space that is no Box, or an unknown flow
+    """
+    if use_sde:
+        raise ValueError(
+            "use_sde=True is not available for flow policies: gSDE replaces the noise whose density the flow computes. "
+            "Set use_sde=False."
+        )
+    if not isinstance(action_space, spaces.Box):
+        raise ValueError(
+            f"Flow policies need a continuous action space (gymnasium.spaces.Box), got {action_space}; use SB3's "
+            '"MlpPolicy" for discrete actions.'
+        )
+    if isinstance(flow, str):
+        find_flow(flow)
+
+
+def into_box(action: np.ndarray, action_space: spaces.Box) -> np.ndarray:
+    """The action itself, or the box's edge where rescaling in float32 has rounded to just beyond it."""
+    return np.clip(action, action_space.low, action_space.high)

@@ -1,0 +1,238 @@
+"""The distribution of the action that the environment executes, a flow squashed by tanh onto [-1, 1]^d or not; and
+Stable-Baselines3's interface to it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from stable_baselines3.common.distributions import Distribution
+from torch import Tensor
+from torch.distributions.kl import register_kl
+
+from flowrl.flows.distribution import NormalizingFlow, ReparameterizedDistribution
+from flowrl.flows.flow import Flow
+from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
+from flowrl.kernels.flow import Program, Step, StepKind
+from flowrl.transforms import TanhBox
+
+SQUASH = TanhBox()
+SATURATED = 0.99  # |a| above this counts as saturated in the diagnostics
+
+
+class ActionFlow(ReparameterizedDistribution):
+    """Exact density of a = tanh(u), u from a flow; addressed by a itself, or by u where ``pre_squash``.
+
+    On-policy algorithms store what the policy emits and score it later: they get u, since tanh rounds to one in
+    float32 from |u| = 9 and cannot be undone. The density is that of the action a either way.
+
+    :param flow: distribution of u
+    :param squash: whether a = tanh(u), else a = u
+    :param pre_squash: whether samples and scored values are u rather than a
+    """
+
+    def __init__(self, flow: ReparameterizedDistribution, squash: bool, pre_squash: bool):
+        super().__init__(flow.batch_shape, flow.event_shape[0])
+        self.flow = flow
+        self.squash = SQUASH if squash else None
+        self.pre_squash = pre_squash
+        # What log_prob was last asked, which TRPO's KL estimate reuses (SB3's KL is not told the stored actions).
+        self.scored: tuple[Tensor, Tensor] | None = None
+
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        u, log_prob = self.flow.rsample_and_log_prob(sample_shape)
+        if self.squash is None:
+            return u, log_prob
+        a, ladj = self.squash.call_and_ladj(u)
+        return (u if self.pre_squash else a), log_prob - ladj
+
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        return self._emit(self.flow.rsample(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """
+        :param value: a (u where ``pre_squash``), shape ``(*batch, d)``
+        :return: log-density of the action a, shape ``(*batch,)``
+        """
+        if self.squash is None:
+            log_prob = self.flow.log_prob(value)
+        elif self.pre_squash:
+            log_prob = self.flow.log_prob(value)
+            # In the flow's precision, whatever that is in which the actions were stored
+            log_prob = log_prob - self.squash.call_and_ladj(value.to(log_prob.dtype))[1]
+        else:
+            u, ladj = self.squash.inverse_and_ladj(value)
+            log_prob = self.flow.log_prob(u) - ladj
+        self.scored = (value, log_prob)
+        return log_prob
+
+    def center(self) -> Tensor:
+        return self._emit(self.flow.center())
+
+    def executed(self, value: Tensor) -> Tensor:
+        """The action a of an emitted value, in [-1, 1] where squashed."""
+        return torch.tanh(value) if self.squash is not None and self.pre_squash else value
+
+    @torch.no_grad()
+    def diagnostics(self, center: float | Tensor = 0.0, half: float | Tensor = 1.0) -> dict[str, float]:
+        """One sample per state, summed up: entropy (nats), mean log-prob, saturated fraction, range of the log-det.
+
+        The log-det is that of the flow, noise to u; a flow of another library need not have one.
+
+        :param center: middle of the box of actions, where they are not squashed
+        :param half: half its width; the density is that on [-1, 1] once the box is scaled to it
+        """
+        u, log_prob = self.flow.rsample_and_log_prob()
+        a = u
+        if self.squash is not None:
+            a, ladj = self.squash.call_and_ladj(u)
+            log_prob = log_prob - ladj
+        half = torch.as_tensor(half, dtype=u.dtype, device=u.device).expand(u.shape[-1])
+        a, log_prob = (a - center) / half, log_prob + half.log().sum()
+        summary = {
+            "entropy": -log_prob.mean().item(),
+            "log_prob_mean": log_prob.mean().item(),
+            "saturation": (a.abs() > SATURATED).float().mean().item(),
+        }
+        if isinstance(self.flow, NormalizingFlow):
+            log_det = self.flow.log_det(u)
+            summary |= {"log_det_min": log_det.min().item(), "log_det_max": log_det.max().item()}
+        return summary
+
+    def _emit(self, u: Tensor) -> Tensor:
+        return u if self.squash is None or self.pre_squash else torch.tanh(u)
+
+
+@register_kl(ActionFlow, ActionFlow)
+def _kl_on_scored_actions(p: ActionFlow, q: ActionFlow) -> Tensor:
+    r"""KL(p || q) = E_q[r log r - (r - 1)], r = p/q, on actions of q: those that p has scored, else a fresh draw.
+
+    Every term is non-negative; at p = q its value and gradient are zero and its Hessian is Fisher's, as TRPO needs.
+    It has no gradient in q, and q's score of the same actions is kept: TRPO's line search moves the weights of the
+    networks that q's layers still read, and q must stay what it was.
+    """
+    with torch.no_grad():
+        if p.scored is None:
+            q.scored = q.rsample_and_log_prob()
+        elif q.scored is None or not torch.equal(q.scored[0], p.scored[0]):
+            q.log_prob(p.scored[0])
+    assert q.scored is not None
+    value, log_q = q.scored
+    log_p = p.scored[1] if p.scored is not None else p.log_prob(value)
+    log_ratio = log_p - log_q.detach()
+    return log_ratio.exp() * log_ratio - torch.expm1(log_ratio)
+
+
+class FlowDistribution(Distribution):
+    """Actions in [-1, 1]^d from a flow squashed by tanh, with their exact log-prob.
+
+    Immutable: `proba_distribution` returns a new object for each batch of states.
+
+    :param action_dim: d
+    :param flow: a recipe's name, a builder, or a list of transforms (see :class:`flowrl.Flow`)
+    :param flow_kwargs: options of the recipe
+    :param squash: False: actions are unbounded and in the environment's own units
+    :param pre_squash: whether actions are stored and scored before the tanh (on-policy algorithms)
+    """
+
+    distribution: ActionFlow
+
+    def __init__(
+        self,
+        action_dim: int,
+        flow: AnyFlow = DEFAULT_FLOW,
+        flow_kwargs: dict[str, Any] | None = None,
+        squash: bool = True,
+        pre_squash: bool = False,
+    ):
+        super().__init__()
+        self.action_dim = action_dim
+        self.flow = flow
+        self.flow_kwargs = flow_kwargs or {}
+        self.squash = squash
+        self.pre_squash = pre_squash
+
+    def proba_distribution_net(self, latent_dim: int) -> Flow:
+        """The trainable part: a flow conditional on the policy's latent features.
+
+        :param latent_dim: size of the last layer of the policy's network
+        """
+        return Flow(self.action_dim, latent_dim, self.flow, **self.flow_kwargs)
+
+    def proba_distribution(self, flow: ReparameterizedDistribution) -> FlowDistribution:
+        """The distribution for a batch of states.
+
+        :param flow: what the net returned for their latent features
+        """
+        bound = copy.copy(self)
+        bound.distribution = ActionFlow(flow, squash=self.squash, pre_squash=self.pre_squash)
+        return bound
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        return self.distribution.log_prob(actions.reshape(-1, self.action_dim))
+
+    def rsample_and_log_prob(self) -> tuple[Tensor, Tensor]:
+        """One action per state and its log-prob, in one differentiable pass."""
+        return self.distribution.rsample_and_log_prob()
+
+    def entropy(self, n_samples: int = 1) -> Tensor:
+        """Reparameterised estimate of the action's differential entropy, with a gradient, shape ``(batch,)``."""
+        return self.distribution.entropy(n_samples)
+
+    def sample(self) -> Tensor:
+        return self.distribution.rsample()
+
+    def mode(self) -> Tensor:
+        """The base's mean pushed through the flow: the deterministic action, not in general the densest one."""
+        return self.distribution.mode()
+
+    def get_actions(self, deterministic: bool = False) -> Tensor:
+        """Actions to execute.
+
+        :raises ValueError: where the policy gives NaN or infinity instead of an action
+        """
+        return check_finite(super().get_actions(deterministic))
+
+    def box_actions(self, actions: Tensor) -> Tensor:
+        """Emitted actions as executed, in [-1, 1] where squashed."""
+        return self.distribution.executed(actions)
+
+    def diagnostics(self, center: float | Tensor = 0.0, half: float | Tensor = 1.0) -> dict[str, float]:
+        """See :meth:`flowrl.policies.action_distribution.ActionFlow.diagnostics`."""
+        return self.distribution.diagnostics(center, half)
+
+    def actions_from_params(self, flow: ReparameterizedDistribution, deterministic: bool = False) -> Tensor:
+        return self.proba_distribution(flow).get_actions(deterministic=deterministic)
+
+    def log_prob_from_params(self, flow: ReparameterizedDistribution) -> tuple[Tensor, Tensor]:
+        return self.proba_distribution(flow).rsample_and_log_prob()
+
+
+def action_program(flow: Flow, distribution: Distribution) -> Program | None:
+    """
+    The C kernel's steps from noise to the actions that a policy emits, and their log-density.
+
+    :param flow: the policy's
+    :param distribution: how its actions are squashed
+    :return: None where the kernel does not know the flow, or the distribution is somebody's own
+    """
+    if flow.program is None or type(distribution) is not FlowDistribution:
+        return None
+    squash = [Step(StepKind.SQUASH, 0, int(distribution.pre_squash))] if distribution.squash else []
+    return Program([*flow.program.steps, *squash], flow.program.limits)
+
+
+def check_finite(actions: Tensor) -> Tensor:
+    """The actions themselves.
+
+    :param actions: of a policy
+    :raises ValueError: if one is NaN or infinite
+    """
+    if not actions.isfinite().all():
+        raise ValueError(
+            "The flow policy's action is not finite. Either the observations hold NaN (check the environment, wrap "
+            "it in stable_baselines3.common.vec_env.VecCheckNan) or training has diverged (lower learning_rate, "
+            "normalise observations and rewards with VecNormalize); go on from the last checkpoint."
+        )
+    return actions

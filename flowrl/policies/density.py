@@ -1,0 +1,136 @@
+"""One view of the action density of any Stable-Baselines3 policy with continuous actions, flow or Gaussian.
+
+Everything is said in the environment's own actions, so that a flow policy and its Gaussian baseline can be compared.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import DiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
+from torch.nn import Parameter
+
+from flowrl.policies.action_box import action_box
+from flowrl.policies.action_distribution import SATURATED, FlowDistribution
+
+
+class ActionDensity:
+    """Mixin of the flow policies: `log_prob(obs, env_action)` and `entropy(obs)` over the environment's action box."""
+
+    action_space: spaces.Box
+    squash_output: bool
+    get_distribution: Callable[[PyTorchObs], FlowDistribution]
+    parameters: Callable[[], Iterator[Parameter]]
+
+    def log_prob(self, obs: PyTorchObs, env_action: Tensor) -> Tensor:
+        """Exact log-density of environment actions; its exponential integrates to one over the action space's box.
+
+        :param obs: preprocessed observations (``policy.obs_to_tensor(obs)[0]``), batch first
+        :param env_action: actions in the environment's units, shape ``(batch, *action_shape)``; one on the box's edge
+            counts as the nearest float inside
+        :return: shape ``(batch,)``, nats
+        """
+        distribution = self.get_distribution(obs)
+        action = env_action.flatten(1).to(next(self.parameters()))  # the policy's dtype and device
+        if not self.squash_output:
+            return distribution.log_prob(action)
+        low, half = action_box(self.action_space, action)
+        action = (action - low) / half - 1
+        if distribution.pre_squash:
+            action = distribution.distribution.squash.inverse_and_ladj(action)[0]  # type: ignore[union-attr]
+        return distribution.log_prob(action) - half.log().sum()
+
+    def entropy(self, obs: PyTorchObs, n_samples: int = 16) -> Tensor:
+        """Monte-Carlo estimate of the differential entropy of the environment's action, differentiable.
+
+        :param obs: preprocessed observations, batch first
+        :param n_samples: draws per state
+        :return: shape ``(batch,)``, nats
+        """
+        entropy = self.get_distribution(obs).entropy(n_samples)
+        return entropy + action_box(self.action_space, entropy)[1].log().sum() if self.squash_output else entropy
+
+
+def has_density(policy: BasePolicy) -> bool:
+    """
+    Whether :func:`action_log_prob` understands a policy.
+
+    :param policy: any policy
+    :return: True for flow policies and for SB3's diagonal Gaussians
+    """
+    if not isinstance(policy.action_space, spaces.Box):
+        return False
+    if isinstance(policy, ActionDensity):
+        return True
+    if isinstance(policy, ActorCriticPolicy):
+        return isinstance(policy.action_dist, DiagGaussianDistribution)
+    return isinstance(getattr(getattr(policy, "actor", None), "action_dist", None), DiagGaussianDistribution)
+
+
+def action_log_prob(policy: BasePolicy, obs: PyTorchObs, actions: Tensor) -> Tensor:
+    """
+    Log-density of environment actions. (PPO's Gaussian is that of the action before SB3 clips it to the box.)
+
+    :param policy: a flow policy, or one of SB3's with a diagonal Gaussian
+    :param obs: preprocessed observations, batch first; one alone goes with all actions
+    :param actions: environment actions, shape ``(batch, d)``
+    :return: shape ``(batch,)``
+    """
+    if isinstance(policy, ActionDensity):
+        return policy.log_prob(obs, actions.reshape(-1, *policy.action_space.shape))
+    if isinstance(policy, ActorCriticPolicy):
+        return policy.get_distribution(obs).log_prob(actions)
+    mean, log_std, _ = policy.actor.get_action_dist_params(obs)  # type: ignore[operator, union-attr]
+    gaussian = policy.actor.action_dist.proba_distribution(mean, log_std)  # type: ignore[operator, union-attr]
+    low, half = action_box(policy.action_space, actions)  # type: ignore[arg-type]
+    return gaussian.log_prob((actions - low) / half - 1) - half.log().sum()
+
+
+def sample_actions(policy: BasePolicy, obs: PyTorchObs) -> Tensor:
+    """
+    One action per state, as the environment gets it.
+
+    :param policy: any policy with a ``Box`` of actions
+    :param obs: preprocessed observations, batch first
+    :return: shape ``(batch, d)``
+    """
+    actions = policy._predict(obs, deterministic=False).cpu().numpy().reshape(-1, *policy.action_space.shape)  # type: ignore[misc]
+    if policy.squash_output:
+        actions = policy.unscale_action(actions)
+    box = policy.action_space
+    assert isinstance(box, spaces.Box)
+    actions = np.clip(actions, box.low, box.high)
+    return torch.as_tensor(actions.reshape(len(actions), -1), device=policy.device)
+
+
+@torch.no_grad()
+def diagnose(policy: BasePolicy, obs: PyTorchObs) -> dict[str, float]:
+    """
+    What the curves under ``flow/`` show: entropy, mean log-prob, saturated fraction, range of the log-det.
+
+    Densities are those on [-1, 1], as SAC's target entropy takes them. A Gaussian has no flow and no log-det.
+
+    :param policy: a policy that :func:`has_density`
+    :param obs: preprocessed observations, batch first
+    :return: name to value
+    """
+    low, half = action_box(policy.action_space, next(policy.parameters()))  # type: ignore[arg-type]
+    center = low + half
+    if isinstance(policy, ActionDensity):
+        distribution = policy.get_distribution(obs)
+        return distribution.diagnostics() if policy.squash_output else distribution.diagnostics(center, half)
+    if isinstance(policy, ActorCriticPolicy):
+        actions = policy.get_distribution(obs).sample()
+        log_prob = policy.get_distribution(obs).log_prob(actions) + half.log().sum()
+        actions = (actions - center) / half
+    else:
+        actions, log_prob = policy.actor.action_log_prob(obs)  # type: ignore[operator, union-attr]
+    return {
+        "entropy": -log_prob.mean().item(),
+        "log_prob_mean": log_prob.mean().item(),
+        "saturation": (actions.abs() > SATURATED).float().mean().item(),
+    }

@@ -1,0 +1,136 @@
+"""Flow actors for SAC and its kin (TQC, CrossQ): SB3's own actor and policy with a flow where the Gaussian was."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac import policies as sac
+from torch import nn
+
+from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
+from flowrl.kernels.acting import LeanActing
+from flowrl.policies.action_box import check_flow_arguments, into_box
+from flowrl.policies.action_distribution import FlowDistribution
+from flowrl.policies.density import ActionDensity
+
+
+class FlowActorMixin:
+    """Turns an `Actor` of SAC's form (SB3 2.9: sac, tqc, crossq `policies.Actor`) into a flow actor.
+
+    :param flow: see :class:`flowrl.Flow`
+    :param flow_kwargs: options of the recipe
+    """
+
+    mu: nn.Linear
+    log_std: nn.Linear
+    action_dist: FlowDistribution
+
+    def __init__(
+        self, *args: Any, flow: AnyFlow = DEFAULT_FLOW, flow_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ):
+        super().__init__(*args, **kwargs)
+        self.flow_spec: dict[str, Any] = dict(flow=flow, flow_kwargs=flow_kwargs)
+        self.action_dist = FlowDistribution(get_action_dim(self.action_space), **self.flow_spec)
+        self.flow = self.action_dist.proba_distribution_net(self.mu.in_features)
+        if not self.flow.is_external:
+            self.flow.set_gaussian(self.mu.weight, self.mu.bias, self.log_std.weight, self.log_std.bias)
+        del self.mu, self.log_std
+        self.lean = LeanActing(self.flow, self.action_dist)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | self.flow_spec
+
+    def get_distribution(self, obs: PyTorchObs) -> FlowDistribution:
+        features = self.extract_features(obs, self.features_extractor)
+        return self.action_dist.proba_distribution(self.flow(self.latent_pi(features)))
+
+    def get_action_dist_params(self, obs: PyTorchObs) -> Any:
+        raise NotImplementedError("A flow has no mean and log-std to return: use get_distribution(obs).")
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
+        return self.get_distribution(obs).get_actions(deterministic=deterministic)
+
+    def act(self, obs: PyTorchObs, deterministic: bool) -> torch.Tensor | None:
+        """What :meth:`forward` gives, by :class:`LeanActing`; None where that cannot serve."""
+        cls: Any = type(self)
+        if cls.forward is not FlowActorMixin.forward or cls.get_distribution is not FlowActorMixin.get_distribution:
+            return None
+        features = partial(self.extract_features, obs, self.features_extractor)  # type: ignore[attr-defined]
+        self.lean = self.lean.of(self.flow, self.action_dist)
+        return self.lean(self, self.latent_pi, features, deterministic)  # type: ignore[arg-type, attr-defined]
+
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.get_distribution(obs).rsample_and_log_prob()
+
+
+class FlowActorPolicyMixin(ActionDensity):
+    """Turns a policy of SAC's form (SB3 2.9: `SACPolicy`, `TQCPolicy`, `CrossQPolicy`) into a flow policy.
+
+    :param flow: see :class:`flowrl.Flow`
+    :param flow_kwargs: options of the recipe
+    :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments`
+    """
+
+    actor_class: type
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        *args: Any,
+        flow: AnyFlow = DEFAULT_FLOW,
+        flow_kwargs: dict[str, Any] | None = None,
+        use_sde: bool = False,
+        **kwargs: Any,
+    ):
+        check_flow_arguments(action_space, use_sde, flow)
+        # Before _build, which super().__init__ calls
+        self.flow_spec: dict[str, Any] = dict(flow=flow, flow_kwargs=flow_kwargs)
+        super().__init__(observation_space, action_space, *args, **kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return self.actor_class(**kwargs, **self.flow_spec).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | self.flow_spec
+
+    def get_distribution(self, obs: PyTorchObs) -> FlowDistribution:
+        return self.actor.get_distribution(obs)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
+        actions = self.actor.act(observation, deterministic)
+        return super()._predict(observation, deterministic) if actions is None else actions  # type: ignore[misc]
+
+    def set_training_mode(self, mode: bool) -> None:
+        if mode != self.training:  # SB3 asks at every step, and walks through every module
+            super().set_training_mode(mode)
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        return into_box(super().unscale_action(scaled_action), self.action_space)
+
+
+class FlowActor(FlowActorMixin, sac.Actor):
+    """SAC's actor with a flow."""
+
+
+class FlowPolicy(FlowActorPolicyMixin, sac.SACPolicy):
+    """SAC's policy with a flow."""
+
+    actor_class = FlowActor
+
+
+class FlowCnnPolicy(FlowActorPolicyMixin, sac.CnnPolicy):
+    """SAC's image policy with a flow."""
+
+    actor_class = FlowActor
+
+
+class FlowMultiInputPolicy(FlowActorPolicyMixin, sac.MultiInputPolicy):
+    """SAC's policy for dictionaries of observations, with a flow."""
+
+    actor_class = FlowActor

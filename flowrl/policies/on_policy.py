@@ -1,0 +1,141 @@
+"""Flow policies for PPO, A2C and TRPO: SB3's actor-critic policies with a flow where the Gaussian was.
+
+The policy emits, stores and scores the action *before* the tanh, u; `unscale_action` takes it to the environment. The
+log-probs are those of the executed action. To score environment actions yourself, call `log_prob(obs, env_action)`.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+
+from flowrl.flows.flow import Flow
+from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
+from flowrl.kernels.acting import LeanActing
+from flowrl.policies.action_box import check_flow_arguments, into_box
+from flowrl.policies.action_distribution import FlowDistribution
+from flowrl.policies.density import ActionDensity
+
+
+class FlowActorCriticMixin(ActionDensity):
+    """Turns an `ActorCriticPolicy` (SB3 2.9, common/policies.py) into a flow policy.
+
+    :param flow: see :class:`flowrl.Flow`
+    :param flow_kwargs: options of the recipe
+    :param squash_output: whether actions are squashed by tanh onto the action box; False: SB3 clips them to it, as it
+        does a Gaussian's, and the log-prob is that of the action before the clip. An unbounded box is never squashed.
+    :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments`
+    """
+
+    action_net: Flow
+    action_dist: FlowDistribution
+    fast: Any = None  # what acts in this policy's place while flowrl.algorithms.PPO collects a rollout
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        *args: Any,
+        flow: AnyFlow = DEFAULT_FLOW,
+        flow_kwargs: dict[str, Any] | None = None,
+        squash_output: bool = True,
+        use_sde: bool = False,
+        **kwargs: Any,
+    ):
+        check_flow_arguments(action_space, use_sde, flow)
+        # Before _build, which super().__init__ calls
+        self.flow_spec: dict[str, Any] = dict(flow=flow, flow_kwargs=flow_kwargs)
+        self._squash = squash_output and action_space.is_bounded()
+        super().__init__(observation_space, action_space, *args, **kwargs)
+        self._squash_output = self._squash
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """SB3 builds its Gaussian, then the flow takes over the head's start values and its place in the optimiser."""
+        super()._build(lr_schedule)
+        self.action_dist = FlowDistribution(
+            get_action_dim(self.action_space),
+            squash=self._squash,
+            pre_squash=True,
+            **self.flow_spec,
+        )
+        flow = self.action_dist.proba_distribution_net(self.mlp_extractor.latent_dim_pi)
+        if not flow.is_external:
+            flow.set_gaussian(self.action_net.weight, self.action_net.bias, None, self.log_std)  # type: ignore[arg-type]
+        del self.log_std  # SB3 would log it as train/std
+        self.action_net = flow
+        self.lean = LeanActing(flow, self.action_dist)
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1),
+            **self.optimizer_kwargs,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | self.flow_spec | dict(squash_output=self._squash)
+
+    def set_training_mode(self, mode: bool) -> None:
+        if mode != self.training:  # SB3 asks at every step, and walks through every module
+            super().set_training_mode(mode)
+
+    def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions as stored, values and log-probs, as `ActorCriticPolicy.forward`."""
+        if self.fast is not None:
+            return self.fast.act(obs, deterministic)
+        return super().forward(obs, deterministic)  # type: ignore[misc]
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        actions = self._act(observation, deterministic)
+        return super()._predict(observation, deterministic) if actions is None else actions  # type: ignore[misc]
+
+    def _act(self, obs: Any, deterministic: bool) -> Tensor | None:
+        """What `get_distribution(obs).get_actions` gives, by :class:`LeanActing`; None where that cannot serve."""
+        cls: Any = type(self)
+        if (
+            cls.get_distribution is not ActorCriticPolicy.get_distribution
+            or cls._get_action_dist_from_latent is not FlowActorCriticMixin._get_action_dist_from_latent
+            or cls.extract_features is not ActorCriticPolicy.extract_features
+            or type(self.mlp_extractor) is not MlpExtractor  # type: ignore[attr-defined]
+        ):
+            return None
+        features = partial(BasePolicy.extract_features, self, obs, self.pi_features_extractor)  # type: ignore
+        self.lean = self.lean.of(self.action_net, self.action_dist)
+        return self.lean(self.mlp_extractor, self.mlp_extractor.policy_net, features, deterministic)  # type: ignore[attr-defined]
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> FlowDistribution:
+        return self.action_dist.proba_distribution(self.action_net(latent_pi))
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """Stored action u -> environment action, through tanh."""
+        if not self.squash_output:
+            return into_box(scaled_action, self.action_space)
+        return into_box(super().unscale_action(np.tanh(scaled_action)), self.action_space)
+
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
+        """Environment action -> the u that is stored; one on the box's edge counts as the nearest float inside."""
+        if not self.squash_output:
+            return action
+        scaled = super().scale_action(action)
+        limit = 1 - np.finfo(scaled.dtype).eps / 2
+        return np.arctanh(np.clip(scaled, -limit, limit))
+
+
+class FlowActorCriticPolicy(FlowActorCriticMixin, ActorCriticPolicy):
+    """PPO's, A2C's and TRPO's policy with a flow."""
+
+
+class FlowActorCriticCnnPolicy(FlowActorCriticMixin, ActorCriticCnnPolicy):
+    """PPO's, A2C's and TRPO's image policy with a flow."""
+
+
+class FlowMultiInputActorCriticPolicy(FlowActorCriticMixin, MultiInputActorCriticPolicy):
+    """PPO's, A2C's and TRPO's policy for dictionaries of observations, with a flow."""

@@ -1,0 +1,220 @@
+"""`Flow` as users build it: by name, from their own builders, transforms and modules; and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import (
+    AffineTransform,
+    Independent,
+    Normal,
+    SigmoidTransform,
+    TanhTransform,
+    TransformedDistribution,
+)
+
+import flowrl
+from flowrl import Flow
+from flowrl.flows.flow import soft_clamp
+from flowrl.layers import ActNorm
+from flowrl.transforms import TorchTransform
+
+
+class GaussianModule(nn.Module):
+    """A user's own module: context -> plain torch distribution."""
+
+    def __init__(self, features: int, context: int):
+        super().__init__()
+        self.linear = nn.Linear(context, features)
+
+    def forward(self, context):
+        return Independent(Normal(self.linear(context), 0.5), 1)
+
+
+@pytest.fixture
+def registered():
+    before = dict(flowrl.flows.recipes._RECIPES)
+    yield
+    flowrl.flows.recipes._RECIPES.clear()
+    flowrl.flows.recipes._RECIPES.update(before)
+
+
+def test_a_list_of_torch_transforms_is_a_flow():
+    torch.manual_seed(0)  # torch's own tanh loses digits near its edge
+    flow = Flow(2, 3, [AffineTransform(0.5, 0.5), TanhTransform()]).double()
+    context = torch.randn(5, 3).double()
+    distribution = flow(context)
+    x, log_prob = distribution.rsample_and_log_prob((4,))
+    torch.testing.assert_close(distribution.log_prob(x), log_prob)
+    mean, log_std = flow.context_map(context).chunk(2, -1)
+    plain = TransformedDistribution(
+        Independent(Normal(0.0, 1.0).expand((5, 2)), 1),
+        [AffineTransform(0.5, 0.5), TanhTransform(), AffineTransform(mean, log_std.exp())],
+        validate_args=False,
+    )
+    torch.testing.assert_close(distribution.log_prob(x), plain.log_prob(x))
+
+
+def test_a_registered_module_is_used_as_it_is(registered):
+    flowrl.register_flow("mine", GaussianModule)
+    assert "mine" in flowrl.available_flows()
+    flow = Flow(2, 3, "mine")
+    context = torch.randn(5, 3)
+    x, log_prob = flow(context).rsample_and_log_prob()
+    torch.testing.assert_close(log_prob, flow.foreign(context).log_prob(x))
+    torch.testing.assert_close(flow(context).mode(), flow.foreign.linear(context))
+    assert flow(context).entropy(8).shape == (5,)
+    assert set(flow.state_dict()) == {"foreign.linear.weight", "foreign.linear.bias"}
+
+
+def test_zuko_flows_are_accepted_as_they_are(registered):
+    zuko = pytest.importorskip("zuko", reason="zuko is a development dependency: pip install -e .[dev]")
+    flowrl.register_flow("zuko", lambda d, c: zuko.flows.NSF(d, c, transforms=2, hidden_features=(16,)))
+    torch.manual_seed(0)
+    flow = Flow(2, 3, "zuko")
+    context = torch.randn(5, 3)
+    x, log_prob = flow(context).rsample_and_log_prob((4,))
+    torch.testing.assert_close(flow(context).log_prob(x), log_prob, atol=1e-4, rtol=1e-4)
+    zero = torch.zeros(5, 2)
+    torch.testing.assert_close(flow(context).mode(), flow.foreign(context).transform.inv(zero))
+
+
+def test_a_distribution_without_a_mean_still_has_a_deterministic_mode():
+    class Bimodal(nn.Module):
+        def forward(self, context):
+            base = Independent(Normal(torch.zeros(len(context), 1), 1.0), 1)
+            return TransformedDistribution(base, [SigmoidTransform()])
+
+    class NoMean(nn.Module):
+        def forward(self, context):
+            distribution = Independent(Normal(torch.zeros(len(context), 1), 1.0), 1)
+
+            class Bare:
+                log_prob, rsample = distribution.log_prob, distribution.rsample
+                batch_shape = distribution.batch_shape
+
+            return Bare()
+
+    flow = Flow(1, 3, lambda features, context: Bimodal())
+    torch.testing.assert_close(flow(torch.randn(5, 3)).mode(), torch.full((5, 1), 0.5))
+    flow = Flow(1, 3, lambda features, context: NoMean())
+    context = torch.randn(5, 3)
+    state = torch.random.get_rng_state()
+    assert torch.equal(flow(context).mode(), flow(context).mode())
+    assert torch.equal(torch.random.get_rng_state(), state), "the global random state is left alone"
+
+
+def test_best_of_n_mode_is_denser_than_the_center():
+    torch.manual_seed(0)
+    flow = Flow(2, 3, "nsf")
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    distribution = flow(torch.randn(20, 3))
+    assert (distribution.log_prob(distribution.mode(64)) >= distribution.log_prob(distribution.mode()) - 1e-4).all()
+
+
+def test_bimodal_target_is_fitted_where_a_gaussian_cannot():
+    """The reason for a flow: maximum likelihood on two modes beats the best Gaussian by more than 0.4 nats."""
+    torch.manual_seed(0)
+    side = torch.randint(0, 2, (2000, 1)) * 2.0 - 1.0
+    data = torch.cat((side, side), -1) + 0.2 * torch.randn(2000, 2)
+    flow = Flow(2, flow="nsf")
+    optimiser = torch.optim.Adam(flow.parameters(), lr=1e-2)
+    for _ in range(300):
+        loss = -flow().log_prob(data[torch.randint(0, 2000, (256,))]).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    gaussian = torch.distributions.MultivariateNormal(data.mean(0), data.T.cov())
+    assert flow().log_prob(data).mean() > gaussian.log_prob(data).mean() + 0.4
+
+
+def test_act_norm_starts_from_data_when_asked():
+    torch.manual_seed(0)
+    data = torch.tensor([3.0, -5.0]) + torch.tensor([0.5, 4.0]) * torch.randn(1000, 2)
+    layer = ActNorm(2)
+    layer.initialize(data)
+    z, _ = layer(torch.zeros(0)).inverse_and_ladj(data)
+    torch.testing.assert_close(z.mean(0), torch.zeros(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.std(0), torch.ones(2), atol=1e-4, rtol=0)
+
+
+def test_a_start_from_data_is_the_best_gaussian():
+    torch.manual_seed(0)
+    data = torch.tensor([3.0, -5.0]) + torch.tensor([0.5, 4.0]) * torch.randn(1000, 2)
+    flow = Flow(2, flow="glow")
+    flow.initialize(data)
+    best = Independent(Normal(data.mean(0), data.std(0)), 1)
+    torch.testing.assert_close(flow().log_prob(data), best.log_prob(data), atol=1e-4, rtol=0)
+
+
+def test_log_std_bound_is_the_identity_inside_and_smooth_outside():
+    inside = torch.linspace(-20, 2, 100)
+    assert torch.equal(soft_clamp(inside), inside)
+    outside = torch.tensor([-1e3, -21.0, 3.0, 1e3], requires_grad=True)
+    bounded = soft_clamp(outside)
+    assert (bounded >= -21).all() and (bounded <= 3).all()
+    bounded.sum().backward()
+    assert (outside.grad[1:3] > 0.1).all()
+
+
+def test_unknown_flow_names_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean 'realnvp'"):
+        Flow(2, 3, "realnpv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(features=0), "features >= 1"),
+        (dict(features=2, context=-1), "context >= 0"),
+        (dict(features=2, flow="nsf", bin=8), "could not be built with options"),
+        (dict(features=2, flow="nsf", bins=1), "bins >= 2"),
+        (dict(features=2, flow=3), "must be a name or a builder"),
+        (dict(features=2, flow=[AffineTransform(0.0, 1.0)], bins=3), "takes no options"),
+        (dict(features=2, flow=["affine"]), "torch.distributions transforms"),
+        (dict(features=2, flow=[torch.distributions.AbsTransform()]), "bijective"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Flow(**arguments)
+
+
+def test_wrong_contexts_are_named():
+    with pytest.raises(ValueError, match=r"context of size 3, got no context"):
+        Flow(2, 3)()
+    with pytest.raises(ValueError, match=r"context of size 3, got one of shape \(5, 4\)"):
+        Flow(2, 3)(torch.randn(5, 4))
+    with pytest.raises(ValueError, match=r"context of size 0, got one of shape"):
+        Flow(2)(torch.randn(5, 4))
+
+
+def test_a_module_that_returns_no_distribution_is_refused():
+    with pytest.raises(ValueError, match="has no log_prob"):
+        Flow(2, 3, lambda features, context: nn.Linear(context, features))(torch.randn(5, 3))
+    with pytest.raises(ValueError, match=r"event shape \(2,\)"):
+        Flow(2, 3, lambda features, context: GaussianModule(4, context))(torch.randn(5, 3))
+
+
+def test_torch_transforms_of_scalars_and_vectors_have_one_log_det_per_vector():
+    x = torch.randn(5, 3)
+    y, ladj = TorchTransform(torch.distributions.ExpTransform()).call_and_ladj(x)
+    torch.testing.assert_close(ladj, x.sum(-1))
+    torch.testing.assert_close(TorchTransform(torch.distributions.ExpTransform()).inverse_and_ladj(y)[0], x)
+
+
+def test_one_value_is_scored_under_a_batch_of_contexts_and_the_reverse():
+    for name in flowrl.available_flows():
+        flow = Flow(2, 3, name)
+        context, x = torch.randn(5, 3), torch.randn(5, 2)
+        torch.testing.assert_close(flow(context).log_prob(x[0]), flow(context).log_prob(x[0].expand(5, 2)))
+        torch.testing.assert_close(flow(context[:1]).log_prob(x), flow(context[:1].expand(5, 3)).log_prob(x))
+
+
+def test_two_flows_of_one_list_share_nothing():
+    layers = [ActNorm(2)]
+    first, second = Flow(2, 3, layers), Flow(2, 3, layers)
+    with torch.no_grad():
+        first.layers[0].shift += 1
+    assert second.layers[0].shift.abs().sum() == 0 and layers[0].shift.abs().sum() == 0

@@ -1,0 +1,219 @@
+"""Every recipe: a Gaussian at the start, and an exact, normalised, reparameterised density once its parameters move."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal
+
+from flowrl import Flow
+from flowrl.policies.action_distribution import ActionFlow
+from tests.models import FLOW_KWARGS, FLOWS, widen_moderately
+
+CONTEXT = 4
+flows = pytest.mark.parametrize("name", FLOWS)
+dimensions = pytest.mark.parametrize("d", [1, 2, 3, 17])
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def perturbed(name: str, d: int, context: int = CONTEXT, spread: float = 0.1, **options) -> Flow:
+    """A flow whose parameters have moved, around a base of moderate width."""
+    flow = Flow(d, context, name, **FLOW_KWARGS.get(name, {}), **options)
+    widen_moderately(flow)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += spread * torch.randn_like(parameter)
+    return flow
+
+
+@flows
+@dimensions
+@pytest.mark.parametrize("context", [0, CONTEXT])
+def test_starts_as_the_gaussian_of_its_context(name, d, context):
+    flow = Flow(d, context, name)
+    mean_weight, log_std_weight = 0.1 * torch.randn(2, d, context)
+    mean_bias, log_std_bias = 0.3 * torch.randn(2, d)
+    flow.set_gaussian(mean_weight, mean_bias, log_std_weight, log_std_bias)
+    h = torch.randn(5, context) if context else None
+    mean = mean_bias if h is None else h @ mean_weight.T + mean_bias
+    log_std = log_std_bias if h is None else h @ log_std_weight.T + log_std_bias
+    gaussian = Independent(Normal(mean, log_std.exp()), 1)
+    distribution = flow(h)
+    x, log_prob = distribution.rsample_and_log_prob((50,))
+    torch.testing.assert_close(log_prob, gaussian.log_prob(x), atol=1e-9, rtol=0)
+    torch.testing.assert_close(distribution.log_prob(x), gaussian.log_prob(x), atol=1e-9, rtol=0)
+    torch.testing.assert_close(distribution.mode(), mean)
+
+
+@flows
+@dimensions
+def test_sample_and_log_prob_agree(name, d):
+    distribution = perturbed(name, d)(torch.randn(5, CONTEXT))
+    x, log_prob = distribution.rsample_and_log_prob((20,))
+    assert x.shape == (20, 5, d) and log_prob.shape == (20, 5)
+    torch.testing.assert_close(distribution.log_prob(x), log_prob, atol=1e-7, rtol=1e-7)
+    assert distribution.rsample((2, 3)).shape == (2, 3, 5, d)
+    assert not distribution.sample().requires_grad and distribution.rsample().requires_grad
+
+
+@flows
+@dimensions
+def test_log_det_is_that_of_the_jacobian(name, d):
+    transform = perturbed(name, d)(torch.randn(6, CONTEXT)).transform
+    z = torch.randn(6, d)
+    jacobian = torch.autograd.functional.jacobian(lambda z: transform.call_and_ladj(z)[0].sum(0), z)
+    error = torch.linalg.slogdet(jacobian.movedim(1, 0)).logabsdet - transform.call_and_ladj(z)[1]
+    assert error.abs().max() < 1e-8
+
+
+@flows
+@pytest.mark.parametrize("spread", [0.0, 0.05], ids=["untrained", "perturbed"])
+@pytest.mark.parametrize("d", [1, 2])
+def test_density_of_the_action_integrates_to_one_over_its_box(name, d, spread):
+    density = ActionFlow(perturbed(name, d, spread=spread)(torch.randn(CONTEXT)), squash=True, pre_squash=False)
+    # Trapezoids in t with a = tanh(t): nodes crowd towards the edges of the box, where squashed densities live.
+    t = torch.linspace(-8, 8, 5_001 if d == 1 else 321)
+    weight = (t[1] - t[0]) * (1 - torch.tanh(t).square())
+    axes, weights = torch.meshgrid(*[t] * d, indexing="ij"), torch.meshgrid(*[weight] * d, indexing="ij")
+    with torch.no_grad():
+        p = density.log_prob(torch.tanh(torch.stack(axes, -1)).flatten(0, -2)).exp()
+    total = (p * torch.stack(weights).prod(0).flatten()).sum()
+    assert total.item() == pytest.approx(1, abs=1e-3)
+
+
+@flows
+def test_density_integrates_to_one_by_importance_sampling_in_three_dimensions(name):
+    torch.manual_seed(1)
+    with torch.no_grad():
+        distribution = perturbed(name, 3)(torch.randn(CONTEXT))
+        spread = distribution.sample((2_000,))
+        proposal = Independent(Normal(spread.mean(0), 1.7 * spread.std(0)), 1)
+        x = proposal.sample((50_000,))
+        ratio = (distribution.log_prob(x) - proposal.log_prob(x)).exp()
+    assert abs(ratio.mean() - 1) < 3 * ratio.std() / math.sqrt(len(ratio))
+
+
+@flows
+def test_entropy_estimate_is_unbiased_and_differentiable(name):
+    flow = perturbed(name, 2)
+    context = torch.randn(1, CONTEXT)
+    estimate = flow(context).entropy(20_000)
+    x = flow(context).sample((20_000,))
+    reference = -flow(context).log_prob(x)
+    error = (reference.std() * math.sqrt(2 / 20_000)).item()
+    assert estimate.item() == pytest.approx(reference.mean().item(), abs=4 * error)
+    estimate.sum().backward()
+    gradient = flow.context_map.weight.grad[2:4]  # of the log-std, whose growth raises the entropy one to one
+    torch.testing.assert_close(gradient, context.expand(2, -1), atol=1e-6, rtol=1e-6)
+
+
+@flows
+def test_reparameterised_gradient_of_an_expectation_is_right(name):
+    """d/dtheta E f(x) by the samples' path agrees with finite differences under common random numbers."""
+    flow = perturbed(name, 2)
+    context = torch.randn(1, CONTEXT)
+
+    def expectation() -> torch.Tensor:
+        torch.manual_seed(3)
+        x, log_prob = flow(context).rsample_and_log_prob((64,))
+        return (x.sin().sum(-1) + 0.1 * log_prob).mean()
+
+    expectation().backward()
+    for parameter in flow.parameters():
+        direction = torch.randn_like(parameter)
+        step = 1e-6 * direction
+        with torch.no_grad():
+            parameter += step
+            above = expectation()
+            parameter -= 2 * step
+            below = expectation()
+            parameter += step
+        slope = (above - below) / 2e-6
+        assert (parameter.grad * direction).sum().item() == pytest.approx(slope.item(), abs=1e-5, rel=1e-3)
+
+
+@flows
+@pytest.mark.parametrize("d", [1, 3])
+def test_every_parameter_gets_a_gradient(name, d):
+    flow = perturbed(name, d)
+    x, log_prob = flow(torch.randn(32, CONTEXT)).rsample_and_log_prob()
+    (log_prob.mean() + x.square().sum()).backward()
+    for key, parameter in flow.named_parameters():
+        assert parameter.numel() == 0 or parameter.grad.abs().sum() > 0, key
+
+
+UNROLLED = ("ffjord", "naf", "waveglow")  # solver steps, root finds, layers: tens of seconds to trace
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in UNROLLED else name for name in FLOWS]
+)
+def test_compiles_without_a_graph_break(name):
+    flow = perturbed(name, 3)
+    z, value, context = torch.randn(8, 3), torch.randn(8, 3), torch.randn(8, CONTEXT)
+
+    def both_directions(context, z, value):
+        distribution = flow(context)
+        return *distribution.transform.call_and_ladj(z), distribution.log_prob(value)
+
+    compiled = torch.compile(both_directions, fullgraph=True, backend="eager")
+    results = zip(compiled(context, z, value), both_directions(context, z, value), strict=True)
+    for fast, plain in results:
+        torch.testing.assert_close(fast, plain)
+    torch._dynamo.reset()
+
+
+@flows
+def test_copies_and_pickles_after_sampling(name):
+    flow = perturbed(name, 3)
+    context, x = torch.randn(5, CONTEXT), torch.randn(5, 3)
+    flow(context).rsample_and_log_prob()
+    for copied in (copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))):
+        torch.testing.assert_close(copied(context).log_prob(x), flow(context).log_prob(x))
+    loaded = Flow(3, CONTEXT, name, **FLOW_KWARGS.get(name, {}))
+    loaded.load_state_dict(flow.state_dict())
+    torch.testing.assert_close(loaded(context).log_prob(x), flow(context).log_prob(x))
+
+
+@flows
+def test_float32_log_prob_agrees_with_float64(name):
+    flow = perturbed(name, 6)
+    context = torch.randn(64, CONTEXT)
+    x = flow(context).sample()
+    precise = flow(context).log_prob(x)
+    rough = flow.float()(context.float()).log_prob(x.float())
+    torch.testing.assert_close(rough.double(), precise, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["realnvp", "nsf", "maf", "iaf", "naf", "glow", "triangular", "affine", "ffjord"])
+@pytest.mark.parametrize("d", [2, 3, 5])
+def test_no_feature_is_left_alone(name, d):
+    """Every feature's distribution depends on some other one's value."""
+    transform = perturbed(name, d, spread=0.3)(torch.randn(CONTEXT)).transform
+    jacobian = torch.autograd.functional.jacobian(lambda z: transform.call_and_ladj(z)[0], 0.1 + torch.zeros(d))
+    mixing = jacobian - torch.diag(jacobian.diagonal())
+    assert ((mixing.abs().sum(0) + mixing.abs().sum(1)) > 1e-6).all()
+
+
+@dimensions
+def test_gated_iaf_starts_as_the_gaussian_of_its_context_and_agrees_with_its_samples(d):
+    flow = Flow(d, CONTEXT, "iaf", gated=True)
+    context = torch.randn(5, CONTEXT)
+    mean, log_std = flow.context_map(context)[:, : 2 * d].chunk(2, -1)
+    x, log_prob = flow(context).rsample_and_log_prob((20,))
+    torch.testing.assert_close(log_prob, Independent(Normal(mean, log_std.exp()), 1).log_prob(x), atol=1e-9, rtol=0)
+    torch.testing.assert_close(flow(context).mode(), mean)
+    distribution = perturbed("iaf", d, gated=True)(context)
+    x, log_prob = distribution.rsample_and_log_prob((20,))
+    torch.testing.assert_close(distribution.log_prob(x), log_prob, atol=1e-7, rtol=1e-7)
+
+
+def test_gated_iaf_trains_gate_and_new_value_from_its_start():
+    flow = Flow(3, CONTEXT, "iaf", gated=True)
+    x, _ = flow(torch.randn(32, CONTEXT)).rsample_and_log_prob()
+    x.square().sum().backward()
+    for layer in flow.layers:
+        assert (layer.conditioner.linears[-1].bias.grad.abs() > 0).all()

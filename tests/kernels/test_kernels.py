@@ -1,0 +1,284 @@
+"""The C kernels agree with torch's own operations, in value and gradient, and everything works without them."""
+
+import logging
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowrl import Flow
+from flowrl.kernels import library, squash
+from flowrl.kernels import spline as native_spline
+from flowrl.layers import ShearLayer
+from flowrl.transforms import RationalQuadraticSpline, TanhBox
+from flowrl.transforms.spline import evaluate
+
+PRECISIONS = {torch.float64: 1e-10, torch.float32: 1e-4}
+precisions = pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS.items(), ids=str)
+needs_compiler = pytest.mark.skipif(library.load(torch.float32) is None, reason="no C compiler: install gcc")
+
+
+def values_and_gradients(function, *inputs):
+    """Outputs, and gradients of a random combination of them."""
+    inputs = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    outputs = function(*inputs)
+    generator = torch.Generator().manual_seed(3)
+    weights = [torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output) for output in outputs]
+    return *outputs, *torch.autograd.grad(outputs, inputs, weights)
+
+
+def assert_close(ours, theirs, tolerance):
+    for a, b in zip(ours, theirs, strict=True):
+        scale = max(1.0, b.abs().max().item())
+        assert (a - b).abs().max() <= tolerance * scale
+
+
+@needs_compiler
+@precisions
+@settings(deadline=None, max_examples=25)
+@given(
+    batch=st.sampled_from([1, 3, 64, 65, 130]),
+    features=st.sampled_from([1, 2, 17]),
+    bins=st.sampled_from([2, 5, 8, 64]),
+    spread=st.sampled_from([0.0, 0.3, 3.0, 30.0]),
+    inverse=st.booleans(),
+    batch_last=st.booleans(),
+)
+def test_spline(dtype, tolerance, batch, features, bins, spread, inverse, batch_last):
+    generator = torch.Generator().manual_seed(0)
+    raw = spread * torch.randn(batch, features, 3 * bins - 1, generator=generator, dtype=torch.float64)
+    value = 3 * torch.randn(batch, features, generator=generator, dtype=torch.float64)
+    # In float32 both are right to a rounding error that an almost singular spline magnifies: compare with the truth.
+    truth = values_and_gradients(lambda v, r: evaluate(v, r, 4.0, inverse), value, raw)
+    raw, value = raw.to(dtype), value.to(dtype)
+    if batch_last:
+        raw, value = raw.movedim(0, -1).contiguous().movedim(-1, 0), value.t().contiguous().t()
+    assert native_spline.is_available(value, raw)
+    ours = values_and_gradients(
+        lambda v, r: native_spline.evaluate(v, r, 4.0, 3.0, inverse, formula=evaluate), value, raw
+    )
+    if spread > (1 if dtype == torch.float32 else 3):  # rounding, magnified: only that it stays within reason
+        assert all(tensor.isfinite().all() for tensor in ours)
+        assert_close(ours[:1], [truth[0].to(dtype)], 1e-3)
+    else:  # sums over more bins round more
+        assert_close(ours, [tensor.to(dtype) for tensor in truth], tolerance * max(1, bins / 16))
+
+
+FLOWS = {
+    "triangular": dict(layers=2),
+    "affine": {},
+    "nsf": dict(hidden=(16, 12)),
+    "realnvp": dict(layers=3, hidden=(7, 300)),  # 300: more than the kernel packs at once
+}
+
+
+@needs_compiler
+@precisions
+@pytest.mark.parametrize("features", [1, 2, 3, 17])
+@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("batch", [1, 70])
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("density", [False, True])
+def test_whole_flow(dtype, tolerance, features, name, batch, inverse, density, monkeypatch):
+    torch.manual_seed(0)
+    flow = Flow(features, 5, name, **FLOWS[name]).to(dtype)
+    if flow.program is None:
+        pytest.skip("one dimension has no affine coupling")
+    with torch.no_grad():
+        for weight in flow.layers.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    parameters = 0.5 * torch.randn(batch, flow.context_map.out_features, dtype=dtype)
+    parameters[:3, features : 2 * features] = torch.tensor([[-25.0], [2.5], [-20.0]])[:batch]  # at, beyond the bounds
+    value = torch.randn(batch, features, dtype=dtype)
+    if inverse:  # points where such a density is: its scale magnifies rounding anywhere else
+        value = flow.from_parameters(parameters).transform.call_and_ladj(value)[0].detach()
+    names = [name for name, _ in flow.layers.named_parameters()]
+
+    class Pass(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flow = flow
+
+        def forward(self, value, parameters):
+            return self.flow.from_parameters(parameters).transform.through(value, inverse, density)
+
+    def through(value, parameters, *weights):
+        named = {f"flow.layers.{name}": weight for name, weight in zip(names, weights)}
+        return torch.func.functional_call(Pass(), named, (value, parameters))
+
+    inputs = (value, parameters, *flow.layers.parameters())
+    ours = values_and_gradients(through, *inputs)
+    monkeypatch.setattr("flowrl.kernels.flow.is_available", lambda *_: False)
+    assert_close(ours, values_and_gradients(through, *inputs), tolerance)
+
+
+@needs_compiler
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("which", [0, 1])
+def test_either_output_may_be_used_alone(which, inverse, monkeypatch, float64):
+    torch.manual_seed(0)
+    flow = Flow(3, 5, "nsf", hidden=(16,))
+    parameters, value = torch.randn(9, flow.context_map.out_features), torch.randn(9, 3)
+
+    def one(value, parameters):
+        return (flow.from_parameters(parameters).transform.through(value, inverse, density=True)[which],)
+
+    ours = values_and_gradients(one, value, parameters)
+    monkeypatch.setattr("flowrl.kernels.flow.is_available", lambda *_: False)
+    assert_close(ours, values_and_gradients(one, value, parameters), 1e-10)
+
+
+@needs_compiler
+@precisions
+def test_tanh(dtype, tolerance):
+    u = torch.cat((torch.linspace(-50, 50, 1001), torch.logspace(-8, 1, 500), torch.tensor([0.0, 0.25, -0.25])))
+    u = u.to(dtype).unsqueeze(-1).expand(-1, 2)
+    ours = values_and_gradients(squash.evaluate, u.contiguous())
+    exact = values_and_gradients(
+        # Not softplus, which torch replaces by its asymptote from 20 on
+        lambda u: (u.tanh(), (2 * (math.log(2) + u - torch.logaddexp(2 * u, torch.zeros_like(u)))).sum(-1)),
+        u.double(),
+    )
+    assert_close(ours, [tensor.to(dtype) for tensor in exact], max(tolerance / 10, 1e-9))
+    small = u[1001:1400]
+    assert ((squash.evaluate(small)[0] - small.double().tanh()) / small.double().tanh()).abs().max() < 1e-6
+
+
+@needs_compiler
+@pytest.mark.parametrize("flow", ["triangular", "nsf"])
+def test_second_derivatives_are_those_of_the_formula(flow, monkeypatch, float64):
+    torch.manual_seed(0)
+    flow = Flow(2, 3, flow)
+    context = torch.randn(4, 3)
+    x = torch.randn(4, 2)
+    vector = [torch.randn_like(parameter) for parameter in flow.parameters()]
+
+    def hessian_vector_product():
+        loss = flow(context).log_prob(x).square().sum()
+        gradients = torch.autograd.grad(loss, list(flow.parameters()), create_graph=True)
+        product = sum((gradient * direction).sum() for gradient, direction in zip(gradients, vector))
+        return torch.autograd.grad(product, list(flow.parameters()), allow_unused=True, materialize_grads=True)
+
+    ours = hessian_vector_product()
+    for module in ("flow", "spline"):
+        monkeypatch.setattr(f"flowrl.kernels.{module}.is_available", lambda *_: False)
+    assert_close(ours, hessian_vector_product(), 1e-9)
+
+
+@needs_compiler
+@pytest.mark.parametrize("where", ["value", "parameter"])
+def test_nan_stays_nan(where):
+    raw, value = torch.zeros(3, 2, 23), torch.zeros(3, 2)
+    (value if where == "value" else raw)[1] = torch.nan
+    image, ladj = RationalQuadraticSpline(raw, 4.0).call_and_ladj(value)
+    assert image[1].isnan().all() and ladj[1].isnan()
+    assert image[[0, 2]].isfinite().all() and ladj[[0, 2]].isfinite().all()
+    a, ladj = TanhBox().call_and_ladj(torch.tensor([[torch.nan], [torch.inf], [-torch.inf]]))
+    assert a[0].isnan() and ladj[0].isnan() and a[1:].flatten().tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("trouble", ["no compiler", "a broken compiler", "switched off"])
+def test_without_a_compiler_the_formulas_serve_and_it_is_said_once(trouble, monkeypatch, caplog, tmp_path):
+    if trouble == "switched off":
+        monkeypatch.setenv("FLOWRL_NATIVE", "0")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if trouble == "no compiler":
+        monkeypatch.setattr(library.shutil, "which", lambda _: None)
+    elif trouble == "a broken compiler":
+        monkeypatch.setenv("CC", "false")
+    caches = (library.load, library._version, library.kernel, library.kernels)
+    for cache in caches:
+        cache.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            spline = RationalQuadraticSpline(torch.randn(4, 2, 23), 4.0)
+            x = torch.randn(4, 2)
+            y, ladj = spline.call_and_ladj(x)
+            spline.call_and_ladj(x)
+        torch.testing.assert_close((y, ladj), evaluate(x, spline.raw, 4.0, False))
+        expected = {"no compiler": "Install one", "a broken compiler": "could not compile kernels.c"}.get(trouble)
+        messages = [record.getMessage() for record in caplog.records]
+        assert len(messages) == int(expected is not None)
+        assert expected is None or expected in messages[0]
+    finally:
+        for cache in caches:
+            cache.cache_clear()
+
+
+@needs_compiler
+def test_a_compiled_library_that_is_broken_is_compiled_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library.load.cache_clear()
+    try:
+        with monkeypatch.context() as full_disk:
+            full_disk.setattr(library, "_compile", lambda command, path: path.write_bytes(b"half a library"))
+            assert library.load(torch.float32) is None
+        library.load.cache_clear()
+        assert library.load(torch.float32) is not None
+    finally:
+        library.load.cache_clear()
+
+
+@needs_compiler
+def test_what_looks_on_other_than_eager_autograd_sees_the_formulas(float64):
+    flow = Flow(2, 3, "triangular")
+    perturbed = 0.3 * torch.randn(5, flow.context_map.out_features)
+    x = torch.randn(5, 2)
+
+    def log_prob(parameters):
+        return flow.from_parameters(parameters).log_prob(x)
+
+    expected = torch.autograd.functional.jacobian(log_prob, perturbed)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(log_prob, perturbed, vectorize=True), expected)
+    direction = torch.randn_like(perturbed)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(perturbed, direction)
+        tangent = torch.autograd.forward_ad.unpack_dual(log_prob(dual)).tangent
+    torch.testing.assert_close(tangent, (expected * direction).sum((-2, -1)))
+    with torch.no_grad():
+        traced = torch.jit.trace(log_prob, (perturbed,), check_trace=False)
+        torch.testing.assert_close(traced(perturbed + 1), log_prob(perturbed + 1))
+
+
+@needs_compiler
+def test_one_value_in_many_states_and_the_reverse():
+    flow = Flow(2, 3, "triangular")
+    transform, x = flow(torch.randn(7, 3)).transform, torch.randn(7, 2)
+    torch.testing.assert_close(transform.call_and_ladj(x[:1]), transform.call_and_ladj(x[:1].expand(7, 2)))
+    assert transform.call_and_ladj(torch.randn(4, 1, 2))[0].shape == (4, 7, 2)
+
+
+@needs_compiler
+def test_layers_and_maps_of_the_users_own_are_called():
+    class Reflection(ShearLayer):
+        def forward(self, parameters):
+            called.append("layer")
+            return super().forward(parameters)
+
+    called = []
+    Flow(2, 3, [Reflection(2)])(torch.randn(5, 3)).rsample()
+    flow = Flow(2, 3, "triangular")
+    flow.context_map.register_forward_hook(lambda *_: called.append("hook"))
+    flow(torch.randn(5, 3))
+    assert called == ["layer", "hook"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("home", ["missing", "read-only"])
+def test_without_a_place_for_the_cache_a_temporary_one_serves(home, monkeypatch, tmp_path):
+    if home == "missing":
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(library.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        access = os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: tmp_path not in Path(path).parents and access(path, mode))
+    library.load.cache_clear()
+    try:
+        assert library.load(torch.float32) is not None
+    finally:
+        library.load.cache_clear()

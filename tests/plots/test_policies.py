@@ -1,0 +1,42 @@
+"""Pictures of action densities: the whole box of every state, of any policy and action space."""
+
+import io
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO, SAC
+
+from flowrl.plots.policies import density_figure
+from tests.environments import Aim
+
+
+def policy_of(algorithm, policy, dimensions):
+    torch.manual_seed(0)
+    env = Aim(low=[-2.0] * dimensions, high=[3.0] * dimensions, reward=lambda action, state: 0.0)
+    return algorithm(policy, env, policy_kwargs=dict(net_arch=[8])).policy
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy"),
+    [(SAC, "FlowPolicy"), (PPO, "FlowPolicy"), (SAC, "MlpPolicy"), (PPO, "MlpPolicy")],
+)
+@pytest.mark.parametrize(("dimensions", "rows"), [(1, 1), (2, 1), (3, 2), (6, 3), (17, 4)])
+def test_a_figure_shows_the_whole_box_of_every_state(algorithm, policy, dimensions, rows):
+    figure = density_figure(policy_of(algorithm, policy, dimensions), np.zeros((3, 3), np.float32), n_samples=100)
+    assert len(figure.axes) == 3 * rows
+    for axes in figure.axes:
+        assert axes.get_xlim() == (-2, 3) and axes.get_xlabel()
+        assert dimensions == 1 or axes.get_ylim() == (-2, 3)
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["state 1", "state 2", "state 3"]
+    figure.savefig(io.BytesIO())
+
+
+def test_actions_of_several_axes_are_flattened():
+    env = gym.wrappers.TransformAction(
+        gym.make("Reacher-v5"), lambda action: action.flatten(), gym.spaces.Box(-1, 1, (1, 2))
+    )
+    policy = SAC("FlowPolicy", env, policy_kwargs=dict(net_arch=[8])).policy
+    figure = density_figure(policy, np.zeros((1, *env.observation_space.shape)))
+    assert len(figure.axes) == 1
