@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from flowrl.algorithms.gradients import actor_and_critic, gradient_norm
 from flowrl.plots.policies import density_figure
 from flowrl.policies.density import diagnose, has_density
 
@@ -24,8 +25,6 @@ from flowrl.policies.density import diagnose, has_density
 TEXT_FORMATS = ("stdout", "log", "json", "csv")
 # What the HParams tab compares runs by; the values come from the scalars of the same name.
 METRICS = {"eval/mean_reward": 0.0, "rollout/ep_rew_mean": 0.0}
-# In SB3's actor-critic policies (PPO, A2C), which have one optimiser, these parameters are the critic's.
-CRITIC_PREFIXES = ("value_net", "mlp_extractor.value_net", "vf_features_extractor")
 
 
 class FlowLogger(BaseCallback):
@@ -57,6 +56,8 @@ class FlowLogger(BaseCallback):
         self.logger.record("hparams", HParam(hyperparameters(self.model), METRICS), exclude=TEXT_FORMATS)
         self._remove_hooks()
         self.optimizers_to_measure: set[Optimizer] = set()
+        if hasattr(self.model, "gradient_norms"):  # flowrl's algorithms: a hook would keep the update out of C
+            return
         for optimizer, parameters in parameter_groups(self.model):
             hook = partial(self._measure_gradients, parameters=parameters)
             self.hooks.append(optimizer.register_step_pre_hook(hook))
@@ -77,6 +78,7 @@ class FlowLogger(BaseCallback):
             self.next_step = next_multiple(self.num_timesteps, self.every)
             self._log_speed()
             self._log_distribution()
+            self._log_gradients()
         rollout_length = self.num_timesteps - self.rollout_start
         if self.num_timesteps + rollout_length >= self.next_step:  # the last update before the next measurement
             self.optimizers_to_measure = {optimizer for optimizer, _ in parameter_groups(self.model)}
@@ -95,6 +97,12 @@ class FlowLogger(BaseCallback):
             for name, value in diagnose(policy, obs).items():
                 self.logger.record(f"flow/{name}", value)
 
+    def _log_gradients(self) -> None:
+        """Those of the last update, where the algorithm keeps them."""
+        if hasattr(self.model, "gradient_norms") and getattr(self.model, "_n_updates", 0) > 0:
+            for name, norm in self.model.gradient_norms().items():
+                self.logger.record(f"train/grad_norm_{name}", norm)
+
     def _measure_gradients(
         self, optimizer: Optimizer, args: Any, kwargs: Any, parameters: dict[str, list[Tensor]]
     ) -> None:
@@ -103,9 +111,7 @@ class FlowLogger(BaseCallback):
             return
         self.optimizers_to_measure.remove(optimizer)
         for name, group in parameters.items():
-            norms = [parameter.grad.norm() for parameter in group if parameter.grad is not None]
-            if norms:
-                self.logger.record(f"train/grad_norm_{name}", torch.stack(norms).norm().item())
+            self.logger.record(f"train/grad_norm_{name}", gradient_norm(group))
 
     def _remove_hooks(self) -> None:
         for hook in self.hooks:
@@ -163,12 +169,7 @@ def parameter_groups(model: BaseAlgorithm) -> list[tuple[Optimizer, dict[str, li
         optimizer = getattr(getattr(model, name, None), "optimizer", None)
         if optimizer is not None:
             groups.append((optimizer, {name: [p for group in optimizer.param_groups for p in group["params"]]}))
-    if not groups:
-        named: dict[str, list[Tensor]] = dict(actor=[], critic=[])
-        for name, parameter in model.policy.named_parameters():
-            named["critic" if name.startswith(CRITIC_PREFIXES) else "actor"].append(parameter)
-        groups.append((model.policy.optimizer, named))
-    return groups
+    return groups or [(model.policy.optimizer, actor_and_critic(model.policy))]
 
 
 def hyperparameters(model: BaseAlgorithm) -> dict[str, bool | str | float | None]:

@@ -1,7 +1,22 @@
 """Fixtures that tests of several folders share."""
 
+import sys
+
 import pytest
 import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--without-kernels", action="store_true", help="as if flowrl/kernels were not there")
+
+
+def pytest_configure(config):
+    if config.getoption("--without-kernels"):
+        sys.modules["flowrl.kernels"] = None
+
+
+def pytest_ignore_collect(collection_path, config):
+    return True if config.getoption("--without-kernels") and collection_path.name == "kernels" else None
 
 
 @pytest.fixture

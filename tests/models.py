@@ -26,6 +26,7 @@ FLOW_KWARGS: dict[str, dict[str, Any]] = {"ffjord": dict(hidden=(8, 8), steps=16
 
 # Flows that the C kernels know, small, at the dimensions that they are tested at; one dimension has no affine coupling.
 KERNEL_FLOWS: dict[str, dict[str, Any]] = {
+    "gaussian": {},
     "triangular": {},
     "affine": {},
     "realnvp": dict(hidden=(16, 16)),

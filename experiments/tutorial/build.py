@@ -1,9 +1,9 @@
 """Every picture and number of docs/tutorial.md: ``python experiments/tutorial/build.py``.
 
 Checks single transforms, fits every flow of ``experiments/tutorial/flows.py`` (where the budgets stand) to every target
-of ``experiments/tutorial/targets/``, and writes pictures to ``docs/tutorial/``, printed checks and tables into the blocks of
-``docs/tutorial.md``, and ``fits.csv`` (maximum likelihood) and ``energies.csv`` (reverse KL), each with its ``.json``,
-to ``experiments/results/``.
+of ``experiments/tutorial/targets/``, and writes pictures to ``docs/tutorial/``, printed checks and tables into the
+blocks of ``docs/tutorial.md``, and ``fits.csv`` (maximum likelihood) and ``energies.csv`` (reverse KL), each with its
+``.json``, to ``experiments/results/``.
 """
 
 import argparse

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -13,15 +12,13 @@ from torch.distributions.transforms import Transform as TorchDistributionsTransf
 
 from flowrl.adapters.adapt import ExternalLayer, adapt
 from flowrl.adapters.distribution import ExternalDistribution
+from flowrl.compiled import compiled_flow
 from flowrl.flows.distribution import NormalizingFlow, ReparameterizedDistribution
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow, FlowParts, find_flow
-from flowrl.kernels.flow import Limits, Program, Step, StepKind
-from flowrl.kernels.one_pass import FlowInOnePass, InOnePass
 from flowrl.layers import Constant, Layer
 from flowrl.layers.layer import initialize_layers
 from flowrl.layers.linear import MIN_STD
 from flowrl.transforms import Affine, Compose, Transform
-from flowrl.transforms.spline import RAW_LIMIT
 from flowrl.transforms.transform import as_transform
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the bounds of SB3's SAC
@@ -42,7 +39,7 @@ class Flow(nn.Module):
     :raises ValueError: for an unknown name, or options that the recipe does not take
     """
 
-    context_map: nn.Linear | _Bias
+    context_map: ContextMap | _Bias
 
     def __init__(self, features: int, context: int = 0, flow: AnyFlow = DEFAULT_FLOW, **options: Any):
         super().__init__()
@@ -51,15 +48,13 @@ class Flow(nn.Module):
         self.features = features
         self.context = context
         parts = adapt(_build(flow, features, context, options), features, context)
-        self.program: Program | None = None  # of the C kernel
         self.external = parts if isinstance(parts, nn.Module) else None
         self.layers = nn.ModuleList([] if isinstance(parts, nn.Module) else map(_as_layer, parts))
         if self.external is None:
             self._sizes = [features, features, *(layer.context_size for layer in self._layers())]
             # Unconditional: the map of an empty context is its bias alone.
-            self.context_map = nn.Linear(context, sum(self._sizes)) if context else _Bias(sum(self._sizes))
+            self.context_map = ContextMap(context, sum(self._sizes)) if context else _Bias(sum(self._sizes))
             self._reset()
-            self.program = self._native_program()
 
     @property
     def is_external(self) -> bool:
@@ -92,13 +87,16 @@ class Flow(nn.Module):
         :return: batch shape ``(*batch,)``
         """
         like = parameters[..., : self.features]
-        if self.program is None:
-            return NormalizingFlow(self._transform(parameters), like)
-        return FlowInOnePass(InOnePass(parameters, self.native_weights(), self.program, self), like)
+        return compiled_flow(self, parameters) or NormalizingFlow(self.transform_of(parameters), like)
 
-    def native_weights(self) -> list[Tensor]:
-        """Those of the layers' own networks that the C kernel reads, where there is a :attr:`program`."""
-        return [weight for layer in self.layers for weight in layer.native_weights()]  # type: ignore[operator]
+    def transform_of(self, parameters: Tensor) -> Transform:
+        """The transform from noise to value, layer by layer.
+
+        :param parameters: the context map's output, shape ``(*batch, context_map.out_features)``
+        """
+        mean, log_std, *slices = parameters.split(self._sizes, dim=-1)
+        transforms = [layer(part) for layer, part in zip(self._layers(), slices, strict=True)]
+        return Compose([*transforms, Affine(mean, soft_clamp(log_std))])
 
     def _check(self, context: Tensor | None) -> None:
         if (context is None) != (self.context == 0) or (context is not None and context.shape[-1] != self.context):
@@ -106,25 +104,7 @@ class Flow(nn.Module):
             raise ValueError(f"This flow takes a context of size {self.context}, got {given}.")
 
     def _parameters_of(self, context: Tensor | None) -> Tensor:
-        linear: Any = self.context_map
-        plain = type(linear) is nn.Linear and not linear._forward_hooks and not linear._forward_pre_hooks
-        if self.program is None or not plain or context is None or context.dim() != 2:
-            return linear(context)
-        # The batch contiguous, as the C kernel reads it
-        return torch.addmm(linear.bias.unsqueeze(1), linear.weight, context.t()).t()
-
-    def _transform(self, parameters: Tensor) -> Transform:
-        mean, log_std, *slices = parameters.split(self._sizes, dim=-1)
-        transforms = [layer(part) for layer, part in zip(self._layers(), slices, strict=True)]
-        return Compose([*transforms, Affine(mean, soft_clamp(log_std))])
-
-    def _native_program(self) -> Program | None:
-        """The steps of the C kernel; None where a layer has no such step."""
-        offsets = accumulate(self._sizes[1:], initial=self.features)
-        steps = [layer.native_step(offset) for layer, offset in zip(self._layers(), islice(offsets, 1, None))]
-        gaussian = Step(StepKind.GAUSSIAN, offset=0)
-        limits = Limits(RAW_LIMIT, LOG_STD_MIN, LOG_STD_MAX)
-        return None if None in steps else Program([*steps, gaussian], limits)  # type: ignore[list-item]
+        return self.context_map(context)
 
     @torch.no_grad()
     def set_gaussian(
@@ -184,6 +164,15 @@ class Flow(nn.Module):
             nn.init.zeros_(self.context_map.bias)
         for layer, weight, bias in zip(self._layers(), weights[2:], biases[2:], strict=True):
             layer.reset_context(weight, bias)
+
+
+class ContextMap(nn.Linear):
+    """The linear map of a context, whose output has the batch contiguous: the order in which layers and C read it."""
+
+    def forward(self, context: Tensor) -> Tensor:
+        if context.dim() != 2:
+            return super().forward(context)
+        return torch.addmm(self.bias.unsqueeze(1), self.weight, context.t()).t()
 
 
 class _Bias(nn.Module):

@@ -48,6 +48,11 @@ def triangular(features: int, context: int, layers: int = 1, bins: int = 8, boun
     return parts
 
 
+def gaussian(features: int, context: int) -> FlowParts:
+    """No layers: a Gaussian of independent features, the flow agents' own baseline in the same code."""
+    return []
+
+
 def affine(features: int, context: int) -> FlowParts:
     """One shear before the mean and scale: a Gaussian with full covariance given the state."""
     return [ShearLayer(features)]
@@ -157,7 +162,7 @@ def _autoregressive(
 
 _RECIPES: dict[str, Builder] = {
     recipe.__name__: recipe
-    for recipe in (triangular, affine, realnvp, nsf, maf, iaf, naf, planar, radial, glow, waveglow, ffjord)
+    for recipe in (triangular, gaussian, affine, realnvp, nsf, maf, iaf, naf, planar, radial, glow, waveglow, ffjord)
 }
 
 

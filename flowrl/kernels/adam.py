@@ -1,39 +1,141 @@
-"""What the C kernel of Adam's step is called with."""
+"""Adam's step in C, over the tensors that torch's own optimiser holds, whose addresses are read before every call."""
+
+from __future__ import annotations
 
 import ctypes
+import operator
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from flowrl.kernels.library import fields
+from flowrl.kernels.structures import structure
+
+Adam = structure("Adam")
 
 
-class AdamJob(ctypes.Structure):
-    """`Adam` of adam.c."""
+class AdamStep:
+    """
+    A step of an optimiser, and of targets that follow its parameters.
 
-    _fields_ = fields(
-        "nppppppddddddi",
-        "size values average square gradient count target rate beta1 beta2 eps decay share maximize",
-    )
+    Torch may move a parameter to other memory at any time (`share_memory`, a user's `.data`), so that nothing is
+    believed to be where it was.
 
-    def read(self, values: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Tensor]) -> None:
+    :param parameters: of the optimiser, in the kernel's order
+    :param targets: of each parameter the one that follows it, if they do
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], targets: Sequence[Tensor] = ()):
+        self.parameters, self.targets = list(parameters), list(targets)
+        n = len(self.parameters)
+        table: Any = ctypes.c_void_p * n
+        self._sizes = (ctypes.c_int64 * n)(*(parameter.numel() for parameter in parameters))
+        self.values, self.gradients, self._averages, self._squares, self._steps = (table() for _ in range(5))
+        self.target_values = table() if targets else None
+        self.job = Adam(
+            tensors=n,
+            sizes=ctypes.addressof(self._sizes),
+            **{
+                name: ctypes.addressof(addresses)
+                for name, addresses in dict(
+                    values=self.values,
+                    gradients=self.gradients,
+                    averages=self._averages,
+                    squares=self._squares,
+                    steps=self._steps,
+                ).items()
+            },
+        )
+        self._kind = (self.parameters[0].dtype, torch.device("cpu"))
+        self._seen: list[int] = []
+
+    def read(self, optimizer: Optimizer) -> bool:
         """
-        Take over an optimiser's settings and state.
+        Take over an optimiser's settings, and where its tensors are now.
 
-        :param values: the parameters, end to end
-        :param gradient: the loss's gradient in them
-        :param group: of the optimiser's parameter groups the one
-        :param state: its state
+        :return: whether all of them are as the kernel needs them: of one type, contiguous, on the CPU
         """
-        self.size, self.values, self.gradient = values.numel(), values.data_ptr(), gradient.data_ptr()
-        self.average, self.square = state["exp_avg"].data_ptr(), state["exp_avg_sq"].data_ptr()
-        self.count = state["step"].data_ptr()
-        self.rate, (self.beta1, self.beta2), self.eps = group["lr"], group["betas"], group["eps"]
-        self.decay, self.maximize = group["weight_decay"], group["maximize"]
+        group, state = optimizer.param_groups[0], optimizer.state
+        tensors: list[Tensor] = []
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            moments = state[parameter]
+            if not moments:  # as torch's own first step makes them
+                moments["step"] = torch.tensor(0.0, dtype=torch.float32)
+                moments["exp_avg"], moments["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            tensors += (parameter, parameter.grad, moments["exp_avg"], moments["exp_avg_sq"], moments["step"])
+        tensors += self.targets
+        seen = [tensor.data_ptr() for tensor in tensors]
+        job, n = self.job, len(self.parameters)
+        job.rate, (job.beta1, job.beta2), job.eps = group["lr"], group["betas"], group["eps"]
+        job.decay, job.maximize = group["weight_decay"], group["maximize"]
+        if seen == self._seen:
+            return True
+        of_each = seen[: 5 * n]
+        self.values[:], self.gradients[:], self._averages[:] = of_each[::5], of_each[1::5], of_each[2::5]
+        self._squares[:], self._steps[:] = of_each[3::5], of_each[4::5]
+        if self.target_values is not None:
+            self.target_values[:] = seen[5 * n :]
+        fits = self._fit(tensors)
+        self._seen = seen if fits else []
+        return fits
 
-    def follow(self, target: Tensor | None, share: float) -> None:
+    def follow(self, share: float | None) -> None:
         """
-        :param target: what moves to the parameters after the step, if something does
-        :param share: of the distance
+        :param share: of the distance that the targets move after the step; None: they stay
         """
-        self.target, self.share = None if target is None else target.data_ptr(), share
+        moves = share is not None and self.target_values is not None
+        self.job.targets = ctypes.addressof(self.target_values) if moves else None  # type: ignore[arg-type]
+        self.job.share = share or 0.0
+
+    def _fit(self, tensors: list[Tensor]) -> bool:
+        n = len(self.parameters)
+        steps, others = tensors[4 : 5 * n : 5], [tensor for i, tensor in enumerate(tensors) if i >= 5 * n or i % 5 != 4]
+        sizes = [tensor.numel() for tensor in others]
+        expected = [size for size in self._sizes for _ in range(4)] + list(self._sizes)[: len(self.targets)]
+        return (
+            sizes == expected
+            and all((tensor.dtype, tensor.device) == self._kind and tensor.is_contiguous() for tensor in others)
+            and all((step.dtype, step.device.type) == (torch.float32, "cpu") for step in steps)
+        )
+
+
+def are_same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Whether these are the same tensors in the same order."""
+    return len(first) == len(second) and all(map(operator.is_, first, second))
+
+
+def why_not_adam(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str:
+    """
+    Why the kernel's step is not an optimiser's; "" where it is.
+
+    :param optimizer: the optimiser
+    :param parameters: those that the kernel computes gradients of
+    """
+    if type(optimizer) is not torch.optim.Adam or "step" in vars(optimizer):
+        return f"the optimiser is {type(optimizer).__name__}, not torch.optim.Adam"
+    (group, *others) = optimizer.param_groups
+    if (
+        others
+        or group["amsgrad"]
+        or group["capturable"]
+        or group["differentiable"]
+        or group.get("decoupled_weight_decay")
+    ):
+        return "the optimiser has several parameter groups, or an option of Adam that the kernel lacks"
+    if isinstance(group["lr"], Tensor):
+        return "the learning rate is a tensor"
+    ours = set(map(id, parameters))
+    if len(ours) != len(parameters) or ours != set(map(id, group["params"])):
+        return "layers share weights, or the optimiser moves others than those of the networks"
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return "a hook listens to the optimiser"
+    for parameter in parameters:
+        if not parameter.requires_grad:
+            return "a parameter is frozen"
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            return "a hook listens to a parameter's gradient"
+    return ""

@@ -1,107 +1,236 @@
-"""The C kernel of a whole update of SAC: what it is called with, and the memory that it works in."""
+"""A whole update of SAC with a flow as one call of C: see csrc/sac.c."""
+
+from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.policies import BaseModel, ContinuousCritic
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
-from flowrl.kernels.adam import AdamJob
-from flowrl.kernels.flow import FlowJob, Program
-from flowrl.kernels.library import fields, kernel, pointers
-from flowrl.kernels.stack import Stack, StackJob
+from flowrl.kernels.adam import AdamStep, are_same, why_not_adam
+from flowrl.kernels.library import load, run
+from flowrl.kernels.networks import Networks, Perceptron, is_stateless
+from flowrl.kernels.program import LoweredFlow, are_silent, lowered
+from flowrl.kernels.structures import structure
+from flowrl.policies.action_distribution import FlowDistribution
+from flowrl.policies.off_policy import FlowActorMixin
+
+Sac, FlowJob = structure("Sac"), structure("Flow")
+MAX_SIZES = 2  # of batches that memory is kept for
+POINTER = ctypes.sizeof(ctypes.c_void_p)
 
 
-class SacJob(ctypes.Structure):
-    """`Sac` of sac.c."""
+class Parts(NamedTuple):
+    """What an update is made of; where a part has been replaced, it is made anew."""
 
-    _fields_ = [
-        *fields("nnn", "n features actions"),
-        *fields("pppppppd", "states next_states taken rewards dones noise discounts discount"),
-        ("actor", StackJob),
-        ("flow", FlowJob),
-        ("critics", StackJob),
-        ("targets", StackJob),
-        *fields("pdd", "log_alpha alpha target_entropy"),
-        ("of_actor", AdamJob),
-        ("of_critics", AdamJob),
-        ("of_temperature", AdamJob),
-        *fields("ppppp", "both pairs to_pairs goal to_log_prob"),
-        ("losses", ctypes.c_double * 4),
-    ]
+    actor: Perceptron
+    flow: LoweredFlow
+    distribution: FlowDistribution
+    critics: list[Perceptron]
+    targets: list[Perceptron]
 
 
-class SacUpdate:
+class SACUpdate:
     """
-    Updates of one batch size.
+    Updates of a model.
 
-    :param actor: from features to the flow's parameters
-    :param program: the flow's steps
-    :param weights: of the networks of its couplings
-    :param weight_gradients: where those in them shall be written
-    :param critics: from features and actions to values
-    :param targets: alike
-    :param size: of a batch
+    :param model: its settings are read at every update
+    :param parts: its networks
     """
 
-    def __init__(
-        self,
-        actor: Stack,
-        program: Program,
-        weights: Sequence[Tensor],
-        weight_gradients: Sequence[Tensor],
-        critics: Stack,
-        targets: Stack,
-        size: int,
-    ):
-        features, actions = actor.inputs, critics.inputs - actor.inputs
-        self.dtype = actor.dtype
+    def __init__(self, model: SAC, parts: Parts) -> None:
+        self.parts = parts
+        program: Any = parts.flow.program
+        self.program = program.with_squash(later=False)
+        self.actor, self.critics = Networks([parts.actor]), Networks(parts.critics)
+        self.targets = Networks(parts.targets)
+        self.dtype = parts.actor.layers[0].weight.dtype
+        self.of_actor = AdamStep(self._actor_parameters())
+        self.of_critics = AdamStep(self.critics.parameters(), self.targets.parameters())
+        log_ent_coef: Any = model.log_ent_coef
+        self.of_temperature = None if model.ent_coef_optimizer is None else AdamStep([log_ent_coef])
+        self._memory = lru_cache(MAX_SIZES)(self._new_memory)
 
-        acting, judging, aiming = actor.batch(2 * size), critics.batch(size), targets.batch(size)
-        arrays = pointers(weights), pointers(weight_gradients)
-        self._kept: list[Any] = [program, weights, weight_gradients, arrays, actor, critics, targets]
-        self._kept += [acting, judging, aiming]
+    def steps(self, model: SAC) -> list[tuple[AdamStep, Any]]:
+        """The optimisers' steps, each with its optimiser."""
+        steps = [(self.of_actor, model.actor.optimizer), (self.of_critics, model.critic.optimizer)]
+        return [*steps, (self.of_temperature, model.ent_coef_optimizer)] if self.of_temperature else steps
+
+    def is_of(self, model: SAC, parts: Parts) -> bool:
+        """Whether nothing that it was made of has been replaced."""
+        of_temperature = [] if self.of_temperature is None else self.of_temperature.parameters
+        log_ent_coef: Any = model.log_ent_coef
+        return (
+            self.parts == parts
+            and are_same(of_temperature, [log_ent_coef] if model.ent_coef_optimizer else [])
+            and are_same(self.of_actor.parameters, self._actor_parameters())
+            and are_same(self.of_critics.parameters, self.critics.parameters())
+            and are_same(self.of_critics.targets, self.targets.parameters())
+        )
+
+    def _actor_parameters(self) -> list[Tensor]:
+        return [*self.actor.parameters(), *(self.parts.flow.weights() or [])]
+
+    def why_not(self, model: SAC) -> str:
+        """What stands in the way now; "" if nothing does."""
+        if self.parts.flow.weights() is None:
+            return "a hook listens to a layer of the flow"
+        for step, optimizer in self.steps(model):
+            reason = why_not_adam(optimizer, step.parameters)
+            if reason:
+                return reason
+            if not step.read(optimizer):
+                return "parameters differ in type or device, or are not contiguous"
+        return ""
+
+    def __call__(self, model: SAC, batch: ReplayBufferSamples, move_targets: bool) -> list[float]:
+        """
+        :param model: what :meth:`why_not` was asked of
+        :param batch: of transitions
+        :param move_targets: whether the target networks follow
+        :return: the losses of the temperature, the temperature, of the critics and of the actor
+        """
+        for step, optimizer in self.steps(model):
+            step.read(optimizer)
+        features = partial(model.critic.extract_features, features_extractor=model.critic.features_extractor)
+        # Once for the actor and the critics, where SB3 runs each one's extractor: they hold no state
+        states, next_states = features(batch.observations), features(batch.next_observations)
+        n = len(batch.actions)
+        job, noise, _kept = self._memory(n)
+        for part in noise:  # one after the other, as two distributions draw
+            torch.randn(part.shape, dtype=self.dtype, out=part)
+        self.of_critics.follow(model.tau if move_targets else None)
+        job.of_actor, job.of_critics = self.of_actor.job, self.of_critics.job
+        if self.of_temperature is None:
+            job.log_alpha, job.alpha = None, model.ent_coef_tensor.item()
+        else:
+            job.of_temperature = self.of_temperature.job
+            job.log_alpha, job.target_entropy = self.of_temperature.values[0], float(model.target_entropy)
+        job.discount = np.float32(model.gamma)  # as SB3's: replay buffers hold float32
+        tensors = (states, next_states, batch.actions, batch.rewards, batch.dones, batch.discounts)
+        given = [tensor if tensor is None else tensor.to(self.dtype).contiguous() for tensor in tensors]
+        job.states, job.next_states, job.taken, job.rewards, job.dones, job.discounts = (
+            None if tensor is None else tensor.data_ptr() for tensor in given
+        )
+        run(self.dtype, "sac_update", job)
+        return list(job.losses)
+
+    def _new_memory(self, n: int) -> tuple[Any, Any, list[Tensor]]:
+        """The job for batches of a size, the two halves of its noise, and the memory that it works in."""
+        kept: list[Tensor] = []
 
         def new(*shape: int) -> int:
-            """Where memory of this update's own begins."""
-            self._kept.append(torch.empty(shape, dtype=self.dtype, device="cpu"))
-            return self._kept[-1].data_ptr()
+            kept.append(torch.empty(shape, dtype=self.dtype, device="cpu"))
+            return kept[-1].data_ptr()
 
-        self.job = job = SacJob(n=size, features=features, actions=actions)
-        job.both, job.pairs = new(features, 2 * size), new(features + actions, size)
-        job.to_pairs = new(critics.networks, features + actions, size)
-        job.goal, job.to_log_prob = new(size), new(size)
-        job.actor, job.critics, job.targets = acting.job, judging.job, aiming.job
-        job.actor.x, job.critics.x, job.targets.x = job.both, job.pairs, job.pairs
-        job.flow = FlowJob(
-            *(2 * size, 2 * size, actions, *program.head, False),
-            parameters=acting.outputs[-actor.last :].data_ptr(),
-            weights=ctypes.addressof(arrays[0]),
-            states=new(len(program.steps) + 1, actions, 2 * size),
-            outputs=new(program.outputs, 2 * size),
-            density=True,
-            ladj=new(2 * size),
-            to_ladj=job.to_log_prob,
-            to_state=new(actions, 2 * size),
-            scratch=new(max(actions, 2), 2 * size),
-            gradients=new(program.outputs, 2 * size),
-            to_parameters=acting.gradients[-actor.last :].data_ptr(),
-            to_weights=ctypes.addressof(arrays[1]),
-        )
+        features = self.actor.widths[0]
+        d = self.critics.widths[0] - features
+        job = Sac(n=n, features=features, actions=d)
+        job.noise = new(2 * n, d)
+        noise = kept[-1].split(n)
+        job.all_states, job.state_actions = new(features, 2 * n), new(features + d, n)
+        job.to_state_actions = new(self.critics.count, features + d, n)
+        job.td_target, job.to_log_prob = new(n), new(n)
+        of_actor, of_critics = self.of_actor, self.of_critics
+        values, gradients = map(ctypes.addressof, (of_actor.values, of_actor.gradients))
+        job.actor = self.actor.job(2 * n, new, x=job.all_states, weights=values, to_weights=gradients)
+        critics = dict(x=job.state_actions, weights=ctypes.addressof(of_critics.values))
+        job.critics = self.critics.job(n, new, **critics, to_weights=ctypes.addressof(of_critics.gradients))
+        critics["weights"] = ctypes.addressof(of_critics.target_values)  # type: ignore[arg-type]
+        job.targets = self.critics.job(n, new, **critics)
+        first_of_flow = POINTER * len(self.actor.parameters())
+        job.flow = flow_job(self.program, 2 * n, d, new)
+        last = self.actor.rows - self.actor.widths[-1]  # the first row of the last layer, which gives the parameters
+        offset = last * 2 * n * torch.empty((), dtype=self.dtype).element_size()
+        job.flow.parameters, job.flow.to_parameters = job.actor.outputs + offset, job.actor.gradients + offset
+        job.flow.weights, job.flow.to_weights = values + first_of_flow, gradients + first_of_flow
+        job.flow.to_ladj = job.to_log_prob
+        return job, noise, kept
 
-    def run(self, batch: Sequence[Tensor | None]) -> list[float]:
-        """
-        One update with the job's settings as they are.
 
-        :param batch: features of the states and of the next ones, shape ``(n, features)``, actions, ``(n, d)``,
-            rewards, dones, ``(n, 1)``, noise, ``(2 n, d)``, and discounts, ``(n, 1)``, or None
-        :return: the temperature's loss, the temperature, the critics' loss, the actor's
-        """
-        job = self.job
-        tensors = [tensor.to(self.dtype).contiguous() if tensor is not None else None for tensor in batch]
-        job.states, job.next_states, job.taken, job.rewards, job.dones, job.noise, job.discounts = (
-            tensor.data_ptr() if tensor is not None else None for tensor in tensors
-        )
-        kernel(self.dtype, "sac_update", "np")(torch.get_num_threads(), ctypes.addressof(job))  # type: ignore[misc]
-        return list(job.losses)
+def flow_job(program: Any, size: int, features: int, new: Callable[..., int]) -> Any:
+    """
+    A C `Flow` for batches of a size, with memory for its states, outputs and the gradients in them.
+
+    :param program: its steps
+    :param size: of the batch
+    :param features: d
+    :param new: where new memory of a shape begins
+    """
+    return FlowJob(
+        n=size,
+        lanes=size,
+        features=features,
+        density=True,
+        states=new(len(program.steps) + 1, features, size),
+        outputs=new(program.outputs, size),
+        ladj=new(size),
+        to_state=new(features, size),
+        scratch=new(max(features, 2), size),
+        gradients=new(program.outputs, size),
+        **program.fields(),
+    )
+
+
+def sac_update(model: SAC) -> tuple[SACUpdate | None, str]:
+    """
+    :param model: SAC, whose networks, optimisers and hooks are looked at anew
+    :return: its update and ""; or None and the reason
+    """
+    parts, reason = _parts(model)
+    if parts is None:
+        return None, reason
+    update = _UPDATES.get(model)
+    if update is None or not update.is_of(model, parts):
+        update = _UPDATES[model] = SACUpdate(model, parts)
+    reason = update.why_not(model)
+    return (None, reason) if reason else (update, "")
+
+
+_UPDATES: WeakKeyDictionary[SAC, SACUpdate] = WeakKeyDictionary()
+
+CALLED_BY_TORCH = ("action_log_prob", "get_distribution", "extract_features")
+
+
+def _parts(model: SAC) -> tuple[Parts | None, str]:
+    actor: Any = model.actor
+    critic, target = model.critic, model.critic_target
+    if model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return None, f"the device is {model.device}, or autocast is on"
+    if not issubclass(type(actor), FlowActorMixin) or actor.flow.is_external:
+        return None, f"the actor is {type(actor).__name__}, not a flow of flowrl's recipes"
+    for name in CALLED_BY_TORCH:
+        base = BaseModel if name == "extract_features" else FlowActorMixin
+        if getattr(type(actor), name) is not getattr(base, name) or name in vars(actor):
+            return None, f"{type(actor).__name__}.{name} is overridden"
+    if type(critic) is not ContinuousCritic or type(target) is not ContinuousCritic:
+        return None, f"the critic is {type(critic).__name__}, not Stable-Baselines3's ContinuousCritic"
+    extractors: list[Any] = [actor.features_extractor, critic.features_extractor, target.features_extractor]
+    if not all(map(is_stateless, extractors)):
+        return None, f"the features extractor is {type(extractors[0]).__name__}, which may hold state"
+    found = lowered(actor.flow)
+    if found is None or type(actor.action_dist) is not FlowDistribution or not actor.action_dist.squash:
+        return None, "the flow has layers that the kernel does not know"
+    latent = actor.latent_pi
+    network = Perceptron.read(latent)
+    network = network and network.followed_by(actor.flow.context_map)
+    read: list[Any] = [[Perceptron.read(net) for net in owner.q_networks] for owner in (critic, target)]
+    critics, targets = read
+    shapes = {net and net.shape for net in (*critics, *targets)}
+    if network is None or len(shapes) != 1 or None in critics or critics[0].active_end:
+        return None, "a network is not made of linear layers with ReLU or tanh between them"
+    modules = [actor, latent, *network.layers, critic, target, *critic.q_networks, *target.q_networks, *extractors]
+    layers = [layer for net in (*critics, *targets) for layer in net.layers]
+    if not are_silent([*modules, *layers, actor.flow]):
+        return None, "a hook listens to a network"
+    if load(network.layers[0].weight.dtype) is None:
+        return None, "there is no C compiler, or FLOWRL_NATIVE=0"
+    return Parts(network, found, actor.action_dist, critics, targets), ""

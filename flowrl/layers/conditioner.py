@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from flowrl.layers.bijectors import Bijector
-from flowrl.layers.relu_network import relu_network
 from flowrl.transforms import Transform
 
 
@@ -40,5 +40,7 @@ class Conditioner(nn.Module):
         if feature is not None:
             rows = slice(feature * size, (feature + 1) * size)
             weights[-1], biases[-1] = weights[-1][rows], biases[-1][rows]
-        raw = relu_network(x, context, weights, biases)
-        return self.bijector(raw.unflatten(-1, (-1, size)))
+        h = F.linear(x, weights[0]) + context
+        for weight, bias in zip(weights[1:], biases, strict=True):
+            h = F.linear(h.relu(), weight, bias)
+        return self.bijector(h.unflatten(-1, (-1, size)))

@@ -7,9 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from flowrl.kernels.flow import Step, StepKind
-from flowrl.kernels.spline import MAX_BINS
-from flowrl.layers.bijectors import LOG_SCALE_LIMIT, AffineBijector, Bijector, SplineBijector
+from flowrl.layers.bijectors import Bijector
 from flowrl.layers.conditioner import Conditioner
 from flowrl.layers.layer import Layer
 from flowrl.layers.linear import seeded_order
@@ -48,22 +46,6 @@ class CouplingLayer(Layer):
 
     def forward(self, parameters: Tensor) -> Transform:
         return Coupling(partial(self.conditioner, context=parameters), self.keep, self.change, self.back)
-
-    def native_step(self, offset: int) -> Step | None:
-        bijector, linears = self.conditioner.bijector, list(self.conditioner.linears)
-        if type(self) is not CouplingLayer or {type(linear) for linear in linears} != {nn.Linear}:
-            return None
-        widths = tuple(int(linear.out_features) for linear in linears)  # type: ignore[arg-type]
-        features = tuple(self.keep.tolist()), tuple(self.change.tolist())
-        if type(bijector) is AffineBijector:
-            return Step(StepKind.AFFINE_COUPLING, offset, 0, LOG_SCALE_LIMIT, *features, widths)
-        if type(bijector) is SplineBijector and bijector.bins <= MAX_BINS:
-            return Step(StepKind.SPLINE_COUPLING, offset, bijector.bins, bijector.bound, *features, widths)
-        return None
-
-    def native_weights(self) -> list[Tensor]:
-        first, *others = self.conditioner.linears
-        return [first.weight, *(tensor for linear in others for tensor in (linear.weight, linear.bias))]  # type: ignore
 
 
 def halves(features: int, index: int) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,7 @@
 
 from torch import Tensor
 
-from flowrl.kernels.flow import Step, StepKind
-from flowrl.kernels.spline import MAX_BINS
-from flowrl.layers.bijectors import Bijector, SplineBijector
+from flowrl.layers.bijectors import Bijector
 from flowrl.layers.layer import Layer
 from flowrl.transforms import Inverse, Transform
 
@@ -26,10 +24,3 @@ class Elementwise(Layer):
     def forward(self, parameters: Tensor) -> Transform:
         transform = self.bijector(parameters.unflatten(-1, (-1, self.bijector.parameters_per_feature)))
         return Inverse(transform) if self.inverse else transform
-
-    def native_step(self, offset: int) -> Step | None:
-        if type(self) is not Elementwise or self.inverse:
-            return None
-        if type(self.bijector) is not SplineBijector or self.bijector.bins > MAX_BINS:
-            return None
-        return Step(StepKind.SPLINE, offset, self.bijector.bins, self.bijector.bound)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flowrl.kernels.flow import Step
 from flowrl.transforms import Transform
 
 
@@ -40,17 +39,6 @@ class Layer(nn.Module):
         :return: the transform with these parameters
         """
         raise NotImplementedError
-
-    def native_step(self, offset: int) -> Step | None:
-        """The layer for the C kernel of whole flows; None: it has no such form.
-
-        :param offset: the layer's first column of the context map
-        """
-        return None
-
-    def native_weights(self) -> list[Tensor]:
-        """The parameters that the C kernel reads beside the context map's, in its order."""
-        return []
 
 
 class Constant(Layer):

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from flowrl.kernels.flow import Step, StepKind
 from flowrl.layers.bijectors import LOG_SCALE_LIMIT
 from flowrl.layers.layer import Layer
 from flowrl.transforms import Affine, LULinear, Permutation, Shear, Transform, bounded
@@ -30,9 +29,6 @@ class ShearLayer(Layer):
     def forward(self, parameters: Tensor) -> Transform:
         one = parameters.new_ones(*parameters.shape[:-1], self.features)
         return Shear(triangular_matrix(one, parameters, self.index), self.upper)
-
-    def native_step(self, offset: int) -> Step | None:
-        return Step(StepKind.SHEAR, offset, int(self.upper)) if type(self) is ShearLayer else None
 
 
 class InvertibleLinear(Layer):

@@ -14,7 +14,6 @@ from torch.distributions.kl import register_kl
 from flowrl.flows.distribution import NormalizingFlow, ReparameterizedDistribution
 from flowrl.flows.flow import Flow
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
-from flowrl.kernels.flow import Program, Step, StepKind
 from flowrl.transforms import TanhBox
 
 SQUASH = TanhBox()
@@ -207,20 +206,6 @@ class FlowDistribution(Distribution):
 
     def log_prob_from_params(self, flow: ReparameterizedDistribution) -> tuple[Tensor, Tensor]:
         return self.proba_distribution(flow).rsample_and_log_prob()
-
-
-def action_program(flow: Flow, distribution: Distribution) -> Program | None:
-    """
-    The C kernel's steps from noise to the actions that a policy emits, and their log-density.
-
-    :param flow: the policy's
-    :param distribution: how its actions are squashed
-    :return: None where the kernel does not know the flow, or the distribution is somebody's own
-    """
-    if flow.program is None or type(distribution) is not FlowDistribution:
-        return None
-    squash = [Step(StepKind.SQUASH, 0, int(distribution.pre_squash))] if distribution.squash else []
-    return Program([*flow.program.steps, *squash], flow.program.limits)
 
 
 def check_finite(actions: Tensor) -> Tensor:

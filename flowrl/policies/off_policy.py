@@ -11,8 +11,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac import policies as sac
 from torch import nn
 
+from flowrl.compiled import compiled_act
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
-from flowrl.kernels.acting import LeanActing
 from flowrl.policies.action_box import check_flow_arguments, into_box
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.density import ActionDensity
@@ -39,7 +39,6 @@ class FlowActorMixin:
         if not self.flow.is_external:
             self.flow.set_gaussian(self.mu.weight, self.mu.bias, self.log_std.weight, self.log_std.bias)
         del self.mu, self.log_std
-        self.lean = LeanActing(self.flow, self.action_dist)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self.flow_spec
@@ -52,16 +51,10 @@ class FlowActorMixin:
         raise NotImplementedError("A flow has no mean and log-std to return: use get_distribution(obs).")
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
-        return self.get_distribution(obs).get_actions(deterministic=deterministic)
-
-    def act(self, obs: PyTorchObs, deterministic: bool) -> torch.Tensor | None:
-        """What :meth:`forward` gives, by :class:`LeanActing`; None where that cannot serve."""
-        cls: Any = type(self)
-        if cls.forward is not FlowActorMixin.forward or cls.get_distribution is not FlowActorMixin.get_distribution:
-            return None
-        features = partial(self.extract_features, obs, self.features_extractor)  # type: ignore[attr-defined]
-        self.lean = self.lean.of(self.flow, self.action_dist)
-        return self.lean(self, self.latent_pi, features, deterministic)  # type: ignore[arg-type, attr-defined]
+        is_own = type(self).get_distribution is FlowActorMixin.get_distribution and "get_distribution" not in vars(self)
+        features = partial(self.extract_features, obs, self.features_extractor)
+        compiled = is_own and compiled_act(self.flow, self.action_dist, self.latent_pi, features, deterministic)
+        return compiled.actions if compiled else self.get_distribution(obs).get_actions(deterministic=deterministic)
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
         return self.get_distribution(obs).rsample_and_log_prob()
@@ -101,14 +94,6 @@ class FlowActorPolicyMixin(ActionDensity):
 
     def get_distribution(self, obs: PyTorchObs) -> FlowDistribution:
         return self.actor.get_distribution(obs)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
-        actions = self.actor.act(observation, deterministic)
-        return super()._predict(observation, deterministic) if actions is None else actions  # type: ignore[misc]
-
-    def set_training_mode(self, mode: bool) -> None:
-        if mode != self.training:  # SB3 asks at every step, and walks through every module
-            super().set_training_mode(mode)
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         return into_box(super().unscale_action(scaled_action), self.action_space)

@@ -19,9 +19,9 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
+from flowrl.compiled import compiled_act
 from flowrl.flows.flow import Flow
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
-from flowrl.kernels.acting import LeanActing
 from flowrl.policies.action_box import check_flow_arguments, into_box
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.density import ActionDensity
@@ -39,7 +39,6 @@ class FlowActorCriticMixin(ActionDensity):
 
     action_net: Flow
     action_dist: FlowDistribution
-    fast: Any = None  # what acts in this policy's place while flowrl.algorithms.PPO collects a rollout
 
     def __init__(
         self,
@@ -73,7 +72,6 @@ class FlowActorCriticMixin(ActionDensity):
             flow.set_gaussian(self.action_net.weight, self.action_net.bias, None, self.log_std)  # type: ignore[arg-type]
         del self.log_std  # SB3 would log it as train/std
         self.action_net = flow
-        self.lean = LeanActing(flow, self.action_dist)
         self.optimizer = self.optimizer_class(
             self.parameters(),
             lr=lr_schedule(1),
@@ -83,33 +81,32 @@ class FlowActorCriticMixin(ActionDensity):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self.flow_spec | dict(squash_output=self._squash)
 
-    def set_training_mode(self, mode: bool) -> None:
-        if mode != self.training:  # SB3 asks at every step, and walks through every module
-            super().set_training_mode(mode)
-
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions as stored, values and log-probs, as `ActorCriticPolicy.forward`."""
-        if self.fast is not None:
-            return self.fast.act(obs, deterministic)
-        return super().forward(obs, deterministic)  # type: ignore[misc]
+        compiled = self._compiled_act(obs, deterministic, with_values=True)
+        if compiled is None:
+            return super().forward(obs, deterministic)  # type: ignore[misc]
+        return compiled.actions.view(-1, *self.action_space.shape), compiled.values, compiled.log_prob
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        actions = self._act(observation, deterministic)
-        return super()._predict(observation, deterministic) if actions is None else actions  # type: ignore[misc]
+        compiled = self._compiled_act(observation, deterministic)
+        return super()._predict(observation, deterministic) if compiled is None else compiled.actions  # type: ignore[misc]
 
-    def _act(self, obs: Any, deterministic: bool) -> Tensor | None:
-        """What `get_distribution(obs).get_actions` gives, by :class:`LeanActing`; None where that cannot serve."""
+    def _compiled_act(self, obs: Any, deterministic: bool, with_values: bool = False) -> Any:
+        """See :func:`flowrl.compiled.compiled_act`; None too where a subclass acts in its own way."""
         cls: Any = type(self)
         if (
             cls.get_distribution is not ActorCriticPolicy.get_distribution
             or cls._get_action_dist_from_latent is not FlowActorCriticMixin._get_action_dist_from_latent
             or cls.extract_features is not ActorCriticPolicy.extract_features
-            or type(self.mlp_extractor) is not MlpExtractor  # type: ignore[attr-defined]
+            or type(self.mlp_extractor) is not MlpExtractor
+            or (with_values and not self.share_features_extractor)
         ):
             return None
         features = partial(BasePolicy.extract_features, self, obs, self.pi_features_extractor)  # type: ignore
-        self.lean = self.lean.of(self.action_net, self.action_dist)
-        return self.lean(self.mlp_extractor, self.mlp_extractor.policy_net, features, deterministic)  # type: ignore[attr-defined]
+        extractor = self.mlp_extractor
+        value = (extractor.value_net, self.value_net) if with_values else None
+        return compiled_act(self.action_net, self.action_dist, extractor.policy_net, features, deterministic, value)
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> FlowDistribution:
         return self.action_dist.proba_distribution(self.action_net(latent_pi))

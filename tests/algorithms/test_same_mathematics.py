@@ -51,82 +51,86 @@ def pair(algorithm: str, settings: dict[str, Any], policy: str = "FlowPolicy", e
         model = cls(policy, environment, policy_kwargs=kwargs, **settings, seed=0, device="cpu")
         perturb(model.policy.actor if algorithm == "SAC" else model.policy, 0.05)
         models.append(model)
-    assert models[1]._fast is not None, "the fast path is what is tested"
     return models
 
 
-def record_gradients(model: Any, by_kernel: bool) -> list[torch.Tensor]:
-    """What each optimiser's step finds, in order; a hook would keep the kernel, which is all steps at once, away."""
+def record_gradients(model: Any, form: str) -> list[torch.Tensor]:
+    """What each optimiser's step of SAC finds, in order; a hook would keep C, which is all steps at once, away."""
     found: list[torch.Tensor] = []
 
     def record(owner: Any) -> None:
         found.append(torch.cat([p.grad.flatten() for p in owner.parameters() if p.grad is not None]).clone())
 
-    if by_kernel:
-        kernel, update = model._fast.kernel, model._fast.kernel.update
+    owners = [model.critic, model.actor] if hasattr(model, "critic") else [model.policy]
+    if form != "C":
+        for owner in owners:
+            owner.optimizer.register_step_pre_hook(lambda *_, owner=owner: record(owner))
+        return found
+    choose = model.choose_update
+
+    def choose_and_record() -> Any:
+        update = choose()
 
         def update_and_record(*args: Any) -> Any:
             losses = update(*args)
-            record(model.critic)
-            record(model.actor)
+            for owner in owners:
+                record(owner)
             return losses
 
-        kernel.update = update_and_record
-        return found
-    owners = [model.policy] if hasattr(model.policy, "optimizer") else [model.actor, model.critic]
-    for owner in owners:
-        owner.optimizer.register_step_pre_hook(lambda *_, owner=owner: record(owner))
+        return update_and_record
+
+    model.choose_update = choose_and_record
     return found
 
 
-def assert_same_training(models: list[Any], steps: int, tolerance: float, by_kernel: bool = False) -> None:
+def assert_same_training(models: list[Any], steps: int, tolerance: float, form: str = "torch") -> None:
     """The first update to the tolerance; in double precision all later ones too, with what Adam makes of rounding."""
     single = torch.get_default_dtype() == torch.float32
     if single and isinstance(models[0], stable_baselines3.SAC):
         steps = models[0].learning_starts + models[0].n_envs
-    gradients = [record_gradients(models[0], False), record_gradients(models[1], by_kernel)]
+    if form == "torch":
+        models[1].choose_update = lambda: None
+        models[1].update_form = "torch"
+    gradients = [record_gradients(models[0], "SB3"), record_gradients(models[1], form)]
     logs: list[dict[str, Any]] = []
     for model in models:
         model.set_random_seed(0)
         model.learn(steps)
         logs.append({name: value for name, value in model.logger.name_to_value.items() if name.startswith("train/")})
-    assert len(gradients[0]) == len(gradients[1]) > 0, "as many updates, all on the path that is tested"
-    for i, (plain, fast) in enumerate(zip(*gradients, strict=True)):
-        if i < 2:  # the first update: of the critic and of the actor, or of both at once
-            torch.testing.assert_close(fast, plain, atol=tolerance, rtol=tolerance)
-        elif not single:
-            torch.testing.assert_close(fast, plain, atol=1e-6, rtol=1e-4)
+    assert models[1].update_form == form, models[1].update_reason
+    if hasattr(models[0], "critic") or form == "torch":  # PPO in C: a whole epoch is one call
+        assert len(gradients[0]) == len(gradients[1]) > 0, "as many updates"
+        for i, (theirs, ours) in enumerate(zip(*gradients, strict=True)):
+            if i < 2:  # the first update: of the critic and of the actor, or of both at once
+                torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+            elif not single:
+                torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
     if single:
         return
-    for (name, plain), fast in zip(models[0].policy.state_dict().items(), models[1].policy.state_dict().values()):
-        torch.testing.assert_close(fast, plain, atol=1e-6, rtol=1e-6, msg=name)
+    for (name, theirs), ours in zip(models[0].policy.state_dict().items(), models[1].policy.state_dict().values()):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6, msg=name)
     assert logs[0].keys() == logs[1].keys() and logs[0]
-    for name, plain in logs[0].items():
-        assert logs[1][name] == pytest.approx(plain, rel=1e-6, abs=1e-6), name
+    for name, value in logs[0].items():
+        assert logs[1][name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
 
 
-KERNEL = pytest.param(
-    True,
-    id="kernel",
-    marks=pytest.mark.skipif(library.load(torch.float64) is None, reason="no C compiler: install gcc"),
-)
-OPERATIONS = pytest.param(False, id="operations")
+no_compiler = pytest.mark.skipif(library.load(torch.float64) is None, reason="no C compiler: install gcc")
+FORMS = [pytest.param("C", marks=no_compiler), "torch"]
 
 
-@pytest.mark.parametrize("by_kernel", [KERNEL, OPERATIONS])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("flow", ["triangular", "affine", "nsf", "realnvp"])
-def test_sac_with_a_flow(flow, by_kernel, tolerance):
-    assert_same_training(pair("SAC", SAC, flow=flow), 80, tolerance, by_kernel)
+def test_sac_with_a_flow(flow, form, tolerance):
+    assert_same_training(pair("SAC", SAC, flow=flow), 80, tolerance, form)
 
 
 @pytest.mark.parametrize("flow", ["iaf", "planar"])
 def test_sac_with_a_flow_that_has_no_kernel(flow, tolerance):
     models = pair("SAC", SAC, flow=flow)
-    assert models[1]._fast.kernel is None
     assert_same_training(models, 80, tolerance)
 
 
-@pytest.mark.parametrize("by_kernel", [KERNEL, OPERATIONS])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -143,8 +147,8 @@ def test_sac_with_a_flow_that_has_no_kernel(flow, tolerance):
     ],
     ids=str,
 )
-def test_sac_in_every_setting(settings, by_kernel, tolerance):
-    assert_same_training(pair_in("SAC", SAC, settings), 80, tolerance, by_kernel)
+def test_sac_in_every_setting(settings, form, tolerance):
+    assert_same_training(pair_in("SAC", SAC, settings), 80, tolerance, form)
 
 
 @pytest.mark.parametrize(
@@ -168,19 +172,19 @@ def pair_in(algorithm: str, base: dict[str, Any], settings: dict[str, Any]) -> l
 
 def test_sac_with_normalisation():
     models = pair("SAC", SAC, env=lambda: VecNormalize(make_vec_env(Aim, 2, seed=0)))
-    assert_same_training(models, 80, 1e-4, by_kernel=models[1]._fast.kernel is not None)
+    assert_same_training(models, 80, 1e-4, form=models[1].update_form)
 
 
 def test_sac_with_hindsight_replay():
     settings = SAC | dict(replay_buffer_class=HerReplayBuffer)
     kwargs = dict(features_extractor_class=stable_baselines3.common.torch_layers.CombinedExtractor)
     models = pair("SAC", settings, "FlowMultiInputPolicy", lambda: make_vec_env(ReachGoal, seed=0), **kwargs)
-    assert_same_training(models, 80, 1e-4, by_kernel=models[1]._fast.kernel is not None)
+    assert_same_training(models, 80, 1e-4, form=models[1].update_form)
 
 
-@pytest.mark.parametrize("flow", ["triangular", "nsf", "maf"])
-def test_ppo_with_a_flow(flow, tolerance):
-    assert_same_training(pair("PPO", PPO, flow=flow), 256, tolerance)
+@pytest.mark.parametrize(("flow", "form"), [("triangular", "C"), ("nsf", "C"), ("nsf", "torch"), ("maf", "torch")])
+def test_ppo_with_a_flow(flow, form, tolerance):
+    assert_same_training(pair("PPO", PPO, flow=flow), 256, tolerance, form)
 
 
 @pytest.mark.parametrize(
@@ -196,40 +200,34 @@ def test_ppo_with_a_flow(flow, tolerance):
     ],
     ids=str,
 )
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
-def test_ppo_in_every_setting(settings, tolerance):
+def test_ppo_in_every_setting(settings, form, tolerance):
     of_policy = {key: value for key, value in settings.items() if key not in ("batch_size",)}
     of_model = {key: of_policy.pop(key) for key in list(of_policy) if key in PPO_ARGUMENTS}
     of_model |= {key: settings[key] for key in ("batch_size",) if key in settings}
-    assert_same_training(pair("PPO", PPO | of_model, **of_policy), 256, tolerance)
+    assert_same_training(pair("PPO", PPO | of_model, **of_policy), 256, tolerance, form)
 
 
 PPO_ARGUMENTS = ("clip_range_vf", "clip_range", "target_kl", "normalize_advantage", "max_grad_norm")
 
 
-def test_ppo_without_entropy_bonus_learns_the_same_and_logs_an_estimate():
-    """No entropy is sampled, so that the random numbers are others: one rollout's update is compared."""
-    models = pair("PPO", PPO | dict(ent_coef=0.0, n_epochs=1))
-    assert_same_policies_after(models, 128)
+def test_ppo_without_entropy_bonus_draws_the_same_random_numbers_and_logs_an_estimate():
+    models = pair("PPO", PPO | dict(ent_coef=0.0))
+    for model in models:
+        model.set_random_seed(0)
+        model.learn(256)
+    for theirs, ours in zip(models[0].policy.parameters(), models[1].policy.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     losses = [model.logger.name_to_value["train/entropy_loss"] for model in models]
     assert losses[1] == pytest.approx(losses[0], abs=0.5)
 
 
-def assert_same_policies_after(models: list[Any], steps: int) -> None:
-    for model in models:
-        model.set_random_seed(0)
-        model.learn(steps)
-    for plain, fast in zip(models[0].policy.parameters(), models[1].policy.parameters(), strict=True):
-        torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-4)
-
-
-def test_bf16_follows_float32_at_the_distance_of_its_rounding():
-    losses = []
-    for precision in ("float32", "bf16"):
-        model = algorithms.SAC("FlowPolicy", Aim(), **SAC, precision=precision, seed=0, device="cpu")
-        model.learn(60)
-        losses.append(model.logger.name_to_value["train/critic_loss"])
-        assert all(parameter.dtype == torch.float32 for parameter in model.policy.parameters())
-    assert losses[0] != losses[1]
-    assert losses[1] == pytest.approx(losses[0], rel=0.1)
-    assert np.isfinite(losses).all()
+def test_ppo_with_a_gaussian_and_with_discrete_actions():
+    """What is no flow goes by torch's form, whatever its actions are."""
+    assert_same_training(pair("PPO", PPO, "MlpPolicy"), 256, 1e-4)
+    models = [
+        module.PPO("MlpPolicy", "CartPole-v1", **PPO, seed=0, device="cpu")
+        for module in (stable_baselines3, algorithms)
+    ]
+    assert_same_training(models, 128, 1e-4)

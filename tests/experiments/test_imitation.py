@@ -1,4 +1,4 @@
-"""`experiments/studies/imitation.py` and its environment: a task that asks for a side, and demonstrations that take both."""
+"""`experiments/studies/imitation.py` and its environment: a task that asks for a side; demonstrations take both."""
 
 import csv
 import json

@@ -60,8 +60,8 @@ def test_a_registered_module_is_used_as_it_is(registered):
     flow = Flow(2, 3, "mine")
     context = torch.randn(5, 3)
     x, log_prob = flow(context).rsample_and_log_prob()
-    torch.testing.assert_close(log_prob, flow.foreign(context).log_prob(x))
-    torch.testing.assert_close(flow(context).mode(), flow.foreign.linear(context))
+    torch.testing.assert_close(log_prob, flow.external(context).log_prob(x))
+    torch.testing.assert_close(flow(context).mode(), flow.external.linear(context))
     assert flow(context).entropy(8).shape == (5,)
     assert set(flow.state_dict()) == {"foreign.linear.weight", "foreign.linear.bias"}
 
@@ -75,7 +75,7 @@ def test_zuko_flows_are_accepted_as_they_are(registered):
     x, log_prob = flow(context).rsample_and_log_prob((4,))
     torch.testing.assert_close(flow(context).log_prob(x), log_prob, atol=1e-4, rtol=1e-4)
     zero = torch.zeros(5, 2)
-    torch.testing.assert_close(flow(context).mode(), flow.foreign(context).transform.inv(zero))
+    torch.testing.assert_close(flow(context).mode(), flow.external(context).transform.inv(zero))
 
 
 def test_a_distribution_without_a_mean_still_has_a_deterministic_mode():

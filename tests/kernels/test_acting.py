@@ -8,12 +8,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from flowrl import Flow, FlowDistribution
-from flowrl.kernels import acting, library
-from flowrl.kernels.policy import act
+from flowrl import Flow, FlowDistribution, kernels
+from flowrl.kernels import library
 from flowrl.policies import FlowActorCriticPolicy, FlowPolicy
 from tests.models import KERNEL_CASES, KERNEL_FLOWS, OBSERVATIONS, build_policy, observations, perturb
 
+kernels_act = kernels.act
 pytestmark = pytest.mark.skipif(library.load(torch.float64) is None, reason="no C compiler: install gcc")
 
 
@@ -25,13 +25,21 @@ def policy_of(algorithm, flow="triangular", d=2, **kwargs):
     return policy
 
 
-def lean(policy, obs, deterministic=False):
+def fused(policy, obs, deterministic=False):
     """What the call of C gives, or None."""
-    with torch.no_grad():
-        return policy.actor.act(obs, deterministic) if hasattr(policy, "actor") else policy._act(obs, deterministic)
+    found = []
+
+    def record(*args):
+        found.append(kernels_act(*args))
+        return found[-1]
+
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "act", record)
+        policy._predict(obs, deterministic)
+    return found[0].actions if found and found[0] else None
 
 
-def plain(policy, obs, deterministic=False):
+def in_torch(policy, obs, deterministic=False):
     """What torch's operations give."""
     with torch.no_grad():
         return policy.get_distribution(obs).get_actions(deterministic=deterministic)
@@ -40,9 +48,9 @@ def plain(policy, obs, deterministic=False):
 def assert_same_actions(policy, obs):
     for deterministic in (True, False):
         torch.manual_seed(7)
-        expected, after = plain(policy, obs, deterministic), torch.rand(())
+        expected, after = in_torch(policy, obs, deterministic), torch.rand(())
         torch.manual_seed(7)
-        torch.testing.assert_close(lean(policy, obs, deterministic), expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(fused(policy, obs, deterministic), expected, rtol=1e-10, atol=1e-10)
         assert torch.rand(()) == after, "the same random numbers were drawn"
 
 
@@ -58,12 +66,19 @@ def test_it_acts_as_other_actor_critics_do(settings):
     assert_same_actions(policy_of("PPO", **settings), observations(3).double())
 
 
-@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
-def test_predict_goes_through_it(algorithm, monkeypatch):
-    calls = []
-    monkeypatch.setattr(acting, "act", lambda *args: calls.append(1) or act(*args))
-    policy_of(algorithm).predict(observations(1).numpy())
-    assert calls
+@pytest.mark.parametrize("net_arch", [[16], dict(pi=[8, 12], vf=[16])])
+@pytest.mark.parametrize("squash_output", [True, False])
+def test_a_rollout_of_ppo_acts_by_one_call(net_arch, squash_output, monkeypatch):
+    """Actions, values and log-probs of `policy(obs)` are torch's."""
+    policy, obs = policy_of("PPO", "nsf", net_arch=net_arch, squash_output=squash_output), observations(5).double()
+    results = []
+    with torch.no_grad():
+        for replaced in (kernels_act, lambda *_: None):
+            monkeypatch.setattr(kernels, "act", replaced)
+            torch.manual_seed(7)
+            results.append((*policy(obs), torch.rand(())))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
@@ -71,7 +86,7 @@ def test_it_sees_new_weights_and_follows_copies(algorithm):
     policy, obs = policy_of(algorithm), observations(3).double()
     network = policy.actor.latent_pi if algorithm == "SAC" else policy.mlp_extractor.policy_net
     assert_same_actions(policy, obs)
-    before = lean(policy, obs, True)
+    before = fused(policy, obs, True)
     perturb(policy, 0.1, seed=3)
     assert_same_actions(policy, obs)
     network[0].weight = torch.nn.Parameter(network[0].weight * 2)
@@ -81,22 +96,22 @@ def test_it_sees_new_weights_and_follows_copies(algorithm):
     for copied in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
         perturb(copied, 0.1, seed=4)
         assert_same_actions(copied, obs)
-    assert not torch.equal(lean(policy, obs, True), before)
+    assert not torch.equal(fused(policy, obs, True), before)
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_what_is_not_finite_is_refused(algorithm):
     with pytest.raises(ValueError, match="not finite"):
-        lean(policy_of(algorithm), observations(3).double() * torch.nan)
+        fused(policy_of(algorithm), observations(3).double() * torch.nan)
 
 
 def test_threads_do_not_disturb_each_other():
     policy = policy_of("SAC", "nsf", 17)
     states = [observations(1, seed).double() for seed in range(40)]
-    expected = [lean(policy, obs, True) for obs in states]
+    expected = [fused(policy, obs, True) for obs in states]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(20):
-            found = list(pool.map(lambda obs: lean(policy, obs, True), states))
+            found = list(pool.map(lambda obs: fused(policy, obs, True), states))
             assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -113,28 +128,27 @@ def test_where_a_hook_listens_torch_acts(algorithm, which):
     policy, obs = policy_of(algorithm), observations(2).double()
     calls = []
     handle = networks_of(policy)[which].register_forward_hook(lambda *_: calls.append(1))
-    assert lean(policy, obs) is None
+    assert fused(policy, obs) is None
     policy.predict(obs.float().numpy())
     assert calls
     handle.remove()
-    assert lean(policy, obs) is not None
+    assert fused(policy, obs) is not None
 
 
 def test_where_hooks_listen_to_every_module_torch_acts():
     policy, obs = policy_of("SAC"), observations(2).double()
     handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
     try:
-        assert lean(policy, obs) is None
+        assert fused(policy, obs) is None
     finally:
         handle.remove()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert lean(policy, obs) is None
+        assert fused(policy, obs) is None
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_features_of_another_size_are_left_to_torch(algorithm):
     policy = policy_of(algorithm)
-    assert lean(policy, torch.ones(2, 4).double()) is None and lean(policy, torch.ones(2, 2).double()) is None
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), torch.no_grad():
         policy._predict(torch.ones(2, 4).double())
 
@@ -153,16 +167,16 @@ def test_a_flow_that_was_put_in_place_later_acts(algorithm):
 
     policy_or_actor = policy.actor if algorithm == "SAC" else policy
     policy_or_actor.action_dist = Shifted(2, squash=True, pre_squash=algorithm == "PPO")
-    assert lean(policy, obs) is None
+    assert fused(policy, obs) is None
 
 
 def test_a_default_device_that_is_another_changes_nothing():
     policy, obs = policy_of("SAC", "nsf"), observations(2).double()
-    expected = lean(policy, obs, True)
+    expected = fused(policy, obs, True)
     torch.set_default_device("meta")
     try:
-        found = lean(policy, obs, True)
-        assert lean(policy, obs).device.type == "cpu"
+        found = fused(policy, obs, True)
+        assert fused(policy, obs).device.type == "cpu"
         density = policy.log_prob(obs, found)
     finally:
         torch.set_default_device(None)
@@ -187,7 +201,7 @@ class OwnActorCritic(FlowActorCriticPolicy):
 @pytest.mark.parametrize("cls", [OwnDensity, OwnActorCritic])
 def test_where_a_method_is_the_users_torch_acts(cls):
     policy = cls(OBSERVATIONS, spaces.Box(-1.0, 1.0, (2,)), lambda _: 1e-3, net_arch=[16])
-    assert lean(policy, observations(2)) is None
+    assert fused(policy, observations(2)) is None
     assert policy.predict(observations(2).numpy())[0].shape == (2, 2)
 
 
@@ -226,5 +240,5 @@ def test_with_gradients_and_under_a_tracer_torch_acts(algorithm):
 )
 def test_other_networks_and_flows_act_in_torch(algorithm, kwargs):
     policy = build_policy(algorithm, **kwargs)
-    assert lean(policy, observations(2)) is None
+    assert fused(policy, observations(2)) is None
     assert policy.predict(observations(2).numpy())[0].shape[0] == 2

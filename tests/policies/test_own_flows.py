@@ -143,7 +143,7 @@ def test_density_of_a_foreign_flow_is_squashed_too():
     policy = build_policy("PPO", flow="warped").double()
     obs = observations(1)
     u = torch.tensor([[0.3, -0.7]], dtype=torch.float64)
-    warped = policy.action_net.foreign
+    warped = policy.action_net.external
     latent = policy.mlp_extractor.forward_actor(policy.extract_features(obs))
     expected = TransformedDistribution(warped(latent), TanhTransform()).log_prob(u.tanh())
     torch.testing.assert_close(policy.get_distribution(obs).log_prob(u), expected)

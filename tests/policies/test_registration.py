@@ -107,7 +107,11 @@ def test_flowrl_works_without_sb3_contrib_and_without_zuko():
 
 def test_transforms_and_flows_do_not_need_sb3():
     """They are plain torch, though the package around them registers the policies."""
-    for path in [*(ROOT / "flowrl/transforms").glob("*.py"), *(ROOT / "flowrl/layers").glob("*.py")]:
-        assert "stable_baselines3" not in path.read_text(), path
-    for name in ("flow", "recipes", "foreign", "reparameterized"):
-        assert "stable_baselines3" not in (ROOT / f"flowrl/{name}.py").read_text(), name
+    for folder in ("transforms", "layers", "flows", "adapters", "fit"):
+        for path in (ROOT / "flowrl" / folder).glob("*.py"):
+            assert "stable_baselines3" not in path.read_text(), path
+
+
+def test_one_file_alone_knows_of_the_kernels():
+    others = [path for path in (ROOT / "flowrl").rglob("*.py") if "kernels" not in path.parts]
+    assert [path.name for path in others if "flowrl.kernels" in path.read_text()] == ["compiled.py"]

@@ -1,4 +1,4 @@
-"""Minibatches of a rollout: shuffled once an epoch, then handed out as views."""
+"""A rollout shuffled once an epoch, whose minibatches are views of it."""
 
 from collections.abc import Iterator
 
@@ -11,30 +11,37 @@ from torch import Tensor
 PARTS = ("observations", "actions", "values", "log_probs", "advantages", "returns")
 
 
-def minibatches(buffer: RolloutBuffer, batch_size: int | None) -> Iterator[RolloutBufferSamples]:
+def shuffled(buffer: RolloutBuffer) -> RolloutBufferSamples:
     """
-    The minibatches of one epoch, those of ``buffer.get(batch_size)`` (SB3 2.9), with the same random numbers.
+    All steps of a rollout, in the order in which ``buffer.get`` (SB3 2.9) would hand them out: the same random numbers.
 
-    :param buffer: a full buffer; what is no plain one of arrays hands out its own
-    :param batch_size: steps in a minibatch; None: all
+    :param buffer: a full buffer of arrays, see :func:`is_array_backed`
     """
-    if type(buffer) is not RolloutBuffer:
-        yield from buffer.get(batch_size)
-        return
-    order = np.random.permutation(buffer.buffer_size * buffer.n_envs)
+    order = torch.from_numpy(np.random.permutation(buffer.buffer_size * buffer.n_envs))
     if not buffer.generator_ready:
         for name in PARTS:
             setattr(buffer, name, buffer.swap_and_flatten(getattr(buffer, name)))
         buffer.generator_ready = True
-    index = torch.from_numpy(order)
 
-    def shuffled(name: str) -> Tensor:
+    def gather(name: str) -> Tensor:
         array = getattr(buffer, name)
         if name == "actions":
             array = array.astype(np.float32, copy=False)
-        tensor = torch.from_numpy(array).index_select(0, index).to(buffer.device)
+        tensor = torch.from_numpy(array).index_select(0, order).to(buffer.device)
         return tensor if name in ("observations", "actions") else tensor.flatten()
 
-    parts = [shuffled(name).split(batch_size or len(order)) for name in PARTS]
-    for batch in zip(*parts):
-        yield RolloutBufferSamples(*batch)
+    return RolloutBufferSamples(*map(gather, PARTS))
+
+
+def minibatches(rollout: RolloutBufferSamples, size: int) -> Iterator[RolloutBufferSamples]:
+    """
+    :param rollout: what :func:`shuffled` gave
+    :param size: steps in a minibatch
+    """
+    for parts in zip(*(part.split(size) for part in rollout)):
+        yield RolloutBufferSamples(*parts)
+
+
+def is_array_backed(buffer: RolloutBuffer) -> bool:
+    """Whether a buffer is SB3's own of arrays; others (of dictionaries) hand out minibatches of their own."""
+    return type(buffer) is RolloutBuffer

@@ -9,7 +9,7 @@
 #include "squash.c"
 #include "threads.c"
 
-enum { SPLINE, SHEAR, GAUSSIAN, AFFINE_COUPLING, SPLINE_COUPLING, SQUASH };
+enum StepKind { SPLINE, SHEAR, GAUSSIAN, AFFINE_COUPLING, SPLINE_COUPLING, SQUASH };
 
 typedef struct {
     Size kind;

@@ -1,27 +1,48 @@
-/* Acting: the network of a policy, its flow and its squash for a few states at once. */
+/* Acting: the networks of a policy, its flow and its squash for a few states at once. */
 #pragma once
 #include "flow.c"
 #include "stack.c"
 
-/* states: (n, features); noise: (n, actions), NULL for zero; memory: for whatever lies between; actions: (n, actions). */
-void policy_act(Size threads, Size n, Size depth, const Size *widths, int is_tanh, const REAL *const *weights, Size count,
-                const Step *steps, double limit, double low, double high, const REAL *const *flow_weights, Size actions,
-                const REAL *states, const REAL *noise, REAL *memory, REAL *out) {
+typedef struct {
+    Size n, features, actions; /* sizes of the batch, the states and the actions */
+    Stack actor, critic;       /* no critic: of depth 0; their weights and shapes alone are given */
+    Flow flow;                 /* alike */
+    const REAL *states;        /* (n, features) */
+    const REAL *noise;         /* (n, actions); NULL for zero */
+    REAL *memory;              /* for whatever lies between */
+    REAL *out;                 /* the actions, (n, actions) */
+    REAL *log_prob, *values;   /* (n); the latter where there is a critic */
+} Act;
+
+/* The numbers that a stack's outputs take. */
+static Size outputs_of(const Stack *s, Size n) {
     Size rows = 0;
-    for (Size l = 1; l <= depth; l++) rows += widths[l];
-    REAL *x = memory, *outputs = x + widths[0] * n, *parameters = outputs + (rows - widths[depth]) * n;
-    REAL *values = outputs + rows * n, *image = values + count * actions * n, *ladj = image + actions * n;
-    transpose(n, widths[0], states, x, n);
-    Stack network = {.n = n, .lanes = n, .networks = 1, .depth = depth, .widths = widths, .is_tanh = is_tanh,
-                     .weights = weights, .x = x, .outputs = outputs};
-    stack_forward(threads, &network);
-    if (noise)
-        transpose(n, actions, noise, values, n);
+    for (Size l = 1; l <= s->depth; l++) rows += s->networks * s->widths[l];
+    return rows * n;
+}
+
+void policy_act(Size threads, const Act *a) {
+    Size n = a->n, d = a->actions;
+    Stack actor = a->actor, critic = a->critic;
+    Flow flow = a->flow;
+    REAL *x = a->memory;
+    transpose(n, a->features, a->states, x, n);
+    actor.n = actor.lanes = critic.n = critic.lanes = flow.n = flow.lanes = n;
+    actor.x = critic.x = x;
+    actor.outputs = x + a->features * n;
+    stack_forward(threads, &actor);
+    flow.parameters = last_layers(&actor, actor.outputs);
+    flow.states = actor.outputs + outputs_of(&actor, n);
+    flow.outputs = flow.states + (flow.count + 1) * d * n;
+    flow.ladj = a->log_prob;
+    if (a->noise)
+        transpose(n, d, a->noise, flow.states, n);
     else
-        memset(values, 0, (size_t)(n * actions) * sizeof(REAL));
-    Flow flow = {.n = n, .lanes = n, .features = actions, .count = count, .steps = steps, .limit = limit, .low = low,
-                 .high = high, .parameters = parameters, .weights = flow_weights, .states = values, .outputs = ladj + n,
-                 .ladj = ladj};
+        memset(flow.states, 0, (size_t)(n * d) * sizeof(REAL));
     flow_forward(threads, &flow);
-    transpose(actions, n, image, out, actions);
+    transpose(d, n, flow.states + flow.count * d * n, a->out, d);
+    if (!critic.depth) return;
+    critic.outputs = actor.outputs; /* nothing of the actor's is needed any more */
+    stack_forward(threads, &critic);
+    memcpy(a->values, last_layers(&critic, critic.outputs), (size_t)n * sizeof(REAL));
 }

@@ -8,7 +8,7 @@
 #include "stack.c"
 
 typedef struct {
-    Size n, features, actions; /* of the batch, the states and the actions */
+    Size n, features, actions; /* sizes of the batch, the states and the actions */
     /* The batch as it comes, (batch, feature): transitions, and noise for the states and then for those that follow. */
     const REAL *states, *next_states, *taken, *rewards, *dones, *noise;
     const REAL *discounts; /* of each transition; NULL: the same for all */
@@ -16,35 +16,31 @@ typedef struct {
     Stack actor;           /* over 2 n columns: the states, then those that follow */
     Flow flow;             /* alike */
     Stack critics, targets;
+    Adam of_actor, of_critics, of_temperature; /* that of the critics moves the targets too */
     const REAL *log_alpha; /* NULL where alpha is fixed */
     double alpha, target_entropy;
-    Adam of_actor, of_critics, of_temperature; /* the second moves the targets too */
-    REAL *both;                /* the actor's inputs, (features, 2 n) */
-    REAL *pairs;               /* the critics', (features + actions, n) */
-    REAL *to_pairs;            /* the gradients in them, (networks, features + actions, n) */
-    REAL *goal, *to_log_prob;  /* (n) */
-    double losses[4];          /* the temperature's, alpha, the critics', the actor's */
+    REAL *all_states;              /* the actor's inputs, (features, 2 n) */
+    REAL *state_actions;           /* the critics', (features + actions, n) */
+    REAL *to_state_actions;        /* the gradients in them, (networks, features + actions, n) */
+    REAL *td_target, *to_log_prob; /* (n) */
+    double losses[4];              /* the temperature's, alpha, the critics', the actor's */
 } Sac;
 
 /* alpha, which is then moved by the gradient of -log alpha mean(log pi + target entropy). */
 static double temperature(Size threads, Sac *s) {
+    s->losses[0] = 0;
     if (!s->log_alpha) return s->alpha;
     double mean = 0, log_alpha = *s->log_alpha;
     for (Size b = 0; b < s->n; b++) mean += s->flow.ladj[b] / (double)s->n;
     double gradient = -(mean + s->target_entropy);
     s->losses[0] = log_alpha * gradient;
-    *s->of_temperature.gradient = (REAL)gradient;
-    adam_step(threads, &s->of_temperature);
+    **s->of_temperature.gradients = (REAL)gradient;
+    if (isfinite(s->losses[0])) adam_step(threads, &s->of_temperature);
     return exp(log_alpha);
 }
 
 /* The actions that the flow gives. */
 static inline const REAL *acts(const Sac *s) { return s->flow.states + s->flow.count * s->actions * 2 * s->n; }
-
-/* What the last layers give, one row a network. */
-static REAL *ends(const Stack *s, REAL *arrays) {
-    return arrays + layer_of(s, s->depth - 1, 0).outputs;
-}
 
 /* The least of the networks' values of one of the batch; which of them has it. */
 static inline Size least(const Stack *s, const REAL *q, Size b) {
@@ -55,33 +51,34 @@ static inline Size least(const Stack *s, const REAL *q, Size b) {
 }
 
 /* y = r + discount (1 - done) (min_i Q'_i(s', a') - alpha log pi(a' | s')) */
-static void goals(Size threads, Sac *s, double alpha) {
+static void td_targets(Size threads, Sac *s, double alpha) {
     Size n = s->n;
-    move_rows(s->pairs, n, s->both + n, 2 * n, s->features, n);
-    move_rows(s->pairs + s->features * n, n, acts(s) + n, 2 * n, s->actions, n);
+    move_rows(s->state_actions, n, s->all_states + n, 2 * n, s->features, n);
+    move_rows(s->state_actions + s->features * n, n, acts(s) + n, 2 * n, s->actions, n);
     stack_forward(threads, &s->targets);
-    const REAL *q = ends(&s->targets, s->targets.outputs), *log_prob = s->flow.ladj + n;
+    const REAL *q = last_layers(&s->targets, s->targets.outputs), *log_prob = s->flow.ladj + n;
     for (Size b = 0; b < n; b++) {
         REAL value = q[least(&s->targets, q, b) * n + b] - (REAL)alpha * log_prob[b];
         REAL discount = s->discounts ? s->discounts[b] : (REAL)s->discount;
-        s->goal[b] = s->rewards[b] + (1 - s->dones[b]) * discount * value;
+        s->td_target[b] = s->rewards[b] + (1 - s->dones[b]) * discount * value;
     }
 }
 
 /* Moves the critics by the gradient of 1/2 sum_i mean (Q_i(s, a) - y)^2. */
 static void critics(Size threads, Sac *s) {
     Size n = s->n;
-    move_rows(s->pairs, n, s->both, 2 * n, s->features, n);
-    transpose(n, s->actions, s->taken, s->pairs + s->features * n, n);
+    move_rows(s->state_actions, n, s->all_states, 2 * n, s->features, n);
+    transpose(n, s->actions, s->taken, s->state_actions + s->features * n, n);
     stack_forward(threads, &s->critics);
-    const REAL *q = ends(&s->critics, s->critics.outputs);
-    REAL *g = ends(&s->critics, s->critics.gradients);
+    const REAL *q = last_layers(&s->critics, s->critics.outputs);
+    REAL *g = last_layers(&s->critics, s->critics.gradients);
     s->losses[2] = 0;
     for (Size i = 0; i < s->critics.networks * n; i++) {
-        REAL error = q[i] - s->goal[i % n];
+        REAL error = q[i] - s->td_target[i % n];
         s->losses[2] += 0.5 * error * error / (double)n;
         g[i] = error / (REAL)n;
     }
+    if (!isfinite(s->losses[2] = (REAL)s->losses[2])) return; /* overflows as SB3's does */
     stack_backward(threads, &s->critics);
     adam_step(threads, &s->of_critics);
 }
@@ -89,12 +86,12 @@ static void critics(Size threads, Sac *s) {
 /* Moves the actor by the gradient of mean(alpha log pi(a | s) - min_i Q_i(s, a)). */
 static void actor(Size threads, Sac *s, double alpha) {
     Size n = s->n, d = s->actions;
-    move_rows(s->pairs + s->features * n, n, acts(s), 2 * n, d, n);
+    move_rows(s->state_actions + s->features * n, n, acts(s), 2 * n, d, n);
     Stack frozen = s->critics;
-    frozen.to_weights = NULL, frozen.to_x = s->to_pairs;
+    frozen.to_weights = NULL, frozen.to_x = s->to_state_actions;
     stack_forward(threads, &frozen);
-    const REAL *q = ends(&frozen, frozen.outputs), *log_prob = s->flow.ladj;
-    REAL *g = ends(&frozen, frozen.gradients);
+    const REAL *q = last_layers(&frozen, frozen.outputs), *log_prob = s->flow.ladj;
+    REAL *g = last_layers(&frozen, frozen.gradients);
     memset(g, 0, (size_t)(frozen.networks * n) * sizeof(REAL));
     s->losses[3] = 0;
     for (Size b = 0; b < n; b++) {
@@ -103,12 +100,13 @@ static void actor(Size threads, Sac *s, double alpha) {
         g[which] = -1 / (REAL)n;
         s->to_log_prob[b] = -(REAL)alpha / (REAL)n; /* in the log-determinant, which the log-prob has with a minus */
     }
+    if (!isfinite(s->losses[3] = (REAL)s->losses[3])) return;
     stack_backward(threads, &frozen);
     for (Size f = 0; f < d; f++) {
         REAL *to_action = s->flow.to_state + f * 2 * n;
         memset(to_action, 0, (size_t)n * sizeof(REAL));
         for (Size i = 0; i < frozen.networks; i++) {
-            const REAL *part = s->to_pairs + (i * (s->features + d) + s->features + f) * n;
+            const REAL *part = s->to_state_actions + (i * (s->features + d) + s->features + f) * n;
             for (Size b = 0; b < n; b++) to_action[b] += part[b];
         }
     }
@@ -120,15 +118,17 @@ static void actor(Size threads, Sac *s, double alpha) {
     adam_step(threads, &s->of_actor);
 }
 
+/* A loss that is not finite ends the update before it moves anything by it; the caller finds it among the losses. */
 void sac_update(Size threads, Sac *s) {
     Size n = s->n;
-    transpose(n, s->features, s->states, s->both, 2 * n);
-    transpose(n, s->features, s->next_states, s->both + n, 2 * n);
+    s->losses[2] = s->losses[3] = 0;
+    transpose(n, s->features, s->states, s->all_states, 2 * n);
+    transpose(n, s->features, s->next_states, s->all_states + n, 2 * n);
     stack_forward(threads, &s->actor);
     transpose(2 * n, s->actions, s->noise, s->flow.states, 2 * n);
     flow_forward(threads, &s->flow);
     double alpha = s->losses[1] = temperature(threads, s);
-    goals(threads, s, alpha);
+    td_targets(threads, s, alpha);
     critics(threads, s);
-    actor(threads, s, alpha);
+    if (isfinite(s->losses[0]) && isfinite(s->losses[2])) actor(threads, s, alpha);
 }

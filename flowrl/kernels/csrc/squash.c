@@ -35,12 +35,3 @@ static void squash_later_gradient(Size lanes, const REAL *u, const REAL *to_ladj
         g[l] -= 2 * tangent(u[l], &unused) * to_ladj[l];
     }
 }
-
-/* u, a: (features, n); ladj: zero at the start. */
-void tanh_forward(Size n, Size features, const REAL *u, REAL *a, REAL *ladj) {
-    for (Size f = 0; f < features; f++) squash(n, u + f * n, a + f * n, ladj);
-}
-
-void tanh_backward(Size n, Size features, const REAL *a, const REAL *to_ladj, REAL *g) {
-    for (Size f = 0; f < features; f++) squash_gradient(n, a + f * n, to_ladj, g + f * n);
-}

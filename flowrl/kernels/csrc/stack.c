@@ -17,7 +17,7 @@ typedef struct {
     const Size *widths; /* of the inputs, then of each layer's outputs, (depth + 1) */
     int is_tanh;        /* whether the activation is tanh; ReLU if not */
     int active_end;     /* whether it follows the last layer too */
-    const REAL *const *weights; /* of each layer the matrices of all networks, then their biases: (2 depth) pointers */
+    const REAL *const *weights; /* of each layer the matrix and the bias of each network, (depth, networks, 2) pointers */
     const REAL *x;
     Size x_apart;   /* between the networks' inputs; 0 where they share them */
     REAL *outputs;  /* of all layers */
@@ -29,8 +29,8 @@ typedef struct {
 /* One layer of one network. */
 typedef struct {
     Size before, width;
-    Size matrix, bias;      /* where its weights begin among those of the layer */
-    Size outputs, previous; /* and its outputs, and those of the layer before, among those of all */
+    Size matrix;            /* its matrix among the pointers to weights; its bias comes after it */
+    Size outputs, previous; /* where its outputs begin, and those of the layer before, among those of all */
 } Layer;
 
 static Layer layer_of(const Stack *s, Size layer, Size network) {
@@ -41,10 +41,12 @@ static Layer layer_of(const Stack *s, Size layer, Size network) {
     }
     at.previous += network * at.before * s->n;
     at.outputs += network * at.width * s->n;
-    at.matrix = network * at.width * at.before;
-    at.bias = network * at.width;
+    at.matrix = 2 * (layer * s->networks + network);
     return at;
 }
+
+/* Where the last layer of the first network begins, in the outputs or in the gradients in them. */
+static REAL *last_layers(const Stack *s, REAL *arrays) { return arrays + layer_of(s, s->depth - 1, 0).outputs; }
 
 /* A block of columns of one network, through all layers. */
 static void stack_forward_block(const void *job, Size number) {
@@ -56,8 +58,8 @@ static void stack_forward_block(const void *job, Size number) {
         const REAL *x = l ? s->outputs + at.previous : s->x + network * s->x_apart;
         End end = l == s->depth - 1 && !s->active_end ? LINEAR : s->is_tanh ? TANH : RELU;
         multiply(&(Product){.n = s->n, .rows = at.width, .depth = at.before,
-                            .weights = {s->weights[2 * l] + at.matrix, at.before, 1},
-                            .x = x + first, .bias = s->weights[2 * l + 1] + at.bias, .end = end,
+                            .weights = {s->weights[at.matrix], at.before, 1},
+                            .x = x + first, .bias = s->weights[at.matrix + 1], .end = end,
                             .out = s->outputs + at.outputs + first},
                  lanes);
     }
@@ -99,7 +101,7 @@ static void stack_backward_block(const void *job, Size number) {
             for (Size i = 0; i < at.width; i++) {
                 REAL *g = s->gradients + here + i * s->n;
                 const REAL *h = s->outputs + here + i * s->n;
-                for (Size b = 0; b < lanes; b++) g[b] = s->is_tanh ? g[b] * (1 - h[b] * h[b]) : h[b] > 0 ? g[b] : 0;
+                for (Size b = 0; b < lanes; b++) g[b] = s->is_tanh ? g[b] * (1 - h[b] * h[b]) : h[b] <= 0 ? 0 : g[b]; /* NaN passes */
             }
         if (l == s->depth - 1 && sparse) some = with_gradient(s->gradients + here, lanes, which);
         if (l == 0 && !s->to_x) return;
@@ -111,7 +113,7 @@ static void stack_backward_block(const void *job, Size number) {
             beside = out;
         }
         multiply(&(Product){.n = s->n, .rows = at.before, .depth = at.width,
-                            .weights = {s->weights[2 * l] + at.matrix, 1, at.before},
+                            .weights = {s->weights[at.matrix], 1, at.before},
                             .x = s->gradients + here, .end = l ? slope : LINEAR, .beside = beside, .out = out},
                  some);
         if (l == 0 && some < lanes)
@@ -132,7 +134,7 @@ static void stack_weights_panel(const void *job, Size number) {
     Layer at = layer_of(s, l, network);
     const REAL *x = l ? s->outputs + at.previous : s->x + network * s->x_apart;
     panel_gradient(s->n, s->lanes, at.width, at.before, s->gradients + at.outputs, x, NULL, panel,
-                   s->to_weights[2 * l] + at.matrix, s->to_weights[2 * l + 1] + at.bias);
+                   s->to_weights[at.matrix], s->to_weights[at.matrix + 1]);
 }
 
 /* Below this many multiplications a second thread is not worth waking. */

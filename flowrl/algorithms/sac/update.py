@@ -1,0 +1,96 @@
+"""An update of soft actor-critic in torch's operations: the losses, and the order in which they move the networks.
+
+Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", section 5, as `SAC.train` of Stable-Baselines3
+2.9 has it. Any flow, any critic, any optimiser, any device; nothing branches on a tensor's value, so that
+`torch.compile` and CUDA graphs take the losses as they are.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.utils import polyak_update
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+
+def temperature_loss(log_ent_coef: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+    """-log alpha mean(log pi(a|s) + target entropy): alpha rises while the policy's entropy is below the target."""
+    return -(log_ent_coef * (log_prob + target_entropy).detach()).mean()
+
+
+@torch.no_grad()
+def td_target(
+    actor: Any, critic_target: nn.Module, batch: ReplayBufferSamples, ent_coef: Tensor, gamma: float
+) -> Tensor:
+    """y = r + gamma (1 - done) (min_i Q'_i(s', a') - alpha log pi(a'|s')), a' ~ pi, shape ``(batch, 1)``."""
+    next_actions, next_log_prob = actor.action_log_prob(batch.next_observations)
+    next_q = torch.cat(critic_target(batch.next_observations, next_actions), 1).amin(1, keepdim=True)
+    discounts = gamma if batch.discounts is None else batch.discounts
+    return batch.rewards + (1 - batch.dones) * discounts * (next_q - ent_coef * next_log_prob.reshape(-1, 1))
+
+
+def critic_loss(critic: nn.Module, batch: ReplayBufferSamples, target: Tensor) -> Tensor:
+    """1/2 sum_i mean (Q_i(s, a) - y)^2."""
+    return 0.5 * sum(F.mse_loss(q, target) for q in critic(batch.observations, batch.actions))  # type: ignore[return-value]
+
+
+def actor_loss(critic: nn.Module, observations: Any, actions: Tensor, log_prob: Tensor, ent_coef: Tensor) -> Tensor:
+    """mean(alpha log pi(a|s) - min_i Q_i(s, a)), a ~ pi with a gradient."""
+    q = torch.cat(critic(observations, actions), 1).amin(1, keepdim=True)
+    return (ent_coef * log_prob.reshape(-1, 1) - q).mean()
+
+
+def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[Tensor]:
+    """
+    Move temperature, critics, actor and targets, in this order.
+
+    :param model: SAC
+    :param batch: of transitions
+    :param move_targets: whether the target networks follow
+    :return: the losses of the temperature, the temperature, of the critics and of the actor
+    """
+    if model.use_sde:
+        model.actor.reset_noise()
+    actions, log_prob = model.actor.action_log_prob(batch.observations)
+    ent_coef, of_temperature = model.ent_coef_tensor if model.ent_coef_optimizer is None else None, None
+    if ent_coef is None:
+        ent_coef = model.log_ent_coef.detach().exp()
+        of_temperature = temperature_loss(model.log_ent_coef, log_prob, model.target_entropy)
+        descend(of_temperature, model.ent_coef_optimizer)
+
+    target = td_target(model.actor, model.critic_target, batch, ent_coef, model.gamma)
+    of_critic = critic_loss(model.critic, batch, target)
+    descend(of_critic, model.critic.optimizer)
+    with frozen(model.critic):
+        of_actor = actor_loss(model.critic, batch.observations, actions, log_prob, ent_coef)
+        descend(of_actor, model.actor.optimizer)
+
+    if move_targets:
+        polyak_update(model.critic.parameters(), model.critic_target.parameters(), model.tau)
+        polyak_update(model.batch_norm_stats, model.batch_norm_stats_target, 1.0)
+    losses = (torch.zeros(()) if of_temperature is None else of_temperature, ent_coef, of_critic, of_actor)
+    return [loss.detach().reshape(()).to(of_actor.device) for loss in losses]
+
+
+def descend(loss: Tensor, optimizer: Optimizer) -> None:
+    """A step of an optimiser along a loss's gradient."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Leave a module's parameters out of the gradient: the actor's loss moves no critic."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -1,0 +1,38 @@
+"""Which form of its update an algorithm runs: C where the kernels can serve, torch's operations elsewhere."""
+
+import logging
+from typing import Any
+
+from flowrl.compiled import compiled_update
+
+log = logging.getLogger(__name__)
+
+
+class UpdateFormMixin:
+    """Says which form runs, and why; logs it where it is not C, once, and again where it changes in training."""
+
+    update_form: str = "torch"
+    """``"C"`` or ``"torch"``."""
+    update_reason: str = "no update has been asked for yet"
+    """Why it is not C; empty where it is."""
+
+    def choose_update(self) -> Any:
+        """
+        The compiled update where there is one, asked for anew before every training step: a hook may have come.
+
+        :return: the update in C; None: torch's operations
+        """
+        update, reason = compiled_update(self)
+        form = "torch" if update is None else "C"
+        if (form, reason) != (self.update_form, self.update_reason):
+            name = type(self).__name__
+            if update is None:
+                log.warning("flowrl's %s updates in torch's operations, not in C: %s.", name, reason)
+            else:
+                log.info("flowrl's %s updates in C.", name)
+        self.update_form, self.update_reason = form, reason
+        return update
+
+    def _excluded_save_params(self) -> list[str]:
+        """How a model runs here says nothing of how it runs where it is loaded."""
+        return [*super()._excluded_save_params(), "update_form", "update_reason"]  # type: ignore[misc]

@@ -1,0 +1,273 @@
+"""An update in C is that in torch: losses, gradients, parameters, moments, targets, random numbers."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import Env, spaces
+from stable_baselines3.common.logger import Logger
+from torch import nn
+
+from flowrl import algorithms
+from flowrl.algorithms import update_form
+from flowrl.flows import recipes
+from flowrl.kernels import library, networks
+from tests.models import KERNEL_CASES, KERNEL_FLOWS, Precise, perturb
+
+pytestmark = pytest.mark.skipif(library.load(torch.float64) is None, reason="no C compiler: install gcc")
+
+
+@pytest.fixture(autouse=True)
+def double_precision(monkeypatch):
+    monkeypatch.setattr(networks, "STATELESS_EXTRACTORS", networks.STATELESS_EXTRACTORS | {Precise})
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+class Spaces(Env):
+    """Nothing but spaces."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (3,))
+
+    def __init__(self, d: int):
+        self.action_space = spaces.Box(-1.0, 1.0, (d,))
+
+
+def make(algorithm: str, d: int, flow: str = "triangular", policy: dict[str, Any] | None = None, **settings) -> Any:
+    """A model that has seen a few transitions."""
+    policy_kwargs = dict(net_arch=[24, 16], features_extractor_class=Precise, flow=flow)
+    policy_kwargs |= dict(flow_kwargs=KERNEL_FLOWS.get(flow, {})) | (policy or {})
+    own = dict(buffer_size=200) if algorithm == "SAC" else dict(n_steps=150, batch_size=70, n_epochs=2, ent_coef=0.01)
+    settings = own | dict(learning_rate=1e-2, seed=0, device="cpu", policy_kwargs=policy_kwargs) | settings
+    model = getattr(algorithms, algorithm)("FlowPolicy", Spaces(d), **settings)
+    perturb(model.policy, 0.1)
+    model.set_logger(Logger(None, []))
+    random = np.random.default_rng(0)
+    for _ in range(150):
+        obs, next_obs = random.uniform(-1, 1, (2, 1, 3))
+        action, reward = random.uniform(-1, 1, (1, d)), random.normal(size=1)
+        if algorithm == "SAC":
+            model.replay_buffer.add(obs, next_obs, action, reward, random.random(1) < 0.2, [{}])
+        else:
+            value, log_prob = torch.tensor(random.normal(size=(2, 1)))
+            model.rollout_buffer.add(obs, action, reward, np.zeros(1), value, 0.1 * log_prob - d)
+    if algorithm == "PPO":
+        model.rollout_buffer.compute_returns_and_advantage(torch.zeros(1), np.zeros(1))
+        for name in ("advantages", "returns", "values", "log_probs"):  # lest float32 round, in torch alone
+            setattr(model.rollout_buffer, name, getattr(model.rollout_buffer, name).astype(np.float64))
+    return model
+
+
+def trained(model: Any, form: str, *sizes: int) -> list[torch.Tensor]:
+    """Whatever training changes or logs."""
+    with pytest.MonkeyPatch.context() as patch:
+        if form == "torch":
+            patch.setattr(update_form, "compiled_update", lambda _: (None, "as the test wants"))
+        np.random.seed(0)
+        torch.manual_seed(0)
+        for size in sizes or (None,):
+            model.train(1, size) if size else model.train()
+    assert model.update_form == form, model.update_reason
+    optimizers = [model.policy.optimizer] if hasattr(model.policy, "optimizer") else []
+    optimizers = optimizers or [model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer]
+    moments = [value for each in optimizers if each for state in each.state.values() for value in state.values()]
+    parameters = [*model.policy.parameters()]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    logs = [
+        torch.tensor(v) for k, v in model.logger.name_to_value.items() if k.startswith("train/") and "fraction" not in k
+    ]
+    return [tensor.clone().double() for tensor in (*parameters, *gradients, *moments, *logs, torch.rand(()))]
+
+
+def assert_same(models: list[Any], *sizes: int, tolerance: float = 1e-9) -> None:
+    theirs, ours = (trained(model, form, *sizes) for model, form in zip(models, ("torch", "C")))
+    for a, b in zip(theirs, ours, strict=True):
+        torch.testing.assert_close(b, a, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("size", [1, 130])
+@pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
+def test_sac(flow, d, size):
+    assert_same([make("SAC", d, flow) for _ in range(2)], size)
+
+
+@pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
+def test_ppo(flow, d):
+    assert_same([make("PPO", d, flow, n_epochs=1, batch_size=150) for _ in range(2)], tolerance=1e-8)
+
+
+def test_sac_with_batches_of_several_sizes_in_turn():
+    assert_same([make("SAC", 2) for _ in range(2)], 5, 64, 100, 5, 64, tolerance=1e-7)  # Adam divides by nearly zero
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_on_several_threads(algorithm, threads):
+    """Networks large enough to be shared out."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        wide = dict(net_arch=[140, 300], flow_kwargs=dict(hidden=(70,)))
+        sizes = (130,) if algorithm == "SAC" else ()
+        settings = {} if algorithm == "SAC" else dict(n_epochs=1, batch_size=150)
+        assert_same([make(algorithm, 3, "nsf", wide, **settings) for _ in range(2)], *sizes, tolerance=1e-7)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        dict(activation_fn=nn.Tanh, n_critics=3),
+        dict(n_critics=1, net_arch=dict(pi=[8], qf=[24, 12, 8])),
+        dict(optimizer_kwargs=dict(weight_decay=0.01, betas=(0.8, 0.9), eps=1e-5, maximize=True)),
+    ],
+    ids=str,
+)
+def test_sac_with_other_networks(policy):
+    assert_same([make("SAC", 2, policy=policy) for _ in range(2)], 32)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(ent_coef=0.0),
+        dict(clip_range_vf=0.05, clip_range=0.05, batch_size=48),
+        dict(target_kl=1e-4),
+        dict(normalize_advantage=False, max_grad_norm=1e-2),
+        dict(policy=dict(squash_output=False, activation_fn=nn.ReLU)),
+        dict(policy=dict(net_arch=dict(pi=[8], vf=[16, 12]))),
+    ],
+    ids=str,
+)
+def test_ppo_in_every_setting(settings):
+    models = [make("PPO", 2, **settings) for _ in range(2)]
+    if settings.get("ent_coef") == 0:  # the log alone differs: an estimate of the entropy by other samples
+        for model in models:
+            model.train = lambda model=model: (type(model).train(model), model.logger.record("train/entropy_loss", 0))
+    assert_same(models, tolerance=1e-5)  # several steps: Adam divides by nearly zero
+
+
+@pytest.mark.parametrize("network", [0, 1])
+@pytest.mark.parametrize("which", ["critic", "critic_target"])
+def test_a_loss_that_is_not_a_number_raises_and_moves_nothing_by_it(which, network):
+    model = make("SAC", 2)
+    with torch.no_grad():
+        getattr(model, which).q_networks[network][-1].bias.fill_(torch.nan)
+    before = [parameter.clone() for parameter in model.actor.parameters()]
+    with pytest.raises(ValueError, match="critic_loss = nan"):
+        model.train(1, 32)
+    assert model.update_form == "C"
+    assert all(torch.equal(a, b) for a, b in zip(before, model.actor.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("form", ["C", "torch"])
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_huge_observations_raise(algorithm, form, monkeypatch):
+    """In float32 they overflow in the networks: every form says so, where the gradients would be NaN."""
+    torch.set_default_dtype(torch.float32)
+    if form == "torch":
+        monkeypatch.setattr(update_form, "compiled_update", lambda _: (None, "as the test wants"))
+    model = make(algorithm, 2, policy=dict(activation_fn=nn.ReLU))
+    buffer = model.replay_buffer if algorithm == "SAC" else model.rollout_buffer
+    buffer.observations[:] = 1e30
+    with pytest.raises(ValueError, match=r"not finite at step 0 \(.*critic_loss|not finite at step 0 \(.*value_loss"):
+        model.train(1, 32) if algorithm == "SAC" else model.train()
+    assert model.update_form == form
+
+
+def test_a_gradient_that_is_not_a_number_passes_through_relu():
+    """As torch's does: the slope at a NaN is not zero."""
+    model = make("SAC", 2)
+    with torch.no_grad():
+        model.critic.q_networks[0][0].bias[0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        model.train(1, 32)
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_parameters_that_move_to_other_memory_are_followed(algorithm):
+    """`share_memory` moves a tensor's storage in place; so does a state dict in a multiprocessing queue."""
+    models = [make(algorithm, 2) for _ in range(2)]
+    sizes = (32,) if algorithm == "SAC" else ()
+    for model in models:
+        trained(model, "C", *sizes)
+    models[1].policy.share_memory()
+    first, second = (trained(model, "C", *sizes) for model in models)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def replaced_layer(model: Any) -> None:
+    network = model.actor.latent_pi if hasattr(model, "actor") else model.policy.mlp_extractor.policy_net
+    network[0] = nn.Linear(3, 24)
+
+
+def own_method(model: Any) -> None:
+    owner, name = (model.actor, "action_log_prob") if hasattr(model, "actor") else (model.policy, "evaluate_actions")
+    setattr(owner, name, getattr(owner, name))
+
+
+def new_group(model: Any) -> None:
+    optimizer = model.actor.optimizer if hasattr(model, "actor") else model.policy.optimizer
+    optimizer.add_param_group(dict(params=[nn.Parameter(torch.zeros(1))]))
+
+
+def first(model: Any) -> nn.Linear:
+    return model.actor.latent_pi[0] if hasattr(model, "actor") else model.policy.mlp_extractor.policy_net[0]
+
+
+CHANGES = {
+    "a layer that the optimiser does not know": (replaced_layer, "moves others"),
+    "a method of the user's": (own_method, "is overridden"),
+    "another parameter group": (new_group, "several parameter groups"),
+    "a parameter's hook": (lambda model: first(model).weight.register_hook(lambda g: g), "parameter's gradient"),
+    "a hook after accumulation": (
+        lambda model: first(model).weight.register_post_accumulate_grad_hook(lambda p: None),
+        "parameter's gradient",
+    ),
+    "a forward hook": (lambda model: first(model).register_forward_hook(lambda *_: None), "listens to a network"),
+    "a backward hook": (lambda model: first(model).register_full_backward_hook(lambda *_: None), "listens to"),
+    "a frozen parameter": (lambda model: first(model).weight.requires_grad_(False), "frozen"),
+    "another precision": (lambda model: first(model).float(), "type or device"),
+    "an optimiser's hook": (
+        lambda model: (
+            model.policy.optimizer.register_step_pre_hook(lambda *_: None)
+            if hasattr(model.policy, "optimizer")
+            else model.critic.optimizer.register_step_pre_hook(lambda *_: None)
+        ),
+        "listens to the optimiser",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_what_c_cannot_honour_sends_the_update_to_torch_and_is_said_once(algorithm, change, caplog):
+    model = make(algorithm, 2)
+    assert model.update_form == "C" and model.update_reason == ""
+    apply, reason = CHANGES[change]
+    apply(model)
+    model.choose_update()
+    model.choose_update()
+    assert model.update_form == "torch" and reason in model.update_reason
+    assert sum(reason in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_a_layer_replaced_with_its_optimiser_is_trained_in_c(algorithm):
+    model = make(algorithm, 2)
+    replaced_layer(model)
+    owner = model.actor if algorithm == "SAC" else model.policy
+    owner.optimizer = torch.optim.Adam(owner.parameters(), lr=1e-2)
+    before = first(model).weight.clone()
+    trained(model, "C", *((32,) if algorithm == "SAC" else ()))
+    assert not torch.equal(before, first(model).weight)
+
+
+@pytest.mark.parametrize("flow", ["maf", "planar", "twice"])
+def test_flows_of_other_steps_go_by_torch(flow, monkeypatch):
+    """`twice`: layers that share weights, where the second one's gradients would overwrite the first one's."""
+    monkeypatch.setitem(recipes._RECIPES, "twice", lambda features, context: [*recipes.nsf(features, context)] * 2)
+    assert make("SAC", 2, flow).update_form == "torch"
