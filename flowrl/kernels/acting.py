@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from flowrl.flows.flow import Flow
-from flowrl.kernels.library import load, pointers, run
+from flowrl.kernels.guard import Guard, are_same, are_silent
+from flowrl.kernels.library import load, run
 from flowrl.kernels.networks import Networks, Perceptron
-from flowrl.kernels.program import LoweredFlow, Program, are_silent, lowered
+from flowrl.kernels.program import Program, lowered
 from flowrl.kernels.structures import structure
 from flowrl.kernels.torch_internals import is_traced
 from flowrl.policies.action_distribution import FlowDistribution, check_finite
 
-Act = structure("Act")
+Act, Stack, FlowJob = structure("Act"), structure("Stack"), structure("Flow")
 
 
 class Actions(NamedTuple):
@@ -53,106 +54,91 @@ def act(
         kind of network, where a hook listens
     :raises ValueError: if an action is not finite
     """
-    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or type(distribution) is not FlowDistribution:
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or is_traced():
         return None
-    found = lowered(flow)
-    if found is None or is_traced() or not are_silent((flow,)):
-        return None
-    networks = [_read(latent, flow.context_map)] + ([_read(*value)] if value else [])
-    if None in networks:
-        return None
-    fused = _FUSED.get(flow)
-    if fused is None or not fused.is_of(found, distribution, networks):  # type: ignore[arg-type]
-        fused = _FUSED[flow] = FusedActor(found, distribution, networks)  # type: ignore[arg-type]
-    weights = fused.weights()
-    if weights is None:
+    owners = (flow, distribution, latent, *(value or ()))
+    actors = _FUSED.setdefault(flow, {})
+    fused = actors.get(len(owners))
+    if fused is None or not are_same(fused.owners, owners) or not fused.guard.holds():
+        fused = actors[len(owners)] = FusedActor(flow, distribution, latent, value)
+    if not fused.is_ready():
         return None
     x = features()
-    if x.dtype != weights[0].dtype or x.dim() != 2 or x.shape[1] != fused.networks[0].widths[0]:
+    if x.dtype != fused.dtype or x.dim() != 2 or x.shape[1] != fused.inputs:
         return None  # torch raises the clearer error about a wrong shape
-    return fused(weights, x.contiguous(), deterministic)
+    return fused(x.contiguous(), deterministic)
 
 
 class FusedActor:
     """
-    The networks of a policy and its flow in the form of one call.
-
-    :param lowered: the flow
-    :param distribution: how its actions are squashed
-    :param networks: of the actor, its last layer the flow's context map; and of the values, if they are wanted
+    The networks of a policy and its flow in the form of one call. See :func:`act`.
     """
 
-    def __init__(self, lowered: LoweredFlow, distribution: FlowDistribution, networks: list[Perceptron]):
-        self._made_of = lowered, distribution, networks
-        program: Program = lowered.program  # type: ignore[assignment]
+    def __init__(
+        self, flow: Flow, distribution: Any, latent: nn.Module, value: tuple[nn.Module, nn.Module] | None
+    ) -> None:
+        self.owners = (flow, distribution, latent, *(value or ()))
+        modules = [part for owner in self.owners if isinstance(owner, nn.Module) for part in owner.modules()]
+        self.guard = Guard(modules)
+        self.dtype = next(flow.parameters(), torch.empty(0)).dtype
+        found = lowered(flow)
+        self._tensors: list[Tensor] = []  # none: only torch can act
+        if found is None or type(distribution) is not FlowDistribution or not are_silent(modules):
+            return
+        read = [_read(latent, flow.context_map), *([_read(*value)] if value else [])]
+        if None in read or load(self.dtype) is None:
+            return
+        networks = [Networks([network]) for network in read]  # type: ignore[list-item]
+        program: Program = found.program  # type: ignore[assignment]
         self.program = program.with_squash(distribution.pre_squash) if distribution.squash else program
-        self.features = distribution.action_dim
-        self.networks = [Networks([network]) for network in networks]
+        self._kept = networks
+        self.inputs, self.features, self.has_values = networks[0].widths[0], distribution.action_dim, len(read) > 1
+        self._tensors = [*(tensor for network in networks for tensor in network.parameters()), *found.weights()]
+        self._seen: list[int] = []
+        self._addresses = (ctypes.c_void_p * len(self._tensors))()
+        self._rows = self.inputs + max(network.rows for network in networks)  # a state's numbers, layer by layer
+        self._rows += (len(self.program.steps) + 1) * self.features + self.program.outputs
+        start = ctypes.addressof(self._addresses)
+        job = Act(features=self.inputs, actions=self.features)
+        for name, network in zip(("actor", "critic"), networks):
+            setattr(job, name, Stack(weights=start, **network.fields()))
+            start += ctypes.sizeof(ctypes.c_void_p) * len(network.parameters())
+        job.flow = FlowJob(features=self.features, weights=start, density=True, **self.program.fields())
+        self._job = job
 
-    def is_of(self, lowered: LoweredFlow, distribution: FlowDistribution, networks: list[Perceptron]) -> bool:
-        """Whether nothing that it was made of has been replaced."""
-        return self._made_of[0] is lowered and self._made_of[1] is distribution and self._made_of[2] == networks
+    def is_ready(self) -> bool:
+        """Whether the weights, wherever they are now, are such as the kernel reads."""
+        seen = [tensor.data_ptr() for tensor in self._tensors]
+        if seen != self._seen:
+            self._seen = []
+            for tensor in self._tensors:
+                if tensor.dtype != self.dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
+                    return False
+            self._addresses[:], self._seen = seen, seen  # type: ignore[assignment]
+        return bool(seen)
 
-    def weights(self) -> list[Tensor] | None:
-        """Of all networks, the flow's last; None where they are not what the kernel reads, or a hook listens."""
-        of_flow = self._made_of[0].weights()
-        if of_flow is None:
-            return None
-        weights = [*(tensor for network in self.networks for tensor in network.parameters()), *of_flow]
-        dtype, device = weights[0].dtype, weights[0].device
-        if device.type != "cpu" or load(dtype) is None:
-            return None
-        same = all(weight.dtype == dtype and weight.is_contiguous() and weight.device == device for weight in weights)
-        return weights if same else None
-
-    def __call__(self, weights: list[Tensor], x: Tensor, deterministic: bool) -> Actions:
+    def __call__(self, x: Tensor, deterministic: bool) -> Actions:
         """
-        :param weights: of :meth:`weights`
         :param x: the networks' input, shape ``(batch, n)``
         :param deterministic: see :func:`act`
         """
-        batch, dtype, d = len(x), x.dtype, self.features
-        noise = None if deterministic else torch.randn((batch, d), dtype=dtype, device="cpu")
-        rows = self.networks[0].widths[0] + max(network.rows for network in self.networks)
-        states = (len(self.program.steps) + 1) * d
+        batch, d = len(x), self.features
+        noise = None if deterministic else torch.randn((batch, d), dtype=self.dtype, device="cpu")
         # Memory of its own in every call, so that several threads may act at once
-        numbers = torch.empty(batch * (rows + states + self.program.outputs + d + 2), dtype=dtype, device="cpu")
-        actions, log_prob, values, memory = numbers.split(
-            (batch * d, batch, batch, numbers.numel() - batch * (d + 2))
-        )  # fmt: skip
-        addresses = pointers(weights)
-        start, size = ctypes.addressof(addresses), ctypes.sizeof(ctypes.c_void_p)
-        job = Act(
-            n=batch,
-            features=x.shape[1],
-            actions=d,
-            states=x.data_ptr(),
-            noise=None if noise is None else noise.data_ptr(),
-            memory=memory.data_ptr(),
-            out=actions.data_ptr(),
-            log_prob=log_prob.data_ptr(),
-            values=values.data_ptr(),
-        )
-        for name, network in zip(("actor", "critic"), self.networks):
-            part = getattr(job, name)
-            for field, number in network.fields().items():
-                setattr(part, field, number)
-            part.weights = start
-            start += 2 * size * (len(network.widths) - 1)
-        for field, number in self.program.fields().items():
-            setattr(job.flow, field, number)
-        job.flow.features, job.flow.weights, job.flow.density = d, start, True
-        run(dtype, "policy_act", job)
-        return Actions(
-            check_finite(actions.view(batch, d)), log_prob, values.unsqueeze(1) if len(self.networks) > 1 else None
-        )
+        memory = torch.empty(batch * (self._rows + d + 2), dtype=self.dtype, device="cpu")
+        actions, log_prob, values, rest = memory.split((batch * d, batch, batch, batch * self._rows))
+        job = Act.from_buffer_copy(self._job)
+        job.n, job.states, job.memory = batch, x.data_ptr(), rest.data_ptr()
+        job.noise = None if noise is None else noise.data_ptr()
+        job.out, job.log_prob, job.values = actions.data_ptr(), log_prob.data_ptr(), values.data_ptr()
+        run(self.dtype, "policy_act", job)
+        actions = check_finite(actions.view(batch, d))
+        return Actions(actions, log_prob, values.unsqueeze(1) if self.has_values else None)
 
 
-_FUSED: WeakKeyDictionary[Flow, FusedActor] = WeakKeyDictionary()
+_FUSED: WeakKeyDictionary[Flow, dict[int, FusedActor]] = WeakKeyDictionary()
 
 
 def _read(network: nn.Module, head: nn.Module) -> Perceptron | None:
     read = Perceptron.read(network)
-    if read is None or not are_silent((network, head, *network._modules.values())):  # type: ignore[arg-type]
-        return None
-    return read.followed_by(head)
+    return read.followed_by(head) if read is not None else None

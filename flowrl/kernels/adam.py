@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,11 +100,6 @@ class AdamStep:
             and all((tensor.dtype, tensor.device) == self._kind and tensor.is_contiguous() for tensor in others)
             and all((step.dtype, step.device.type) == (torch.float32, "cpu") for step in steps)
         )
-
-
-def are_same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether these are the same tensors in the same order."""
-    return len(first) == len(second) and all(map(operator.is_, first, second))
 
 
 def why_not_adam(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str:

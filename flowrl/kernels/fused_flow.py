@@ -60,7 +60,7 @@ class CompiledTransform(Transform):
         :return: the image, shape ``(*batch, d)``, and what is wanted, ``(*batch,)``
         """
         parameters, weights, shape = self.parameters, self.lowered.weights(), value.shape
-        if weights is None or not _serves(value, parameters, *weights):
+        if not _serves(value, parameters, *weights):
             return _LayerByLayer(self.flow)(value, parameters, inverse, density)
         options: Any = (weights, self.lowered.program, self._with_weights, inverse, density)
         if value.dim() == 2 and parameters.shape[:-1] == shape[:-1]:
@@ -75,7 +75,7 @@ class CompiledTransform(Transform):
         """The formula as a function of the weights too."""
         formula = _LayerByLayer(self.flow)
         names = {id(weight): name for name, weight in formula.named_parameters()}
-        named = {names[id(own)]: weight for own, weight in zip(self.lowered.weights() or (), weights)}
+        named = {names[id(own)]: weight for own, weight in zip(self.lowered.weights(), weights)}
         return torch.func.functional_call(formula, named, (value, parameters, inverse, density))
 
 

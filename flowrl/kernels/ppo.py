@@ -14,10 +14,11 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 
-from flowrl.kernels.adam import AdamStep, are_same, why_not_adam
+from flowrl.kernels.adam import AdamStep, why_not_adam
+from flowrl.kernels.guard import Guard, are_silent
 from flowrl.kernels.library import function, load, pointers
 from flowrl.kernels.networks import Networks, Perceptron, is_stateless
-from flowrl.kernels.program import LoweredFlow, are_silent, lowered
+from flowrl.kernels.program import LoweredFlow, lowered
 from flowrl.kernels.sac import POINTER, flow_job
 from flowrl.kernels.structures import enumeration, structure
 from flowrl.policies.action_distribution import FlowDistribution
@@ -41,31 +42,31 @@ class PPOUpdate:
     """
     Updates of a model.
 
+    :param model: the model
     :param parts: its networks
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, model: PPO, parts: Parts) -> None:
         self.parts = parts
+        self._policy, self._guard = model.policy, Guard(model.policy.modules())
         program: Any = parts.flow.program
         distribution = parts.distribution
         self.program = program.with_squash(distribution.pre_squash) if distribution.squash else program
         self.actor, self.critic = Networks([parts.actor]), Networks([parts.critic])
         self.dtype = parts.actor.layers[0].weight.dtype
-        self.flow_weights = parts.flow.weights() or []
+        self.flow_weights = parts.flow.weights()
         self.adam = AdamStep(self._parameters())
         self._memory = lru_cache(MAX_SIZES)(self._new_memory)
 
-    def is_of(self, parts: Parts) -> bool:
-        """Whether nothing that it was made of has been replaced."""
-        return self.parts == parts and are_same(self.adam.parameters, self._parameters())
+    def is_of(self, model: PPO) -> bool:
+        """Whether nothing that it was made of has been replaced, and no hook listens."""
+        return self._policy is model.policy and self._guard.holds()
 
     def _parameters(self) -> list[Tensor]:
-        return [*self.actor.parameters(), *(self.parts.flow.weights() or []), *self.critic.parameters()]
+        return [*self.actor.parameters(), *self.parts.flow.weights(), *self.critic.parameters()]
 
     def why_not(self, model: PPO) -> str:
         """What stands in the way now; "" if nothing does."""
-        if self.parts.flow.weights() is None:
-            return "a hook listens to a layer of the flow"
         optimizer = model.policy.optimizer
         fits = "parameters differ in type or device, or are not contiguous"
         return why_not_adam(optimizer, self.adam.parameters) or ("" if self.adam.read(optimizer) else fits)
@@ -149,12 +150,12 @@ def ppo_update(model: PPO) -> tuple[PPOUpdate | None, str]:
     :param model: PPO, whose networks, optimiser and hooks are looked at anew
     :return: its update and ""; or None and the reason
     """
-    parts, reason = _parts(model)
-    if parts is None:
-        return None, reason
     update = _UPDATES.get(model)
-    if update is None or not update.is_of(parts):
-        update = _UPDATES[model] = PPOUpdate(parts)
+    if update is None or not update.is_of(model):
+        parts, reason = _parts(model)
+        if parts is None:
+            return None, reason
+        update = _UPDATES[model] = PPOUpdate(model, parts)
     reason = update.why_not(model)
     return (None, reason) if reason else (update, "")
 
@@ -189,8 +190,7 @@ def _parts(model: PPO) -> tuple[Parts | None, str]:
     critic = critic and critic.followed_by(policy.value_net)
     if actor is None or critic is None or type(extractor) is not MlpExtractor:
         return None, "a network is not made of linear layers with ReLU or tanh between them"
-    modules = [policy, extractor, extractor.policy_net, extractor.value_net, policy.action_net, *extractors]
-    if not are_silent([*modules, *actor.layers, *critic.layers]):
+    if not are_silent([*policy.modules()]):
         return None, "a hook listens to a network"
     if load(actor.layers[0].weight.dtype) is None:
         return None, "there is no C compiler, or FLOWRL_NATIVE=0"

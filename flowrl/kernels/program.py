@@ -8,12 +8,12 @@ from itertools import accumulate, islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowrl.flows.flow import LOG_STD_MAX, LOG_STD_MIN, Flow
+from flowrl.kernels.guard import Guard, are_silent
 from flowrl.kernels.lowering import KINDS, Step, lower, network_weights
 from flowrl.kernels.structures import structure
-from flowrl.kernels.torch_internals import has_global_hooks
 from flowrl.transforms.spline import RAW_LIMIT
 
 
@@ -41,7 +41,6 @@ class Program:
                 for step, first_weight, first_output in zip(steps, weights, accumulate(rows, initial=0))
             )
         )
-        self.shapes = [shape for step in steps for shape in _network_shapes(step)]
 
     def fields(self) -> dict[str, Any]:
         """What a C `Flow` is told of its program."""
@@ -66,17 +65,6 @@ class Program:
         return ctypes.addressof(self._integers[-1])
 
 
-def _network_shapes(step: Step) -> list[tuple[int, ...]]:
-    """The shapes of a coupling's weights, in the order of :func:`network_weights`."""
-    if not step.widths:
-        return []
-    first, *others = step.widths
-    shapes: list[tuple[int, ...]] = [(first, len(step.keep))]
-    for before, width in zip(step.widths, others):
-        shapes += [(width, before), (width,)]
-    return shapes
-
-
 class LoweredFlow:
     """
     A flow's program, as long as the flow's parts are those that it was made of.
@@ -86,39 +74,27 @@ class LoweredFlow:
 
     def __init__(self, flow: Flow):
         self.layers: list[Any] = list(flow.layers)
-        self.modules = [module for layer in flow.layers for module in layer.modules()]
+        self.guard = Guard(flow.layers.modules())
         offsets = accumulate((layer.context_size for layer in self.layers), initial=2 * flow.features)
         steps = [lower(layer, offset) for layer, offset in zip(self.layers, islice(offsets, len(self.layers)))]
         gaussian = Step(KINDS["GAUSSIAN"], offset=0)
         self.program = None if None in steps else Program([*steps, gaussian])  # type: ignore[list-item]
 
-    def weights(self) -> list[Tensor] | None:
-        """Those of the couplings' networks; None where they are not those of the program, or a hook listens."""
-        weights = [weight for layer in self.layers for weight in network_weights(layer)]
-        fits = [weight.shape for weight in weights] == self.program.shapes  # type: ignore[union-attr]
-        return weights if fits and are_silent(self.modules) else None
+    def weights(self) -> list[Tensor]:
+        """Those of the couplings' networks, in the kernel's order."""
+        return [weight for layer in self.layers for weight in network_weights(layer)]
 
 
 _LOWERED: WeakKeyDictionary[Flow, LoweredFlow] = WeakKeyDictionary()
 
 
 def lowered(flow: Flow) -> LoweredFlow | None:
-    """A flow's program; None where the kernel does not know all of its layers."""
-    if flow.is_external:
-        return None
+    """A flow's program; None where the kernel does not know all of its layers, or a hook listens to one."""
     found = _LOWERED.get(flow)
-    if found is None or found.layers != [*flow.layers._modules.values()]:
+    if found is None or not found.guard.holds():
+        if flow.is_external:
+            return None
         found = _LOWERED[flow] = LoweredFlow(flow)
+        if not are_silent(list(flow.layers.modules())):
+            return None
     return found if found.program is not None else None
-
-
-def are_silent(modules: Sequence[nn.Module]) -> bool:
-    """Whether no module has a hook or a forward pass of its own, which a call of C would leave out."""
-    return not has_global_hooks() and not any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
-        for module in modules
-    )

@@ -15,10 +15,11 @@ from stable_baselines3.common.policies import BaseModel, ContinuousCritic
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
-from flowrl.kernels.adam import AdamStep, are_same, why_not_adam
+from flowrl.kernels.adam import AdamStep, why_not_adam
+from flowrl.kernels.guard import Guard, are_same, are_silent
 from flowrl.kernels.library import load, run
 from flowrl.kernels.networks import Networks, Perceptron, is_stateless
-from flowrl.kernels.program import LoweredFlow, are_silent, lowered
+from flowrl.kernels.program import LoweredFlow, lowered
 from flowrl.kernels.structures import structure
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.off_policy import FlowActorMixin
@@ -48,6 +49,7 @@ class SACUpdate:
 
     def __init__(self, model: SAC, parts: Parts) -> None:
         self.parts = parts
+        self._owners, self._guard = _owners(model), Guard(model.policy.modules())
         program: Any = parts.flow.program
         self.program = program.with_squash(later=False)
         self.actor, self.critics = Networks([parts.actor]), Networks(parts.critics)
@@ -58,37 +60,29 @@ class SACUpdate:
         log_ent_coef: Any = model.log_ent_coef
         self.of_temperature = None if model.ent_coef_optimizer is None else AdamStep([log_ent_coef])
         self._memory = lru_cache(MAX_SIZES)(self._new_memory)
+        self._is_read = False
 
     def steps(self, model: SAC) -> list[tuple[AdamStep, Any]]:
         """The optimisers' steps, each with its optimiser."""
         steps = [(self.of_actor, model.actor.optimizer), (self.of_critics, model.critic.optimizer)]
         return [*steps, (self.of_temperature, model.ent_coef_optimizer)] if self.of_temperature else steps
 
-    def is_of(self, model: SAC, parts: Parts) -> bool:
-        """Whether nothing that it was made of has been replaced."""
-        of_temperature = [] if self.of_temperature is None else self.of_temperature.parameters
-        log_ent_coef: Any = model.log_ent_coef
-        return (
-            self.parts == parts
-            and are_same(of_temperature, [log_ent_coef] if model.ent_coef_optimizer else [])
-            and are_same(self.of_actor.parameters, self._actor_parameters())
-            and are_same(self.of_critics.parameters, self.critics.parameters())
-            and are_same(self.of_critics.targets, self.targets.parameters())
-        )
+    def is_of(self, model: SAC) -> bool:
+        """Whether nothing that it was made of has been replaced, and no hook listens."""
+        return are_same(self._owners, _owners(model)) and self._guard.holds()
 
     def _actor_parameters(self) -> list[Tensor]:
-        return [*self.actor.parameters(), *(self.parts.flow.weights() or [])]
+        return [*self.actor.parameters(), *self.parts.flow.weights()]
 
     def why_not(self, model: SAC) -> str:
         """What stands in the way now; "" if nothing does."""
-        if self.parts.flow.weights() is None:
-            return "a hook listens to a layer of the flow"
         for step, optimizer in self.steps(model):
             reason = why_not_adam(optimizer, step.parameters)
             if reason:
                 return reason
             if not step.read(optimizer):
                 return "parameters differ in type or device, or are not contiguous"
+        self._is_read = True
         return ""
 
     def __call__(self, model: SAC, batch: ReplayBufferSamples, move_targets: bool) -> list[float]:
@@ -98,8 +92,10 @@ class SACUpdate:
         :param move_targets: whether the target networks follow
         :return: the losses of the temperature, the temperature, of the critics and of the actor
         """
-        for step, optimizer in self.steps(model):
-            step.read(optimizer)
+        if not self._is_read:  # by why_not, just now
+            for step, optimizer in self.steps(model):
+                step.read(optimizer)
+        self._is_read = False
         features = partial(model.critic.extract_features, features_extractor=model.critic.features_extractor)
         # Once for the actor and the critics, where SB3 runs each one's extractor: they hold no state
         states, next_states = features(batch.observations), features(batch.next_observations)
@@ -185,14 +181,20 @@ def sac_update(model: SAC) -> tuple[SACUpdate | None, str]:
     :param model: SAC, whose networks, optimisers and hooks are looked at anew
     :return: its update and ""; or None and the reason
     """
-    parts, reason = _parts(model)
-    if parts is None:
-        return None, reason
     update = _UPDATES.get(model)
-    if update is None or not update.is_of(model, parts):
+    if update is None or not update.is_of(model):
+        parts, reason = _parts(model)
+        if parts is None:
+            return None, reason
         update = _UPDATES[model] = SACUpdate(model, parts)
     reason = update.why_not(model)
     return (None, reason) if reason else (update, "")
+
+
+def _owners(model: SAC) -> list[Any]:
+    """What a user may put another one in place of."""
+    critics = (*model.critic.q_networks, *model.critic_target.q_networks)
+    return [model.policy, model.actor, model.critic, model.critic_target, *critics, model.log_ent_coef]
 
 
 _UPDATES: WeakKeyDictionary[SAC, SACUpdate] = WeakKeyDictionary()
@@ -227,9 +229,7 @@ def _parts(model: SAC) -> tuple[Parts | None, str]:
     shapes = {net and net.shape for net in (*critics, *targets)}
     if network is None or len(shapes) != 1 or None in critics or critics[0].active_end:
         return None, "a network is not made of linear layers with ReLU or tanh between them"
-    modules = [actor, latent, *network.layers, critic, target, *critic.q_networks, *target.q_networks, *extractors]
-    layers = [layer for net in (*critics, *targets) for layer in net.layers]
-    if not are_silent([*modules, *layers, actor.flow]):
+    if not are_silent([*model.policy.modules()]):
         return None, "a hook listens to a network"
     if load(network.layers[0].weight.dtype) is None:
         return None, "there is no C compiler, or FLOWRL_NATIVE=0"

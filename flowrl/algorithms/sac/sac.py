@@ -32,12 +32,13 @@ class SAC(UpdateFormMixin, sac.SAC):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """See SB3's `SAC.train`."""
-        self.policy.set_training_mode(True)
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         if self.ent_coef_optimizer is not None:
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
         compiled = self.choose_update()
+        if compiled is None:  # in C no network differs between training and evaluation
+            self.policy.set_training_mode(True)
         losses: list[Any] = []
         for step in range(gradient_steps):
             batch = sample(self.replay_buffer, batch_size, self._vec_normalize_env)  # type: ignore[arg-type]

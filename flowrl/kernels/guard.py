@@ -1,0 +1,49 @@
+"""Whether modules still are what a compiled form was made of: asked before every call, so that it must be quick."""
+
+from collections.abc import Iterable, Sequence
+from operator import is_, is_not
+
+from torch import nn
+
+from flowrl.kernels.torch_internals import has_global_hooks
+
+
+class Guard:
+    """
+    Notices a part or a parameter that was replaced, a hook, a method of an instance's own.
+
+    :param modules: as they were when they were looked at
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]):
+        # A method that is set on an instance is one attribute more
+        self._seen = [
+            (m.__dict__, len(m.__dict__), list(m._modules.values()), list(m._parameters.values())) for m in modules
+        ]
+
+    def holds(self) -> bool:
+        """Whether everything is as it was, and no hook listens."""
+        if has_global_hooks():
+            return False
+        for attributes, count, modules, parameters in self._seen:
+            if (
+                len(attributes) != count
+                or attributes["_forward_hooks"]
+                or attributes["_forward_pre_hooks"]
+                or attributes["_backward_hooks"]
+                or attributes["_backward_pre_hooks"]
+                or (modules and list(attributes["_modules"].values()) != modules)
+                or (parameters and any(map(is_not, attributes["_parameters"].values(), parameters)))
+            ):
+                return False
+        return True
+
+
+def are_same(first: Sequence[object], second: Sequence[object]) -> bool:
+    """Whether these are the same objects in the same order."""
+    return len(first) == len(second) and all(map(is_, first, second))
+
+
+def are_silent(modules: Sequence[nn.Module]) -> bool:
+    """Whether no module has a hook or a forward pass of its own, which a call of C would leave out."""
+    return Guard(modules).holds() and not any("forward" in vars(module) for module in modules)
