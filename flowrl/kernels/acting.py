@@ -83,6 +83,7 @@ class FusedActor:
         self.dtype = next(flow.parameters(), torch.empty(0)).dtype
         found = lowered(flow)
         self._tensors: list[Tensor] = []  # none: only torch can act
+        self._seen: list[int] = []  # where they were
         if found is None or type(distribution) is not FlowDistribution or not are_silent(modules):
             return
         read = [_read(latent, flow.context_map), *([_read(*value)] if value else [])]
@@ -94,7 +95,6 @@ class FusedActor:
         self._kept = networks
         self.inputs, self.features, self.has_values = networks[0].widths[0], distribution.action_dim, len(read) > 1
         self._tensors = [*(tensor for network in networks for tensor in network.parameters()), *found.weights()]
-        self._seen: list[int] = []
         self._addresses = (ctypes.c_void_p * len(self._tensors))()
         self._rows = self.inputs + max(network.rows for network in networks)  # a state's numbers, layer by layer
         self._rows += (len(self.program.steps) + 1) * self.features + self.program.outputs

@@ -8,13 +8,16 @@
 #include "spline.c"
 #include "squash.c"
 #include "threads.c"
+#include <stdlib.h>
 
-enum StepKind { SPLINE, SHEAR, GAUSSIAN, AFFINE_COUPLING, SPLINE_COUPLING, SQUASH };
+enum StepKind { SPLINE, SHEAR, GAUSSIAN, AFFINE_COUPLING, SPLINE_COUPLING, SQUASH, LOW_RANK_SHEAR };
+enum { MAX_RANK = 64 };
 
 typedef struct {
     Size kind;
     Size offset;  /* the step's first row of the parameters */
-    Size option;  /* SPLINE, SPLINE_COUPLING: the number of bins; SHEAR: whether upper triangular; SQUASH: whether later */
+    Size option;  /* SPLINE, SPLINE_COUPLING: the number of bins; SHEAR: whether upper triangular; LOW_RANK_SHEAR: its
+                     rank, negative if upper triangular; SQUASH: whether later */
     double bound; /* SPLINE, SPLINE_COUPLING: it acts on [-bound, bound]; AFFINE_COUPLING: of the log-scale */
     Size kept;    /* a coupling's features that condition; the rest moves */
     const Size *order; /* its features, those that condition first */
@@ -54,6 +57,53 @@ static void shear(REAL *out, const REAL *x, const REAL *entries, Size features, 
         for (Size j = ascending ? 0 : i + 1; j < (ascending ? i : features); j++) {
             Size row = transposed ? entry(j, i, features, upper) : entry(i, j, features, upper);
             add_product(out + i * n, inverse ? -1 : 1, entries + row * n, source + j * n, lanes);
+        }
+    }
+}
+
+/* Sums over the features gone through so far, one for each of the rank. */
+typedef REAL Sums[MAX_RANK][COLUMNS];
+
+static inline void clear_sums(Sums s, Size rank) { memset(s, 0, (size_t)rank * sizeof *s); }
+
+/* The strictly triangular matrix of rank r, N_ij = u_i . v_j: out = x + N x, or solves out + N out = x. u and v: (features,
+ * rank, n). */
+static void low_rank_shear(REAL *out, const REAL *x, const REAL *u, const REAL *v, Size features, Size rank, Size n,
+                           Size lanes, int upper, int inverse) {
+    Sums s;
+    clear_sums(s, rank);
+    for (Size step = 0; step < features; step++) {
+        Size i = upper ? features - 1 - step : step;
+        memcpy(out + i * n, x + i * n, (size_t)lanes * sizeof(REAL));
+        for (Size k = 0; k < rank; k++) add_product(out + i * n, inverse ? -1 : 1, u + (i * rank + k) * n, s[k], lanes);
+        for (Size k = 0; k < rank; k++) add_product(s[k], 1, v + (i * rank + k) * n, (inverse ? out : x) + i * n, lanes);
+    }
+}
+
+/* g: the gradient in the output; out: that in the input; x: the vector that N multiplies, the input of the shear or the
+ * output of its inverse. With T_j = sum of g_i u_i over the i that N takes from j, and s_i the sums of above: dL/dx_j = g_j +
+ * v_j . T_j, dL/dv_j = x_j T_j, dL/du_i = g_i s_i; of the inverse all with a minus, and with the solved gradients for g. */
+static void low_rank_shear_backward(REAL *out, const REAL *g, const REAL *x, const REAL *u, const REAL *v, REAL *to_u,
+                                    Size features, Size rank, Size n, Size lanes, int upper, int inverse) {
+    const REAL *given = inverse ? out : g;
+    REAL *to_v = to_u + features * rank * n, sign = inverse ? -1 : 1;
+    Sums s;
+    clear_sums(s, rank);
+    low_rank_shear(out, g, v, u, features, rank, n, lanes, !upper, inverse); /* N^T */
+    for (Size row = 0; row < 2 * features * rank; row++) memset(to_u + row * n, 0, (size_t)lanes * sizeof(REAL));
+    for (Size step = 0; step < features; step++) {
+        Size j = upper ? step : features - 1 - step;
+        for (Size k = 0; k < rank; k++) {
+            add_product(to_v + (j * rank + k) * n, sign, x + j * n, s[k], lanes);
+            add_product(s[k], 1, u + (j * rank + k) * n, given + j * n, lanes);
+        }
+    }
+    clear_sums(s, rank);
+    for (Size step = 0; step < features; step++) {
+        Size i = upper ? features - 1 - step : step;
+        for (Size k = 0; k < rank; k++) {
+            add_product(to_u + (i * rank + k) * n, sign, given + i * n, s[k], lanes);
+            add_product(s[k], 1, v + (i * rank + k) * n, x + i * n, lanes);
         }
     }
 }
@@ -208,6 +258,9 @@ static void forward_block(const void *job, Size block) {
             }
         } else if (step->kind == SHEAR) {
             shear(y, x, raw, features, n, lanes, (int)step->option, inverse, 0);
+        } else if (step->kind == LOW_RANK_SHEAR) {
+            Size rank = labs(step->option);
+            low_rank_shear(y, x, raw, raw + features * rank * n, features, rank, n, lanes, step->option < 0, inverse);
         } else if (step->kind == SQUASH) {
             for (Size f = 0; f < features; f++) {
                 if (step->option) {
@@ -268,6 +321,11 @@ static void backward_block(const void *job, Size block) {
                     memset(to_entry, 0, (size_t)lanes * sizeof(REAL));
                     add_product(to_entry, inverse ? -1 : 1, left + i * n, right + j * n, lanes);
                 }
+            copy_rows(to_state, scratch, features, n, lanes);
+        } else if (step->kind == LOW_RANK_SHEAR) {
+            Size rank = labs(step->option);
+            low_rank_shear_backward(scratch, to_state, inverse ? y : x, raw, raw + features * rank * n, to_raw, features,
+                                    rank, n, lanes, step->option < 0, inverse);
             copy_rows(to_state, scratch, features, n, lanes);
         } else if (step->kind == SQUASH) {
             for (Size f = 0; f < features; f++)
