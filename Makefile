@@ -4,9 +4,20 @@ ENV ?= HalfCheetah
 AGENT ?= flow-sac
 ARGS ?=
 
+SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+comma := ,
+# What training needs, and what tests and style checks need beside it.
+TRAIN := $(VENV)/.train
+DEV := $(VENV)/.dev
+
+# pip, of which only the large downloads are shown: it names some hundred packages otherwise.
+define install
+	@set -o pipefail; $(BIN)/python -m pip install -c constraints.txt -e '.[$(1)]' | \
+		awk '/Downloading .*[MG]B\)/ { print; fflush() } /^Installing/ { print "  installing"; fflush() }'
+	@touch $@
+endef
 
 .PHONY: help train test test-slow benchmark lint type format clean install
 
@@ -19,33 +30,33 @@ help:
 	@echo "make format     let ruff rewrite what it can"
 	@echo "make clean      remove .venv, caches and build outputs (never runs/)"
 
-train: $(INSTALLED)
+train: $(TRAIN)
 	$(BIN)/python experiments/run.py --env $(ENV) --agent $(AGENT) $(ARGS)
 
 # One thread for each of the two workers: torch's own threads would fight over the cores.
-test: $(INSTALLED)
+test: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
-test-slow: $(INSTALLED)
+test-slow: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
 # On a quiet machine: whatever else runs is measured too.
 benchmark: $(VENV)/.benchmark
 	$(BIN)/python experiments/benchmark.py $(ARGS)
 
-lint: $(INSTALLED)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy flowrl agents experiments
 
-format: $(INSTALLED)
+format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-install: $(INSTALLED)
+install: $(DEV)
 
 # PYTHON=... chooses the interpreter; by default the first on the path that is new enough.
-$(INSTALLED): pyproject.toml constraints.txt
+$(TRAIN): pyproject.toml constraints.txt
 	@if [ ! -x $(BIN)/python ]; then \
 		for python in $(PYTHON) python3.11 python3.12 python3.13 python3 python; do \
 			if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
@@ -57,12 +68,17 @@ $(INSTALLED): pyproject.toml constraints.txt
 			"install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; \
 		exit 1; \
 	fi
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mujoco,dev]'
-	@touch $@
+	@echo "installing torch, Stable-Baselines3, MuJoCo and what they need into $(VENV), once: about 1.5 GB on disk," \
+		"some 5 GB where torch brings CUDA's libraries"
+	$(call install,mujoco$(comma)box2d$(comma)demos$(comma)video)
 
-$(VENV)/.benchmark: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mujoco,benchmark]'
-	@touch $@
+$(DEV): $(TRAIN)
+	@echo "installing what the tests compare with (jax, scikit-learn, zuko, ...) into $(VENV), once: about 0.7 GB more"
+	$(call install,mujoco$(comma)dev)
+
+$(VENV)/.benchmark: $(DEV)
+	@echo "installing what the benchmark compares with (SBX) into $(VENV), once"
+	$(call install,mujoco$(comma)benchmark)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
