@@ -16,6 +16,7 @@ from rich.progress import track
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_wrapper
 
 from experiments.evaluate import load
+from experiments.run import positive
 from experiments.training.demonstrations import check_name, import_minari
 from experiments.training.environments import Environment, make_environment
 from experiments.training.errors import UsageError, one_line_errors
@@ -40,7 +41,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run", metavar="RUN_DIR", type=Path, help="what experiments/run.py wrote")
     parser.add_argument("--name", required=True, help="of the data set, for example halfcheetah/flow-sac-v0")
     parser.add_argument("--model", choices=("best", "last"), default="best", help="which model (default: best)")
-    parser.add_argument("--episodes", type=int, default=20, metavar="N", help="default: 20")
+    parser.add_argument("--episodes", type=positive, default=20, metavar="N", help="default: 20")
     parser.add_argument("--seed", type=int, default=0, help="of the environment and of sampling (default: 0)")
     parser.add_argument("--deterministic", action="store_true", help="the deterministic actions (default: sampled)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
@@ -117,8 +118,6 @@ def main(argv: list[str] | None = None) -> int:
     :return: the exit code
     """
     arguments = parse_arguments(argv)
-    if arguments.episodes < 1:
-        raise UsageError(f"--episodes {arguments.episodes}: must be at least 1")
     run = RunDirectory.open(arguments.run)
     check_free(arguments.name)
     model, trained_env = load(run, arguments.model, arguments.device)

@@ -15,6 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import find_agent
+from experiments.run import positive
 from experiments.training.environments import Environment, find_environment, make_vector_environment
 from experiments.training.errors import UsageError, one_line_errors
 from experiments.training.run_directory import RunDirectory
@@ -32,7 +33,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="evaluate.py", description="Report a trained agent's return.")
     parser.add_argument("run", metavar="RUN_DIR", type=Path, help="what experiments/run.py wrote")
     parser.add_argument("--model", choices=("best", "last"), default="best", help="which model (default: best)")
-    parser.add_argument("--episodes", type=int, default=10, metavar="N", help="default: 10")
+    parser.add_argument("--episodes", type=positive, default=10, metavar="N", help="default: 10")
     parser.add_argument("--seed", type=int, default=12345, help="of the environment and of sampling (default: 12345)")
     parser.add_argument("--stochastic", action="store_true", help="sample actions, instead of the deterministic ones")
     parser.add_argument(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and experiments/ are not installed
 
-from experiments.training.errors import TrainingError, UsageError
+from experiments.training.errors import one_line_errors
 
 EXAMPLES = """\
 examples:
@@ -130,30 +130,21 @@ def print_list() -> None:
         print(f"  {name:<24} {full_id}")
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """
     Run the command.
 
     :param argv: the arguments; those of the process by default
-    :return: the exit code: 0, 1 for training that failed, 2 for a request that cannot be met, 130 for Ctrl-C
+    :return: the exit code
     """
     arguments = parse_arguments(argv)
-    try:
-        if arguments.list:
-            print_list()
-            return 0
-        from experiments.training.training import resume, start  # torch takes seconds to import: not before --help
+    if arguments.list:
+        print_list()
+        return 0
+    from experiments.training.training import resume, start  # torch takes seconds to import: not before --help
 
-        return resume(arguments) if arguments.resume else start(arguments)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return resume(arguments) if arguments.resume else start(arguments)
 
 
 if __name__ == "__main__":

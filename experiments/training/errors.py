@@ -1,5 +1,6 @@
 """Errors that are the user's to mend: shown as one line, without a traceback."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -33,14 +34,27 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
 
 
 def one_line_errors(main: Main) -> Main:
-    """A command that shows these errors as one line each, and returns 2 then."""
+    """
+    A command that shows these errors as one line each.
+
+    Its exit code is 2 for a request that cannot be met, 1 for training that failed, 130 for Ctrl-C. Where nobody reads
+    on (``... | head``) it ends in silence.
+    """
 
     @wraps(main)
     def command(argv: list[str] | None = None) -> int:
         try:
-            return main(argv)
+            code = main(argv)
+            sys.stdout.flush()
+            return code
         except (UsageError, TrainingError) as error:
             print(f"error: {error}", file=sys.stderr)
-            return 2
+            return 2 if isinstance(error, UsageError) else 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its exit
+            return 0
 
     return command

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from experiments import compare, evaluate
+from experiments import collect, compare, evaluate
 from experiments.training.run_directory import RunDirectory
 from tests.experiments.test_run import train
 
@@ -40,6 +40,13 @@ def test_evaluation_uses_the_statistics_that_the_model_was_trained_with(runs):
 def test_sampled_actions_and_last_model(runs, capsys):
     assert evaluate.main([str(runs[1]), "--episodes", "1", "--stochastic", "--model", "last"]) == 0
     assert "last model, sampled actions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [evaluate, collect], ids=["evaluate", "collect"])
+def test_no_episodes_are_refused(command, capsys):
+    with pytest.raises(SystemExit):
+        command.parse_arguments(["run", "--episodes", "0"])
+    assert "--episodes: must be at least 1" in capsys.readouterr().err
 
 
 def test_video(runs):

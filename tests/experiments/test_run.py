@@ -348,6 +348,15 @@ def test_list_names_agents_flows_and_environments(capsys):
         assert name in output
 
 
+def test_a_reader_who_leaves_ends_the_list_in_silence(monkeypatch, capsys):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert main(["--list"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_csv_stays_readable_when_columns_appear_after_a_resume(tmp_path):
     run = RunDirectory(tmp_path)
     for step, names in ((1, "a"), (2, "ab"), (3, "abc")):
