@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,6 +108,8 @@ def make_environment(environment: Environment, **kwargs: Any) -> gym.Env:
     :param kwargs: further arguments of ``gymnasium.make`` (``render_mode``)
     :return: the environment
     """
+    if ".mujoco." in _entry_point(environment):
+        _silence_deprecation()
     try:
         env = gym.make(environment.id, **environment.kwargs, **kwargs)
     except (ImportError, gym.error.DependencyNotInstalled) as error:
@@ -130,9 +133,27 @@ def make_environment(environment: Environment, **kwargs: Any) -> gym.Env:
     return env
 
 
+def _silence_deprecation() -> None:
+    """MuJoCo's warnings go to stderr as ever, but for that of an attribute in Gymnasium's own model of HalfCheetah."""
+    try:
+        mujoco = importlib.import_module("mujoco")
+    except (ImportError, AttributeError, RuntimeError):
+        return  # making the environment fails for the same reason, and is reported
+
+    def show(message: str) -> None:
+        if "settotalmass" not in message:
+            print(f"WARNING: {message}", file=sys.stderr)
+
+    mujoco.set_mju_user_warning(show)
+
+
+def _entry_point(environment: Environment) -> str:
+    return str(gym.registry[environment.id.rpartition(":")[2]].entry_point)  # find_environment has imported the module
+
+
 def _missing_package(environment: Environment, error: Exception) -> str:
     """Name the extra of flowrl that brings what an environment needs."""
-    entry_point = str(gym.spec(environment.id).entry_point)
+    entry_point = _entry_point(environment)
     for extra in ("mujoco", "box2d"):
         if f".{extra}." in entry_point:
             return f"{environment.id} needs the {extra!r} extra: pip install -e '.[{extra}]'"

@@ -60,6 +60,14 @@ def test_a_missing_package_names_the_extra(monkeypatch, name, extra):
         make_environment(find_environment(name))
 
 
+def test_of_mujocos_warnings_only_that_of_gymnasiums_model_is_kept_from_the_screen(capfd):
+    mujoco = pytest.importorskip("mujoco")
+    make_environment(find_environment("HalfCheetah"))
+    assert capfd.readouterr() == ("", "")
+    mujoco.get_mju_user_warning()("Nan, Inf or huge value in QACC at DOF 0")
+    assert "WARNING: Nan, Inf" in capfd.readouterr().err
+
+
 def test_normalisation_leaves_evaluation_rewards_as_they_are():
     environment = find_environment("Pendulum")
     training = make_vector_environment(environment, 2, normalize=True, gamma=0.9)
