@@ -2,10 +2,11 @@
 
 import ast
 import inspect
+import math
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gymnasium import spaces
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from agents import Agent
 from agents.hyperparameters import Hyperparameters
 from experiments.training.errors import UsageError, did_you_mean
+from flowrl.flows.recipes import find_flow
 
 # What the run itself decides (other flags), or what the environment does.
 NOT_SETTABLE = {
@@ -21,6 +23,22 @@ NOT_SETTABLE = {
 }
 # Hyperparameters that are not an argument of the algorithm: see agents/hyperparameters.py.
 OWN_KEYS: dict[str, Any] = {"normalize": bool}
+
+Limit = tuple[str, Callable[[float], bool]]
+AT_LEAST_ONE: Limit = ("at least 1", lambda number: number >= 1)
+POSITIVE: Limit = ("greater than 0", lambda number: number > 0)
+NOT_NEGATIVE: Limit = ("at least 0", lambda number: number >= 0)
+FRACTION: Limit = ("between 0 and 1", lambda number: 0 <= number <= 1)
+# What every number in a value must be.
+LIMITS: dict[str, Limit] = {
+    **dict.fromkeys(("batch_size", "buffer_size", "n_steps", "n_epochs", "train_freq"), AT_LEAST_ONE),
+    **dict.fromkeys(("target_update_interval", "stats_window_size"), AT_LEAST_ONE),
+    **dict.fromkeys(("policy_kwargs.net_arch", "policy_kwargs.n_critics"), AT_LEAST_ONE),
+    "gradient_steps": ("at least 1, or -1 for as many as steps were taken", lambda number: number >= 1 or number == -1),
+    **dict.fromkeys(("learning_rate", "clip_range", "clip_range_vf", "target_kl", "max_grad_norm"), POSITIVE),
+    **dict.fromkeys(("learning_starts", "ent_coef", "vf_coef"), NOT_NEGATIVE),
+    **dict.fromkeys(("tau", "gamma", "gae_lambda"), FRACTION),
+}
 
 
 def apply_overrides(
@@ -104,7 +122,30 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
         return activation
     if not _fits(value, annotation):
         raise UsageError(f"--set {key}={value}: expected {_describe(annotation)}, got {type(value).__name__}")
+    words, holds = LIMITS.get(key, ("finite", math.isfinite))
+    if not all(math.isfinite(number) and holds(number) for number in _numbers(value)):
+        raise UsageError(f"--set {key}={value}: must be {words}")
     return value
+
+
+def check_flow_options(flow: str, options: dict[str, Any]) -> None:
+    """
+    Refuse options that a flow's recipe does not have, or that are of another type.
+
+    :param flow: the recipe's name
+    :param options: ``policy_kwargs.flow_kwargs``
+    """
+    builder = find_flow(flow)
+    parameters = list(inspect.signature(builder).parameters.values())[2:]  # after features and context
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    annotations = get_type_hints(builder)
+    known = {parameter.name: annotations.get(parameter.name, Any) for parameter in parameters}
+    for name, value in options.items():
+        if name not in known:
+            hint = did_you_mean(name, known) if known else "it has none"
+            raise UsageError(f"--set policy_kwargs.flow_kwargs: {flow} has no option {name!r}; {hint}")
+        convert(value, known[name], f"policy_kwargs.flow_kwargs.{name}")
 
 
 def _fits(value: Any, annotation: Any) -> bool:
@@ -115,8 +156,9 @@ def _fits(value: Any, annotation: Any) -> bool:
         return any(_fits(value, argument) for argument in arguments)
     if annotation is None or annotation is type(None):
         return value is None
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+    if origin in (list, Sequence):
+        kind = list if origin is list else (list, tuple)
+        return isinstance(value, kind) and all(_fits(item, arguments[0]) for item in value)
     if origin is dict:
         return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
     if origin is tuple:
@@ -128,6 +170,15 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, annotation)
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers in a value: itself, or those in a list or dictionary."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
 
 
 def _describe(annotation: Any) -> str:

@@ -39,7 +39,7 @@ from experiments.training.environments import (
 )
 from experiments.training.errors import TrainingError, UsageError, did_you_mean
 from experiments.training.fine_tuning import CriticWarmup, open_source, settings_of_source, take_actor
-from experiments.training.overrides import apply_overrides
+from experiments.training.overrides import apply_overrides, check_flow_options
 from experiments.training.provenance import ROOT, session
 from experiments.training.run_directory import RunDirectory
 from flowrl.algorithms import BehaviourCloning
@@ -79,6 +79,7 @@ def start(arguments: Namespace) -> int:
     if agent.flow:
         # Named in full, so that the run means the same when the library's default changes.
         policy_kwargs["flow"] = check_flow(arguments.flow or policy_kwargs.get("flow", flowrl.DEFAULT_FLOW))
+        check_flow_options(policy_kwargs["flow"], policy_kwargs.get("flow_kwargs") or {})
     elif arguments.flow:
         raise UsageError(f"--flow {arguments.flow}: {agent.name} has a Gaussian policy; use --agent flow-{agent.name}")
 
@@ -111,7 +112,7 @@ def start(arguments: Namespace) -> int:
         model = make_agent(
             agent, env, deepcopy(config["hyperparameters"]), plain=config["plain"], seed=seed, device=device
         )
-    except (ValueError, AssertionError, TypeError) as error:
+    except (ValueError, AssertionError, TypeError, RuntimeError, MemoryError) as error:
         raise UsageError(f"{agent.name} refuses these hyperparameters: {error}") from error
     if source is not None:
         take_actor(model, source)

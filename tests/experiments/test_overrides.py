@@ -6,7 +6,7 @@ from torch import nn
 
 from agents import AGENTS, find_agent, hyperparameters
 from experiments.training.errors import UsageError
-from experiments.training.overrides import apply_overrides, constructor_types
+from experiments.training.overrides import apply_overrides, check_flow_options, constructor_types
 
 OBSERVATIONS = spaces.Box(-1, 1, (3,))
 
@@ -49,6 +49,43 @@ def test_values_are_read_as_python_reads_them(text, key, value):
 def test_values_of_another_type_are_refused(text):
     with pytest.raises(UsageError, match="expected"):
         override("sac", text)
+
+
+@pytest.mark.parametrize(
+    ("agent", "text"),
+    [
+        ("sac", "batch_size=0"),
+        ("sac", "train_freq=0"),
+        ("sac", "train_freq=(0,'episode')"),
+        ("sac", "gradient_steps=0"),
+        ("sac", "learning_starts=-1"),
+        ("sac", "tau=2"),
+        ("sac", "learning_rate=1e999"),
+        ("ppo", "n_steps=0"),
+        ("ppo", "clip_range=0"),
+        ("ppo", "policy_kwargs.net_arch={'pi':[8],'vf':[0]}"),
+    ],
+)
+def test_numbers_that_no_training_can_use_are_refused(agent, text):
+    with pytest.raises(UsageError, match="must be"):
+        override(agent, text)
+    assert override("sac", "gradient_steps=-1")["gradient_steps"] == -1
+
+
+@pytest.mark.parametrize(
+    ("flow", "options", "expected"),
+    [
+        ("nsf", {"bins": 8.0}, "flow_kwargs.bins=8.0: expected int, got float"),
+        ("nsf", {"hidden": 64}, "flow_kwargs.hidden=64: expected"),
+        ("nsf", {"hiden": [64]}, "nsf has no option 'hiden'; did you mean hidden"),
+        ("affine", {"layers": 1}, "affine has no option 'layers'; it has none"),
+    ],
+    ids=str,
+)
+def test_options_that_a_flow_does_not_have_are_refused(flow, options, expected):
+    with pytest.raises(UsageError, match=expected):
+        check_flow_options(flow, options)
+    check_flow_options("nsf", {"bins": 4, "hidden": [8, 8], "bound": 3})
 
 
 def test_dots_reach_into_policy_kwargs_and_nothing_else_changes():
