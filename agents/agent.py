@@ -38,9 +38,9 @@ class Agent:
         return self.table == "bc"
 
     @property
-    def plain_algorithm(self) -> type[BaseAlgorithm]:
+    def sb3_algorithm(self) -> type[BaseAlgorithm]:
         """Stable-Baselines3's own form of the algorithm."""
-        return PLAIN[self.table]
+        return SB3[self.table]
 
     def policy_name(self, observation_space: spaces.Space) -> str:
         """
@@ -67,7 +67,7 @@ class Agent:
         return self.algorithm.policy_aliases[self.policy_name(observation_space)]
 
 
-PLAIN: dict[str, type[BaseAlgorithm]] = {
+SB3: dict[str, type[BaseAlgorithm]] = {
     "sac": stable_baselines3.SAC,
     "ppo": stable_baselines3.PPO,
     "bc": algorithms.BehaviourCloning,
@@ -78,10 +78,10 @@ AGENTS: dict[str, Agent] = {
     for agent in (
         Agent("flow-sac", algorithms.SAC, "sac", flow=True, description="SAC with a normalizing-flow policy"),
         Agent("flow-ppo", algorithms.PPO, "ppo", flow=True, description="PPO with a normalizing-flow policy"),
-        Agent("sac", PLAIN["sac"], "sac", flow=False, description="SAC with Stable-Baselines3's squashed Gaussian"),
-        Agent("ppo", PLAIN["ppo"], "ppo", flow=False, description="PPO with Stable-Baselines3's Gaussian"),
-        Agent("flow-bc", PLAIN["bc"], "bc", flow=True, description="cloning of --demos with flow-sac's policy"),
-        Agent("bc", PLAIN["bc"], "bc", flow=False, description="cloning of --demos with sac's policy"),
+        Agent("sac", SB3["sac"], "sac", flow=False, description="SAC with Stable-Baselines3's squashed Gaussian"),
+        Agent("ppo", SB3["ppo"], "ppo", flow=False, description="PPO with Stable-Baselines3's Gaussian"),
+        Agent("flow-bc", SB3["bc"], "bc", flow=True, description="cloning of --demos with flow-sac's policy"),
+        Agent("bc", SB3["bc"], "bc", flow=False, description="cloning of --demos with sac's policy"),
     )
 }
 
@@ -114,5 +114,5 @@ def make_agent(
     :return: the model, ready to ``learn``
     """
     agent = find_agent(agent) if isinstance(agent, str) else agent
-    algorithm = agent.plain_algorithm if plain else agent.algorithm
+    algorithm = agent.sb3_algorithm if plain else agent.algorithm
     return algorithm(agent.policy_name(env.observation_space), env, **settings, **kwargs)

@@ -1,45 +1,68 @@
 """A model on disk with all that training needs to go on: weights and optimisers, normalisation, replay buffer."""
 
+import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_wrapper
 
-MODEL, NORMALIZATION, REPLAY_BUFFER = "model.zip", "vecnormalize.pkl", "replay_buffer.pkl"
+from experiments.training.clock import TrainingClock
+from experiments.training.errors import TrainingError
 
-Value = TypeVar("Value")
+MODEL, NORMALIZATION, REPLAY_BUFFER, SECONDS = "model.zip", "vecnormalize.pkl", "replay_buffer.pkl", "seconds.json"
+
+
+class NonFiniteWeights(TrainingError):
+    """A model with weights that are NaN or infinite was to be saved."""
+
+
+def has_finite_weights(model: BaseAlgorithm) -> bool:
+    """
+    Whether a model is worth saving.
+
+    :param model: the model
+    :return: whether all its weights are finite, the entropy coefficient among them
+    """
+    weights = [*model.policy.parameters(), *filter(None, [getattr(model, "log_ent_coef", None)])]
+    return all(bool(torch.isfinite(weight).all()) for weight in weights)
 
 
 def save_model(model: BaseAlgorithm, directory: Path, prefix: str = "") -> None:
     """
     Save a model, and the normalisation statistics that its observations went through.
 
-    Every file is written under another name first and renamed when it is whole: nobody ever finds half of one.
+    Every file is written under another name first and renamed when it is whole: nobody ever finds half of one. A model
+    whose weights are not finite replaces none that was saved before.
 
     :param model: the model
     :param directory: where the files go
     :param prefix: how their names begin (``"best_"``)
     """
+    if not has_finite_weights(model):
+        raise NonFiniteWeights("the model has weights that are NaN or infinite")
     normalization = model.get_vec_normalize_env()
     if normalization is not None:
         _write_whole(directory / (prefix + NORMALIZATION), lambda path: normalization.save(str(path)))
     _write_whole(directory / (prefix + MODEL), model.save)
 
 
-def save_checkpoint(model: BaseAlgorithm, directory: Path) -> None:
+def save_checkpoint(model: BaseAlgorithm, directory: Path, clock: TrainingClock) -> None:
     """
     Save a model with its replay buffer, as a directory that appears when it is complete.
 
     :param model: the model
     :param directory: replaced if it is there
+    :param clock: the run's
     """
     unfinished = directory.with_name(f".{directory.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -48,6 +71,7 @@ def save_checkpoint(model: BaseAlgorithm, directory: Path) -> None:
     if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
         with open(unfinished / REPLAY_BUFFER, "wb") as file:
             pickle.dump(_contents(model.replay_buffer), file, protocol=pickle.HIGHEST_PROTOCOL)
+    (unfinished / SECONDS).write_text(json.dumps(dict(wall=clock.wall, training=clock.training)))
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(unfinished, directory)
 
@@ -89,6 +113,20 @@ def load_checkpoint(algorithm: type[BaseAlgorithm], directory: Path, env: VecEnv
         with open(directory / REPLAY_BUFFER, "rb") as file:
             _restore(model.replay_buffer, pickle.load(file))
     return model
+
+
+def saved_step(path: Path) -> float:
+    """
+    At which step of its training a model was saved.
+
+    :param path: its zip file
+    :return: the step; infinity where the file is broken
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read("data"))["num_timesteps"]
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        return float("inf")
 
 
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:

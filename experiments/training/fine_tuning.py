@@ -8,8 +8,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_zip_file
-from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
 from agents import Agent, find_agent
 from experiments.training.checkpoints import NORMALIZATION
@@ -90,37 +89,41 @@ class CriticWarmup(BaseCallback):
     """
     Hold the actor and the temperature still until the critics, which are new, have learned what the actor is worth.
 
+    They are put back to where they were after every update, rather than kept from moving: a hook on their optimisers
+    would keep the whole update from running in C.
+
     :param until: the step from which all learn
     """
 
     def __init__(self, until: int) -> None:
         super().__init__()
         self.until = until
-        self.hooks: list[RemovableHandle] = []
+        self.held: list[tuple[Tensor, Tensor]] = []
 
     def _on_training_start(self) -> None:
         if self.num_timesteps < self.until:
-            self.optimizers = [self.model.actor.optimizer, self.model.ent_coef_optimizer]  # type: ignore[attr-defined]
-            self.optimizers = [optimizer for optimizer in self.optimizers if optimizer is not None]
-            self.hooks = [optimizer.register_step_pre_hook(_zero_gradients) for optimizer in self.optimizers]
+            optimizers = [self.model.actor.optimizer, self.model.ent_coef_optimizer]  # type: ignore[attr-defined]
+            self.optimizers = [optimizer for optimizer in optimizers if optimizer is not None]
+            weights = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
+            self.held = [(weight, weight.detach().clone()) for weight in weights]
+
+    def _on_rollout_start(self) -> None:
+        self._put_back()
+        if self.model.num_timesteps >= self.until:
+            self.held.clear()
 
     def _on_step(self) -> bool:
-        if self.hooks and self.num_timesteps >= self.until:
-            self._on_training_end()
-            for optimizer in self.optimizers:
-                for state in optimizer.state.values():  # Adam corrects its moments for the number of its steps
-                    state["step"].zero_()
         return True
 
     def _on_training_end(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
-        self.hooks.clear()
+        self._put_back()
 
-
-@torch.no_grad()
-def _zero_gradients(optimizer: Optimizer, *_: Any) -> None:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                parameter.grad.zero_()
+    @torch.no_grad()
+    def _put_back(self) -> None:
+        if self.held:
+            for weight, value in self.held:
+                weight.copy_(value)
+            for optimizer in self.optimizers:
+                for state in optimizer.state.values():  # Adam's moments, and the count that it corrects them for
+                    for value in state.values():
+                        value.zero_()

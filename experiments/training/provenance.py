@@ -1,5 +1,6 @@
 """The circumstances of a run: what somebody else would need to get the same numbers."""
 
+import os
 import platform
 import shlex
 import subprocess
@@ -23,11 +24,12 @@ def session(model: BaseAlgorithm) -> dict[str, Any]:
     The circumstances of one session of training, for ``config.json``.
 
     :param model: the model at its start
-    :return: command line, time, device, versions, commit
+    :return: command line, time, process, device, versions, commit
     """
     return dict(
         command=shlex.join(["python", *sys.argv]),
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        process=os.getpid(),
         from_step=model.num_timesteps,
         device=str(model.device),
         threads=torch.get_num_threads(),

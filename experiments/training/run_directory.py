@@ -6,30 +6,40 @@
         config.json             arguments, hyperparameters, versions, git commit, command lines
         progress.csv            every scalar that Stable-Baselines3 logs
         events.out.tfevents...  the same and the figures, for TensorBoard
-        evaluations.csv         one row per evaluation
-        best_model.zip          the model of the best evaluation  (and best_vecnormalize.pkl)
+        evaluations.csv         one row per evaluation: deterministic actions (mean_return, ...) and sampled ones
+        best_model.zip          the model of the best evaluation  (and best_vecnormalize.pkl), see best_return
         last_model.zip          the model at the end              (and last_vecnormalize.pkl)
-        checkpoints/step_50000  what --resume reads
+        checkpoints/step_50000  what --resume reads; only the newest two of an off-policy run keep their replay buffer
+
+A run has one writer at a time: see :meth:`RunDirectory.locked`.
 """
 
 import csv
 import json
+import math
 import os
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
+from torch.utils.tensorboard import SummaryWriter
 
 from experiments.training import checkpoints as checkpoint
+from experiments.training.clock import TrainingClock
 from experiments.training.errors import UsageError
 
 EVALUATION_COLUMNS = (
-    *("step", "mean_return", "std_return", "min_return", "max_return", "episodes", "mean_length"),
+    *("step", "mean_return", "std_return", "min_return", "max_return", "sampled_mean_return", "sampled_std_return"),
+    *("episodes", "mean_length"),
     *("wall_seconds", "training_seconds", "steps_per_second"),
 )
 # Replay buffers are large: only the newest checkpoints keep theirs; one more than needed, should the newest be broken.
@@ -84,6 +94,34 @@ class RunDirectory:
             raise UsageError(f"{path} is no run directory (it has no config.json){hint}")
         return cls(path)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """
+        Keep other processes from writing to this run inside.
+
+        The lock is the operating system's, on the directory: it ends with the process, however that ends.
+        """
+        if sys.platform == "win32":
+            yield
+            return
+        import fcntl
+
+        directory = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(directory)
+            process = self.config["sessions"][-1].get("process", "another one")
+            raise UsageError(
+                f"{self.path} is still being trained, by process {process}: wait for its end, or interrupt it"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            os.close(directory)
+
     # -- configuration ------------------------------------------------------------------------------------------
 
     @property
@@ -102,9 +140,14 @@ class RunDirectory:
 
     # -- curves -------------------------------------------------------------------------------------------------
 
-    def logger(self) -> Logger:
-        """A logger that writes (or goes on writing) ``progress.csv`` and TensorBoard events."""
-        formats = [AppendingCSV(str(self.path / "progress.csv")), TensorBoardOutputFormat(str(self.path))]
+    def logger(self, step: int = 0) -> Logger:
+        """
+        A logger that writes (or goes on writing) ``progress.csv`` and TensorBoard events.
+
+        :param step: the step that training goes on from
+        :return: the logger
+        """
+        formats = [AppendingCSV(str(self.path / "progress.csv")), ResumedTensorBoard(str(self.path), step)]
         return Logger(str(self.path), formats)
 
     def add_evaluation(self, row: dict[str, float]) -> None:
@@ -122,8 +165,14 @@ class RunDirectory:
             writer.writerow(row)
 
     def evaluations(self) -> list[dict[str, float]]:
-        """The rows of ``evaluations.csv``."""
-        return [{key: float(value) for key, value in row.items()} for row in read_csv(self.path / "evaluations.csv")]
+        """The rows of ``evaluations.csv``; NaN is what a run of an earlier version did not measure."""
+        rows = read_csv(self.path / "evaluations.csv")
+        return [{key: float(row.get(key) or "nan") for key in EVALUATION_COLUMNS} for row in rows]
+
+    def best_return(self) -> float:
+        """What the evaluation of ``best_model.zip`` gave; minus infinity where there is none."""
+        step = checkpoint.saved_step(path) if (path := self.path / "best_model.zip").exists() else None
+        return max((best_return(row) for row in self.evaluations() if row["step"] == step), default=-math.inf)
 
     def progress(self) -> list[dict[str, str]]:
         """The rows of ``progress.csv``; what was not logged at a step is empty."""
@@ -131,21 +180,42 @@ class RunDirectory:
 
     def forget_after(self, step: int) -> None:
         """
-        Drop the evaluations, logs and checkpoints after a step, before training goes on from there.
+        Drop the evaluations, logs, models and checkpoints after a step, before training goes on from there.
 
         :param step: the step of the checkpoint that training goes on from
         """
-        for name, column in (("evaluations.csv", "step"), ("progress.csv", "time/total_timesteps")):
+        for name, column, columns in (
+            ("evaluations.csv", "step", list(EVALUATION_COLUMNS)),
+            ("progress.csv", "time/total_timesteps", []),
+        ):
             rows = read_csv(self.path / name)
-            kept = [row for row in rows if not row.get(column) or float(row[column]) <= step]
-            if len(kept) < len(rows):
-                with open(self.path / name, "w", newline="") as file:
-                    writer = csv.DictWriter(file, list(rows[0]))
-                    writer.writeheader()
-                    writer.writerows(kept)
+            unfinished = self.path / f".{name}.unfinished"
+            with open(unfinished, "w", newline="") as file:
+                writer = csv.DictWriter(file, columns or list(rows[0] if rows else ()))
+                writer.writeheader()
+                writer.writerows(row for row in rows if not row.get(column) or float(row[column]) <= step)
+            os.replace(unfinished, self.path / name)
+        for path in self.path.glob("*_model.zip"):
+            if checkpoint.saved_step(path) > step:
+                path.unlink()
         for path in self.checkpoints():
             if checkpoint_step(path) > step:
                 shutil.rmtree(path)
+
+    def clock(self, step: int) -> TrainingClock:
+        """
+        The clock of a run that goes on.
+
+        :param step: of the checkpoint that it goes on from
+        :return: a clock that counts on from there
+        """
+        seconds = self.path / "checkpoints" / f"step_{step}" / checkpoint.SECONDS
+        if seconds.exists():
+            return TrainingClock(**json.loads(seconds.read_text()))
+        for row in reversed(self.evaluations()):  # a checkpoint of an earlier version
+            if row["step"] <= step:
+                return TrainingClock(row["wall_seconds"], row["training_seconds"])
+        return TrainingClock()
 
     # -- models -------------------------------------------------------------------------------------------------
 
@@ -178,13 +248,14 @@ class RunDirectory:
         except Exception as error:  # a broken file can fail in any way
             raise UsageError(f"{path} does not load ({_first_line(error)})") from error
 
-    def save_checkpoint(self, model: BaseAlgorithm) -> None:
+    def save_checkpoint(self, model: BaseAlgorithm, clock: TrainingClock) -> None:
         """
         Save a checkpoint at the model's step, and drop the replay buffers of older ones.
 
         :param model: the model
+        :param clock: the run's
         """
-        checkpoint.save_checkpoint(model, self.path / "checkpoints" / f"step_{model.num_timesteps}")
+        checkpoint.save_checkpoint(model, self.path / "checkpoints" / f"step_{model.num_timesteps}", clock)
         for old in self.checkpoints()[:-FULL_CHECKPOINTS]:
             (old / checkpoint.REPLAY_BUFFER).unlink(missing_ok=True)
 
@@ -204,16 +275,44 @@ class RunDirectory:
         :param device: where the model shall live
         :return: the model
         """
-        checkpoints = self.checkpoints()
-        path = path or (checkpoints[-1] if checkpoints else None)
+        needed = checkpoint.REPLAY_BUFFER if issubclass(algorithm, OffPolicyAlgorithm) else checkpoint.MODEL
+        resumable = [complete for complete in self.checkpoints() if (complete / needed).exists()]
+        path = path or (resumable[-1] if resumable else None)
         if path is None:
             raise UsageError(f"{self.path} has no checkpoint to resume from: start the run again without --resume")
+        others = [other for other in resumable if other.name != path.name]
+        older = [other for other in others if checkpoint_step(other) < checkpoint_step(path)]
+        cure = f"go on from another one: --resume {(older or others)[-1]}" if others else "start the run again"
+        if (path / checkpoint.MODEL).exists() and path not in resumable:
+            kept = f"only the newest {FULL_CHECKPOINTS} keep theirs"
+            raise UsageError(f"the checkpoint {path} has no replay buffer any more ({kept}); {cure}")
         try:
             return checkpoint.load_checkpoint(algorithm, path, env, device)
         except Exception as error:  # a broken file can fail in any way
-            older = [other for other in checkpoints if checkpoint_step(other) < checkpoint_step(path)]
-            cure = f"resume from an older one: --resume {older[-1]}" if older else "start the run again"
             raise UsageError(f"the checkpoint {path} does not load ({_first_line(error)}); {cure}") from error
+
+
+def best_return(row: dict[str, float]) -> float:
+    """
+    What the best model is chosen by: the mean return of deterministic or of sampled actions, whichever is higher.
+
+    :param row: an evaluation; NaN where there were no sampled actions
+    :return: the return
+    """
+    return float(np.fmax(row["mean_return"], row["sampled_mean_return"]))
+
+
+class ResumedTensorBoard(TensorBoardOutputFormat):
+    """
+    Stable-Baselines3's TensorBoard writer, which tells TensorBoard to forget what a resumed run had logged later.
+
+    :param folder: where the events go
+    :param step: the step that training goes on from
+    """
+
+    def __init__(self, folder: str, step: int) -> None:
+        self.writer = SummaryWriter(folder, purge_step=step + 1 if step else None)
+        self._is_closed = False
 
 
 class AppendingCSV(CSVOutputFormat):
@@ -254,8 +353,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    whole_lines = path.read_text().rpartition("\n")[0]  # without the half of a line that a killed process leaves
+    return list(csv.DictReader(whole_lines.splitlines()))
 
 
 def _first_line(error: Exception) -> str:

@@ -20,15 +20,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 import flowrl
 from agents import Agent, find_agent, hyperparameters, make_agent, model_arguments
 from experiments.training import demonstrations
-from experiments.training.callbacks import (
-    Checkpoints,
-    DumpLogs,
-    Evaluation,
-    Interruption,
-    ProgressDisplay,
-    TrainingClock,
-    say,
-)
+from experiments.training.callbacks import Checkpoints, DumpLogs, Interruption, UpdateForm
+from experiments.training.checkpoints import has_finite_weights
+from experiments.training.clock import TrainingClock
 from experiments.training.environments import (
     Environment,
     NonFiniteAction,
@@ -38,8 +32,11 @@ from experiments.training.environments import (
     make_vector_environment,
 )
 from experiments.training.errors import TrainingError, UsageError, did_you_mean
+from experiments.training.evaluation import Evaluation
 from experiments.training.fine_tuning import CriticWarmup, open_source, settings_of_source, take_actor
+from experiments.training.lessons import missing_lessons
 from experiments.training.overrides import apply_overrides, check_flow_options
+from experiments.training.progress import ProgressDisplay, say
 from experiments.training.provenance import ROOT, session
 from experiments.training.run_directory import RunDirectory
 from flowrl.algorithms import BehaviourCloning
@@ -118,7 +115,8 @@ def start(arguments: Namespace) -> int:
         take_actor(model, source)
     imitate(model, config)
     run = RunDirectory.create(Path(arguments.logdir), environment.id, agent.name, seed)
-    return train(run, config, model, bar=not arguments.no_progress)
+    with run.locked():
+        return train(run, config, model, TrainingClock(), bar=not arguments.no_progress)
 
 
 def check_source_of_learning(agent: Agent, arguments: Namespace) -> None:
@@ -186,46 +184,52 @@ def resume(arguments: Namespace) -> int:
     path = Path(arguments.resume)
     named = path if path.parent.name == "checkpoints" else None
     run = RunDirectory.open(path.parent.parent if named else path)
-    config = run.config
-    for name in ("steps", "eval_every", "eval_episodes", "checkpoint_every"):
-        if getattr(arguments, name) is not None:
-            config[name] = getattr(arguments, name)
-    environment = Environment(**config["environment"])
-    find_environment(environment.id)  # imports the module that registers it
-    settings = config["hyperparameters"]
-    env = make_vector_environment(environment, config["n_envs"], config["normalize"], settings["gamma"])
-    agent = find_agent(config["agent"])
-    algorithm = agent.plain_algorithm if config.get("plain") else agent.algorithm
-    model = run.load_checkpoint(algorithm, named, env, check_device(arguments.device))
-    step = model.num_timesteps
-    if step >= config["steps"]:
-        raise UsageError(f"{run.path} is complete at {step:,} steps; to train on, add --steps {2 * config['steps']}")
-    imitate(model, config)
-    run.forget_after(step)
-    # The environment starts a new episode; with the first seed again it would replay the start of the run.
-    model.set_random_seed(config["seed"] + step)
-    return train(run, config, model, bar=not arguments.no_progress)
+    with run.locked():
+        config = run.config
+        for name in ("steps", "eval_every", "eval_episodes", "checkpoint_every"):
+            if getattr(arguments, name) is not None:
+                config[name] = getattr(arguments, name)
+        environment = Environment(**config["environment"])
+        find_environment(environment.id)  # imports the module that registers it
+        settings = config["hyperparameters"]
+        env = make_vector_environment(environment, config["n_envs"], config["normalize"], settings["gamma"])
+        agent = find_agent(config["agent"])
+        algorithm = agent.sb3_algorithm if config.get("plain") else agent.algorithm
+        model = run.load_checkpoint(algorithm, named, env, check_device(arguments.device))
+        step = model.num_timesteps
+        if step >= config["steps"]:
+            more = f"to train on, add --steps {2 * config['steps']}"
+            raise UsageError(f"{run.path} is complete at {step:,} steps; {more}")
+        imitate(model, config)
+        run.forget_after(step)
+        # The environment starts a new episode; with the first seed again it would replay the start of the run.
+        model.set_random_seed(config["seed"] + step)
+        return train(run, config, model, run.clock(step), bar=not arguments.no_progress)
 
 
-def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, bar: bool) -> int:
+def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, clock: TrainingClock, bar: bool) -> int:
     """
     Train a model to its last step, or until it is interrupted.
 
     :param run: where everything is written
     :param config: what ``config.json`` holds
     :param model: the model, new or resumed
+    :param clock: the run's
     :param bar: whether to show a progress bar (where stdout is a terminal)
     :return: the exit code
     """
     config["sessions"].append(session(model))
     run.config = config
-    console, clock = Console(), TrainingClock()
+    console = Console()
     environment = Environment(**config["environment"])
     say(
         console,
         f"{config['agent']} on {environment.id}, {config['steps']:,} steps, seed {config['seed']}, on {model.device}",
     )
     say(console, f"writing {run.path}")
+    total, n_updates = last_step(model, config["steps"]), model._n_updates
+    for warning in missing_lessons(config, model, total):
+        say(console, f"warning: {warning}")
 
     evaluation_env = make_vector_environment(
         environment, 1, config["normalize"], config["hyperparameters"]["gamma"], training=False
@@ -240,19 +244,20 @@ def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, bar: 
         console=console,
     )
     log_every = min(MAX_LOG_EVERY, max(config["steps"] // 10, 1))
-    interruption = Interruption()
-    progress = ProgressDisplay(last_step(model, config["steps"]), clock, console, bar=bar and console.is_terminal)
+    interruption, warmup = Interruption(), config.get("critic_warmup", 0)
+    progress = ProgressDisplay(total, clock, console, bar=bar and console.is_terminal, critic_warmup=warmup)
     callbacks: list[BaseCallback] = [
+        CriticWarmup(warmup),  # first: what is saved or evaluated is the actor that it holds
+        UpdateForm(run, console, log_every),
         DensityFigure(config["eval_every"]),
         evaluation,
         FlowLogger(log_every),
         DumpLogs(log_every),
-        Checkpoints(run, config["checkpoint_every"]),
+        Checkpoints(run, config["checkpoint_every"], clock),
         progress,
         interruption,
-        CriticWarmup(config.get("critic_warmup", 0)),
     ]
-    logger = run.logger()
+    logger = run.logger(model.num_timesteps)
     model.set_logger(logger)
     try:
         with progress, interruption:
@@ -264,20 +269,25 @@ def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, bar: 
             )
         if interruption.requested:
             interruption.forget_unfinished_rollout()
-            run.save_checkpoint(model)
+            run.save_checkpoint(model, clock)
             run.save_model(model, "last")
             say(console, f"interrupted and saved at step {model.num_timesteps:,}; to go on:")
             say(console, f"    {resume_command(run)}")
             return INTERRUPTED
         evaluation.evaluate_at_end()
-        run.save_checkpoint(model)
+        run.save_checkpoint(model, clock)
         run.save_model(model, "last")
-    except (TrainingError, ValueError) as error:
-        raise explain(error, run, model) from error
+    except Exception as error:
+        explanation = explain(error, run, model, clock)
+        if explanation is None:
+            raise
+        raise explanation from error
     finally:
         logger.close()
         evaluation_env.close()
         model.env.close()  # type: ignore[union-attr]
+    if model._n_updates == n_updates:
+        say(console, "warning: nothing was learned: there was no update of the policy")
     say(console, f"done: {model.num_timesteps:,} steps in {run.path}")
     say(console, f"    curves      tensorboard --logdir {run.path}")
     say(console, f"    evaluation  python experiments/evaluate.py {run.path}")
@@ -298,30 +308,32 @@ def last_step(model: BaseAlgorithm, steps: int) -> int:
     return model.num_timesteps + math.ceil((steps - model.num_timesteps) / rollout) * rollout
 
 
-def explain(error: Exception, run: RunDirectory, model: BaseAlgorithm) -> Exception:
+def explain(error: Exception, run: RunDirectory, model: BaseAlgorithm, clock: TrainingClock) -> TrainingError | None:
     """
     Say what to do about an error that ended training; save what was learned where it is sound.
 
     :param error: what was raised
     :param run: the run
     :param model: the model
-    :return: the error to raise
+    :param clock: the run's
+    :return: the error to raise; None for one that has nothing to do with numbers
     """
-    sound = all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+    step, sound = f"step {model.num_timesteps:,}", has_finite_weights(model)
     if sound and isinstance(error, NonFiniteObservation):
-        run.save_checkpoint(model)
+        run.save_checkpoint(model, clock)
         return TrainingError(
             f"{error}. Mend the environment (it must give finite numbers: bound its state, check divisions), then go "
-            f"on from step {model.num_timesteps:,}, where everything is saved: {resume_command(run)}"
+            f"on from {step}, where everything is saved: {resume_command(run)}"
         )
-    if not sound or isinstance(error, NonFiniteAction):
+    if not sound or isinstance(error, (NonFiniteAction, FloatingPointError)):
         checkpoints = run.checkpoints()
         cure = f"the last sound checkpoint is {checkpoints[-1]}" if checkpoints else "no checkpoint was saved yet"
+        cause = str(error).strip().partition("\n")[0]
         return TrainingError(
-            f"training has diverged: the policy's weights or actions are not finite at step {model.num_timesteps:,}. "
+            f"training has diverged: weights, losses or actions are not finite at {step} ({cause}). "
             f"Start again with a smaller --set learning_rate=..., or --set normalize=True; {cure}"
         )
-    return error
+    return error if isinstance(error, TrainingError) else None
 
 
 def resume_command(run: RunDirectory) -> str:

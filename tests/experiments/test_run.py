@@ -21,7 +21,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import flowrl
 from agents import AGENTS
 from experiments.run import main, parse_arguments
-from experiments.training.callbacks import ProgressDisplay, TrainingClock
+from experiments.training.callbacks import Interruption, UpdateForm
+from experiments.training.clock import TrainingClock
+from experiments.training.lessons import missing_lessons
+from experiments.training.progress import ProgressDisplay
 from experiments.training.run_directory import RunDirectory, read_csv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,19 +49,18 @@ def train(logdir, agent, *more, steps=None, seed=0):
     return path
 
 
-# Those that learn from demonstrations have tests of their own: test_imitation_runs.py.
-@pytest.fixture(scope="module", params=[agent.name for agent in AGENTS.values() if not agent.imitates])
+@pytest.fixture(scope="module", params=["flow-sac", "ppo"])
 def run(request, tmp_path_factory):
-    """A finished run of each agent: its name and its directory."""
+    """A finished run, of a flow and off-policy, of a Gaussian and on-policy: the agent's name and the directory."""
     return request.param, train(tmp_path_factory.mktemp("runs"), request.param, "--eval-every", "150")
 
 
 def test_plain_is_stable_baselines3s_own_update_and_stays_so_on_resume(tmp_path, monkeypatch):
-    path = train(tmp_path, "flow-sac", "--plain", "--eval-every", "0")
+    path = train(tmp_path, "flow-sac", "--plain", "--eval-every", "0", steps=60)
     assert RunDirectory.open(path).config["plain"] is True
     seen = []
     monkeypatch.setattr(SAC, "train", lambda self, *_, **__: seen.append(type(self)))
-    assert main(["--resume", str(path), "--steps", "310"]) == 0
+    assert main(["--resume", str(path), "--steps", "70"]) == 0
     assert set(seen) == {SAC}
 
 
@@ -77,10 +79,10 @@ def test_sac_updates_as_often_a_step_however_many_environments(tmp_path, more, e
     assert config["hyperparameters"]["gradient_steps"] == expected
 
 
-def scalars(path):
-    events = EventAccumulator(str(path), size_guidance={"images": 0})
-    events.Reload()
-    return events.Tags()
+def events(path):
+    accumulator = EventAccumulator(str(path), size_guidance={"images": 0})
+    accumulator.Reload()
+    return accumulator
 
 
 def weights(model):
@@ -108,6 +110,7 @@ def test_config_says_how_to_reproduce_the_run(run):
     (session,) = config["sessions"]
     assert session["device"] == "cpu" and session["threads"] >= 1 and "git" in session
     assert session["versions"]["stable-baselines3"] and session["versions"]["torch"]
+    assert session["updates"][0]["step"] == 0 and session["updates"][0]["form"] in ("C", "torch", "SB3")
 
 
 def test_evaluations_are_recorded(run):
@@ -117,14 +120,15 @@ def test_evaluations_are_recorded(run):
     assert [row["step"] for row in rows] == ([150, 300] if "sac" in run[0] else [152, 300, 452, 512])
     for row in rows:
         assert row["min_return"] <= row["mean_return"] <= row["max_return"]
+        assert row["sampled_mean_return"] != row["mean_return"]
         assert row["steps_per_second"] > 0 and row["episodes"] == 1 and row["training_seconds"] <= row["wall_seconds"]
 
 
 def test_tensorboard_has_the_curves_and_pictures(run):
     agent, path = run
-    tags = scalars(path)
+    tags = events(path).Tags()
     expected = {"flow/entropy", "flow/log_prob_mean", "flow/saturation", "eval/mean_reward", "time/steps_per_second"}
-    expected |= {"train/grad_norm_actor", "train/grad_norm_critic"}
+    expected |= {"train/grad_norm_actor", "train/grad_norm_critic", "eval/sampled_mean_reward"}
     if agent.startswith("flow"):
         expected |= {"flow/log_det_min", "flow/log_det_max"}
     assert expected <= set(tags["scalars"])
@@ -134,7 +138,7 @@ def test_tensorboard_has_the_curves_and_pictures(run):
 def test_progress_csv_has_the_same_scalars(run):
     _, path = run
     columns = set(read_csv(path / "progress.csv")[0])
-    assert set(scalars(path)["scalars"]) <= columns
+    assert set(events(path).Tags()["scalars"]) <= columns
 
 
 def test_models_load_without_this_repository(run):
@@ -172,7 +176,7 @@ def test_flow_and_settings_reach_the_policy(tmp_path):
 
 @pytest.mark.parametrize("agent", ["flow-sac", "flow-ppo"])
 def test_resume_goes_on_where_the_run_ended(tmp_path, agent):
-    path = train(tmp_path, agent, "--set", "normalize=True", "--eval-every", "100", steps={"flow-sac": 120}.get(agent))
+    path = train(tmp_path, agent, "--set", "normalize=True", "--eval-every", "400", steps={"flow-sac": 120}.get(agent))
     run = RunDirectory.open(path)
     algorithm = AGENTS[agent].algorithm
     before = algorithm.load(path / "last_model.zip")
@@ -204,13 +208,18 @@ def test_resume_restores_weights_optimiser_replay_buffer_and_normalization(tmp_p
     assert env.obs_rms.count > 250, "the statistics of 300 steps"
 
 
-def test_resume_drops_what_was_recorded_after_the_checkpoint(tmp_path):
+def test_resume_drops_what_was_recorded_after_the_checkpoint(tmp_path, capsys):
     path = train(tmp_path, "sac", "--checkpoint-every", "100", "--eval-every", "100")
     run = RunDirectory.open(path)
     assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_100", "step_200", "step_300"]
     assert [(checkpoint / "replay_buffer.pkl").exists() for checkpoint in run.checkpoints()] == [False, True, True]
+    assert main(["--resume", str(path / "checkpoints" / "step_100"), "--steps", "250"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "no replay buffer" in message
+    assert message.endswith(f"--resume {path / 'checkpoints' / 'step_300'}\n")
     assert main(["--resume", str(path / "checkpoints" / "step_200"), "--steps", "250", "--eval-every", "50"]) == 0
     assert [row["step"] for row in run.evaluations()] == [100, 200, 250]
+    assert [event.step for event in events(path).Scalars("eval/mean_reward")] == [100, 200, 250]
     assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_100", "step_200", "step_250"]
 
 
@@ -229,8 +238,13 @@ def test_resume_of_a_finished_run_says_how_to_train_on(run, capsys):
     assert "--steps" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interruption_saves_and_says_how_to_resume(tmp_path, number):
+def test_sigterm_is_an_interruption_too():
+    with Interruption() as interruption:
+        signal.raise_signal(signal.SIGTERM)
+    assert interruption.requested
+
+
+def test_interruption_saves_and_says_how_to_resume(tmp_path):
     command = [sys.executable, "experiments/run.py", "--env", "Pendulum", "--agent", "sac", "--logdir", str(tmp_path)]
     command += ["--steps", "1000000", "--set", "policy_kwargs.net_arch=[16,16]", "--eval-every", "0"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -238,7 +252,7 @@ def test_interruption_saves_and_says_how_to_resume(tmp_path, number):
     while not list(tmp_path.glob("*/*/*/events*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.5)  # now it is training
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     (path,) = tmp_path.glob("*/*/*")
@@ -318,16 +332,18 @@ def test_diverged_weights_are_not_saved_and_the_error_names_the_last_sound_check
 
     def diverge(self, *args, **kwargs):
         healthy(self, *args, **kwargs)
-        if self.num_timesteps == 80:
-            for parameter in self.actor.parameters():
+        if self.num_timesteps == 75:
+            for parameter in self.critic.parameters():  # unlike NaN in the actor, nothing else notices them
                 parameter.data.fill_(float("nan"))
 
     monkeypatch.setattr(SAC, "train", diverge)
-    arguments = ["--env", "Pendulum", "--agent", "flow-sac", "--eval-every", "0", "--checkpoint-every", "60"]
+    arguments = ["--env", "Pendulum", "--agent", "flow-sac", "--eval-every", "40", "--checkpoint-every", "20"]
     arguments += [word for setting in SMALL["sac"] for word in ("--set", setting)]
-    assert main([*arguments, "--logdir", str(tmp_path)]) == 1
+    assert main([*arguments, "--eval-episodes", "1", "--logdir", str(tmp_path)]) == 1
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "learning_rate" in message and "step_60" in message
+    for saved in tmp_path.glob("*/*/*/**/*.zip"):
+        assert torch.isfinite(weights(SAC.load(saved))).all()
 
 
 def test_no_traceback_from_the_command_line(tmp_path):
@@ -371,13 +387,58 @@ def test_csv_stays_readable_when_columns_appear_after_a_resume(tmp_path):
     assert [(row["a"], row["b"], row["c"]) for row in rows] == [("1", "", ""), ("2", "2", ""), ("3", "3", "3")]
 
 
-# -- progress -------------------------------------------------------------------------------------------------------
+# -- what the screen shows ------------------------------------------------------------------------------------------
 
 
-def test_progress_shows_return_speed_and_time_left(tmp_path):
+def test_progress_shows_phase_return_speed_and_time_left(tmp_path):
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    model = SAC("MlpPolicy", "Pendulum-v1", learning_starts=1_000)
+    model = SAC("MlpPolicy", "Pendulum-v1", learning_starts=240, policy_kwargs=dict(net_arch=[8]))
     with ProgressDisplay(250, TrainingClock(), console, bar=True) as progress:
         model.learn(250, callback=progress)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
-    assert re.search(r"250/250 return -\d+\.\d [\d,]+ steps/s 0:00:00 left", shown)
+    assert "random actions" in shown
+    assert re.search(r"learning .*250/250 return -\d+\.\d [\d,]+ steps/s 0:00:00 left", shown)
+
+
+@pytest.mark.parametrize(
+    ("agent", "config", "expected"),
+    [
+        ("sac", dict(steps=100), "nothing will be learned: the first 100 steps"),
+        ("sac", dict(steps=101), None),
+        ("sac", dict(steps=101, eval_every=102), "only the last model is evaluated"),
+        ("sac", dict(steps=300, critic_warmup=300), "the actor will not learn"),
+        ("ppo", dict(steps=63), "the run goes on to step 64, and learns but once"),
+        ("ppo", dict(steps=64), None),
+    ],
+    ids=str,
+)
+def test_a_run_that_will_not_learn_says_so(agent, config, expected):
+    more = dict(n_steps=64) if agent == "ppo" else dict(learning_starts=0 if "critic_warmup" in config else 100)
+    model = {"sac": SAC, "ppo": PPO}[agent]("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[8]), **more)
+    warnings = list(missing_lessons(dict(eval_every=0) | config, model, config["steps"]))
+    assert len(warnings) == (expected is not None) and all(expected in warning for warning in warnings)
+
+
+def test_a_run_in_which_nothing_was_learned_says_so_at_its_end(tmp_path, capsys):
+    train(tmp_path, "sac", "--eval-every", "0", steps=40)
+    shown = capsys.readouterr().out
+    assert shown.index("warning: nothing will be learned") < shown.index("warning: nothing was learned")
+
+
+def test_the_form_of_the_update_is_recorded_and_a_fall_back_is_shown_once(tmp_path):
+    run, console = RunDirectory(tmp_path), Console(file=io.StringIO(), width=200)
+    run.config = dict(sessions=[{}])
+    model = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[8]))
+    model.update_form, model.update_reason = "C", ""
+    callback = UpdateForm(run, console, every=10)
+    callback.init_callback(model)
+    callback.on_training_start({}, {})
+    for callback.num_timesteps in range(1, 40):
+        if callback.num_timesteps == 12:
+            model.update_form, model.update_reason = "torch", "a hook was set"
+        callback.on_rollout_start()
+    assert console.file.getvalue() == "update in C\nupdate in torch, because a hook was set\n"
+    assert run.config["sessions"][0]["updates"] == [
+        dict(step=0, form="C", reason=""),
+        dict(step=20, form="torch", reason="a hook was set"),
+    ]
