@@ -35,7 +35,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", choices=("best", "last"), default="best", help="which model (default: best)")
     parser.add_argument("--episodes", type=positive, default=10, metavar="N", help="default: 10")
     parser.add_argument("--seed", type=int, default=12345, help="of the environment and of sampling (default: 12345)")
-    parser.add_argument("--stochastic", action="store_true", help="sample actions, instead of the deterministic ones")
+    parser.add_argument("--stochastic", action="store_true", help="sampled actions alone, in the video too")
     parser.add_argument(
         "--video", action="store_true", help="also write one episode as mp4, or gif, to the run directory"
     )
@@ -143,17 +143,17 @@ def main(argv: list[str] | None = None) -> int:
         os.environ.setdefault("MUJOCO_GL", "egl")  # read when MuJoCo is imported, which is when it makes an environment
     run = RunDirectory.open(arguments.run)
     model, env = load(run, arguments.model, arguments.device)
-    model.set_random_seed(arguments.seed)
-    deterministic = not arguments.stochastic
-    returns, lengths = evaluate_policy(
-        model, env, arguments.episodes, deterministic=deterministic, return_episode_rewards=True
-    )
-    assert isinstance(returns, list)
-    print(
-        f"{run.config['agent']} on {run.config['environment']['id']}, {arguments.model} model, "
-        f"{'deterministic' if deterministic else 'sampled'} actions: return {np.mean(returns):.1f} "
-        f"± {np.std(returns):.1f} over {len(returns)} episodes (mean length {np.mean(lengths):.0f})"
-    )
+    for deterministic in (False,) if arguments.stochastic else (True, False):
+        model.set_random_seed(arguments.seed)  # of the environment too: the episodes start alike
+        returns, lengths = evaluate_policy(
+            model, env, arguments.episodes, deterministic=deterministic, return_episode_rewards=True
+        )
+        assert isinstance(returns, list)
+        print(
+            f"{run.config['agent']} on {run.config['environment']['id']}, {arguments.model} model, "
+            f"{'deterministic' if deterministic else 'sampled'} actions: return {np.mean(returns):.1f} "
+            f"± {np.std(returns):.1f} over {len(returns)} episodes (mean length {np.mean(lengths):.0f})"
+        )
     if arguments.video:
         print(f"wrote {make_video(run, arguments)}")
     return 0

@@ -36,7 +36,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     what = parser.add_argument_group("what to train")
     what.add_argument("--env", help="environment: a short name (newest version), a full id, or module:Id")
     what.add_argument("--agent", help="flow-sac (default), flow-ppo, flow-bc, sac, ppo, bc")
-    what.add_argument("--flow", help="the flow agents' recipe (nsf, realnvp, ...; see --list)")
+    what.add_argument("--flow", help="the flow agents' recipe (nsf, gaussian, ...; see --list)")
     what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter; repeatable")
     what.add_argument("--list", action="store_true", help="list agents, flows and known environments")
 
@@ -53,10 +53,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument("--seed", type=natural, help="seed of everything (default: 0)")
     how.add_argument("--num-envs", type=positive, help="environments side by side (default: the agent's)")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
-    how.add_argument("--resume", metavar="RUN_DIR", help="go on with a run, or from one of its checkpoints/step_*")
-
     how.add_argument(
-        "--plain", action="store_const", const=True, help="Stable-Baselines3's own update, not flowrl's faster one"
+        "--resume", metavar="RUN_DIR", help="go on with a run, or from one of its newest two checkpoints/step_*"
+    )
+    how.add_argument(
+        "--plain", action="store_const", const=True, help="flow-sac, flow-ppo: the update is Stable-Baselines3's own"
     )
 
     output = parser.add_argument_group("what to write")
@@ -67,7 +68,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="STEPS",
         help="steps between evaluations; 0: never (default: 10000, fewer in a short run)",
     )
-    output.add_argument("--eval-episodes", type=positive, metavar="N", help="episodes per evaluation (default: 10)")
+    output.add_argument(
+        "--eval-episodes",
+        type=positive,
+        metavar="N",
+        help="episodes per evaluation, twice: deterministic, sampled (default: 10)",
+    )
     output.add_argument(
         "--checkpoint-every",
         type=natural,

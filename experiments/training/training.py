@@ -137,6 +137,8 @@ def check_source_of_learning(agent: Agent, arguments: Namespace) -> None:
             f"--demos: {agent.name} learns from rewards; clone with --agent {prefix}bc, then fine-tune with "
             f"--agent {prefix}sac --from RUN_DIR"
         )
+    if agent.imitates and arguments.plain:
+        raise UsageError(f"--plain: Stable-Baselines3 has no algorithm that {agent.name} could take instead; drop it")
     if agent.imitates and (arguments.num_envs or 1) > 1:
         raise UsageError(f"--num-envs {arguments.num_envs}: {agent.name} learns without stepping in an environment")
 

@@ -172,6 +172,7 @@ def test_normalised_clones_take_their_statistics_along(expert, root):
         (["--agent", "flow-bc"], "collect.py"),
         (["--agent", "flow-sac", "--demos", NAME], "--agent flow-bc"),
         (["--agent", "sac", "--demos", NAME], "--agent bc"),
+        (["--agent", "flow-bc", "--demos", NAME, "--plain"], "--plain"),
         (["--agent", "flow-bc", "--demos", "nothing/here-v0"], "no Minari data set 'nothing/here-v0'"),
         (["--agent", "flow-bc", "--demos", NAME, "--num-envs", "2"], "--num-envs"),
         (["--agent", "flow-ppo", "--from", "EXPERT"], "flow-sac and sac do"),
