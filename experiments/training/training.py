@@ -327,7 +327,8 @@ def explain(error: Exception, run: RunDirectory, model: BaseAlgorithm, clock: Tr
             f"{error}. Mend the environment (it must give finite numbers: bound its state, check divisions), then go "
             f"on from {step}, where everything is saved: {resume_command(run)}"
         )
-    if not sound or isinstance(error, (NonFiniteAction, FloatingPointError)):
+    # flowrl raises FloatingPointError for losses, and a ValueError for actions, that are "not finite"
+    if not sound or isinstance(error, (NonFiniteAction, FloatingPointError)) or "not finite" in str(error):
         checkpoints = run.checkpoints()
         cure = f"the last sound checkpoint is {checkpoints[-1]}" if checkpoints else "no checkpoint was saved yet"
         cause = str(error).strip().partition("\n")[0]
