@@ -189,9 +189,12 @@ class RunDirectory:
             ("progress.csv", "time/total_timesteps", []),
         ):
             rows = read_csv(self.path / name)
+            if not rows:
+                (self.path / name).unlink(missing_ok=True)
+                continue
             unfinished = self.path / f".{name}.unfinished"
             with open(unfinished, "w", newline="") as file:
-                writer = csv.DictWriter(file, columns or list(rows[0] if rows else ()))
+                writer = csv.DictWriter(file, columns or list(rows[0]))
                 writer.writeheader()
                 writer.writerows(row for row in rows if not row.get(column) or float(row[column]) <= step)
             os.replace(unfinished, self.path / name)

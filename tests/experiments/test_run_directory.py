@@ -56,6 +56,9 @@ def test_half_a_row_at_the_end_is_none(run):
     run.add_evaluation(row | dict(step=400))
     assert [row["step"] for row in run.evaluations()] == [100, 200, 300, 400]
     assert run.progress() == [{"a": "1", "time/total_timesteps": "100"}]
+    (run.path / "progress.csv").write_text("a,time/tot")
+    run.forget_after(300)
+    assert not (run.path / "progress.csv").exists()
 
 
 def test_evaluations_of_an_earlier_version_are_read_and_go_on(tmp_path):
