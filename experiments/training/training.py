@@ -43,6 +43,7 @@ from flowrl.algorithms import BehaviourCloning
 from flowrl.callbacks import DensityFigure, FlowLogger
 
 MAX_LOG_EVERY = 1_000  # steps; short runs log more often
+MAX_EVAL_ENVS = 10  # a policy acts in ten states in little more time than in one
 INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
 
 
@@ -233,9 +234,8 @@ def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, clock
     for warning in missing_lessons(config, model, total):
         say(console, f"warning: {warning}")
 
-    evaluation_env = make_vector_environment(
-        environment, 1, config["normalize"], config["hyperparameters"]["gamma"], training=False
-    )
+    side_by_side, gamma = min(config["eval_episodes"], MAX_EVAL_ENVS), config["hyperparameters"]["gamma"]
+    evaluation_env = make_vector_environment(environment, side_by_side, config["normalize"], gamma, training=False)
     evaluation = Evaluation(
         run,
         evaluation_env,
