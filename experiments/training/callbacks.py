@@ -99,6 +99,7 @@ class UpdateForm(BaseCallback):
             return
         self.forms.append(dict(step=self.num_timesteps, form=form, reason=reason))
         config = self.run.config
+        config["update"] = " then ".join(seen["form"] for seen in self.forms)
         config["sessions"][-1]["updates"] = self.forms
         self.run.config = config
         because = f", because {reason}" if reason else ""

@@ -438,6 +438,7 @@ def test_the_form_of_the_update_is_recorded_and_a_fall_back_is_shown_once(tmp_pa
             model.update_form, model.update_reason = "torch", "a hook was set"
         callback.on_rollout_start()
     assert console.file.getvalue() == "update in C\nupdate in torch, because a hook was set\n"
+    assert run.config["update"] == "C then torch"
     assert run.config["sessions"][0]["updates"] == [
         dict(step=0, form="C", reason=""),
         dict(step=20, form="torch", reason="a hook was set"),
