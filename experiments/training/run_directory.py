@@ -28,14 +28,14 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
-from torch.utils.tensorboard import SummaryWriter
 
 from experiments.training import checkpoints as checkpoint
 from experiments.training.clock import TrainingClock
 from experiments.training.errors import UsageError
+from experiments.training.logs import AppendingCSV, ResumedTensorBoard, read_csv
 
 EVALUATION_COLUMNS = (
     *("step", "mean_return", "std_return", "min_return", "max_return", "sampled_mean_return", "sampled_std_return"),
@@ -305,37 +305,6 @@ def best_return(row: dict[str, float]) -> float:
     return float(np.fmax(row["mean_return"], row["sampled_mean_return"]))
 
 
-class ResumedTensorBoard(TensorBoardOutputFormat):
-    """
-    Stable-Baselines3's TensorBoard writer, which tells TensorBoard to forget what a resumed run had logged later.
-
-    :param folder: where the events go
-    :param step: the step that training goes on from
-    """
-
-    def __init__(self, folder: str, step: int) -> None:
-        self.writer = SummaryWriter(folder, purge_step=step + 1 if step else None)
-        self._is_closed = False
-
-
-class AppendingCSV(CSVOutputFormat):
-    """
-    Stable-Baselines3's CSV writer, which does not begin the file anew when a run is resumed.
-
-    :param filename: the file
-    """
-
-    def __init__(self, filename: str) -> None:
-        rows = Path(filename).read_text().splitlines() if os.path.exists(filename) else []
-        if not rows:
-            super().__init__(filename)
-            return
-        self.file = open(filename, "r+")
-        self.file.seek(0, os.SEEK_END)
-        self.keys = rows[0].split(",")
-        self.separator, self.quotechar = ",", '"'
-
-
 def checkpoint_step(path: Path) -> int:
     """
     The step that a checkpoint was saved at.
@@ -345,19 +314,6 @@ def checkpoint_step(path: Path) -> int:
     """
     number = path.name.rpartition("_")[2]
     return int(number) if number.isdigit() else -1
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """
-    Read a CSV file.
-
-    :param path: the file; no file is no rows
-    :return: one dictionary per row
-    """
-    if not path.exists():
-        return []
-    whole_lines = path.read_text().rpartition("\n")[0]  # without the half of a line that a killed process leaves
-    return list(csv.DictReader(whole_lines.splitlines()))
 
 
 def _first_line(error: Exception) -> str:

@@ -24,8 +24,9 @@ from experiments.run import main, parse_arguments
 from experiments.training.callbacks import Interruption, UpdateForm
 from experiments.training.clock import TrainingClock
 from experiments.training.lessons import missing_lessons
+from experiments.training.logs import read_csv
 from experiments.training.progress import ProgressDisplay
-from experiments.training.run_directory import RunDirectory, read_csv
+from experiments.training.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
