@@ -31,16 +31,15 @@ def test_changing_hyperparameters_changes_no_table():
     assert hyperparameters("sac", "Ant")["policy_kwargs"]["net_arch"] == [256, 256]
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
 @pytest.mark.parametrize("algorithm", ["sac", "ppo"])
-def test_every_entry_is_accepted_by_its_algorithm(algorithm, environment):
-    settings = hyperparameters(algorithm, environment)
-    assert settings.pop("steps") >= 10_000 and isinstance(settings.pop("normalize"), bool)
-    settings |= {"buffer_size": 10} if algorithm == "sac" else {}
-    env = make_vec_env("Pendulum-v1", n_envs=settings.pop("n_envs"))
-    model = make_agent(algorithm, env, settings)
-    if algorithm == "ppo":
-        assert model.n_steps * model.n_envs % model.batch_size == 0, "no truncated minibatch"
+def test_every_entry_is_accepted_by_its_algorithm(algorithm):
+    for environment in ENVIRONMENTS:
+        settings = hyperparameters(algorithm, environment)
+        assert settings.pop("steps") >= 10_000 and isinstance(settings.pop("normalize"), bool)
+        settings |= {"buffer_size": 10} if algorithm == "sac" else {}
+        model = make_agent(algorithm, make_vec_env("Pendulum-v1", n_envs=settings.pop("n_envs")), settings)
+        if algorithm == "ppo":
+            assert model.n_steps * model.n_envs % model.batch_size == 0, f"{environment}: a truncated minibatch"
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "ppo"])
@@ -73,12 +72,12 @@ def test_a_flow_agent_and_its_baseline_share_everything_but_the_policy(algorithm
 
 
 @pytest.mark.parametrize("name", AGENTS)
-@pytest.mark.parametrize("kind", OBSERVATIONS)
-def test_the_policy_fits_the_observations(name, kind):
+def test_the_policy_fits_the_observations(name):
     agent = find_agent(name)
-    gaussian = "MlpPolicy" if kind == "Policy" else kind
-    assert agent.policy_name(OBSERVATIONS[kind]) == (f"Flow{kind}" if agent.flow else gaussian)
-    assert issubclass(agent.policy_class(OBSERVATIONS[kind]), ActionDensity) == agent.flow
+    for kind, space in OBSERVATIONS.items():
+        gaussian = "MlpPolicy" if kind == "Policy" else kind
+        assert agent.policy_name(space) == (f"Flow{kind}" if agent.flow else gaussian)
+        assert issubclass(agent.policy_class(space), ActionDensity) == agent.flow
 
 
 def test_an_unknown_agent_names_the_nearest():

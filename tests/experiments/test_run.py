@@ -35,7 +35,7 @@ SMALL = {
     "bc": ("policy_kwargs.net_arch=[16,16]",),
 }
 # SAC stops where it is told to; PPO at the end of a rollout.
-STEPS = {"sac": 300, "ppo": 512}
+STEPS = {"sac": 200, "ppo": 256}
 
 
 def train(logdir, agent, *more, steps=None, seed=0):
@@ -118,7 +118,7 @@ def test_evaluations_are_recorded(run):
     _, path = run
     rows = RunDirectory.open(path).evaluations()
     # Four environments step at once in PPO; the model that training ends with is evaluated too.
-    assert [row["step"] for row in rows] == ([150, 300] if "sac" in run[0] else [152, 300, 452, 512])
+    assert [row["step"] for row in rows] == ([150, 200] if "sac" in run[0] else [152, 256])
     for row in rows:
         assert row["min_return"] <= row["mean_return"] <= row["max_return"]
         assert row["sampled_mean_return"] != row["mean_return"]
@@ -203,34 +203,34 @@ def test_resume_restores_weights_optimiser_replay_buffer_and_normalization(tmp_p
     assert torch.equal(weights(model), weights(last))
     moments = [model.critic.optimizer.state_dict()["state"][0]["exp_avg"] for model in (model, last)]
     assert torch.equal(*moments) and moments[0].abs().sum() > 0
-    assert model.replay_buffer.pos == 300 and not model.replay_buffer.full
-    assert model.replay_buffer.observations[:300].any(axis=(1, 2)).all()
-    assert not model.replay_buffer.observations[300:].any()
-    assert env.obs_rms.count > 250, "the statistics of 300 steps"
+    assert model.replay_buffer.pos == 200 and not model.replay_buffer.full
+    assert model.replay_buffer.observations[:200].any(axis=(1, 2)).all()
+    assert not model.replay_buffer.observations[200:].any()
+    assert env.obs_rms.count > 150, "the statistics of 200 steps"
 
 
 def test_resume_drops_what_was_recorded_after_the_checkpoint(tmp_path, capsys):
-    path = train(tmp_path, "sac", "--checkpoint-every", "100", "--eval-every", "100")
+    path = train(tmp_path, "sac", "--checkpoint-every", "40", "--eval-every", "40", steps=120)
     run = RunDirectory.open(path)
-    assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_100", "step_200", "step_300"]
+    assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_40", "step_80", "step_120"]
     assert [(checkpoint / "replay_buffer.pkl").exists() for checkpoint in run.checkpoints()] == [False, True, True]
-    assert main(["--resume", str(path / "checkpoints" / "step_100"), "--steps", "250"]) == 2
+    assert main(["--resume", str(path / "checkpoints" / "step_40"), "--steps", "100"]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "no replay buffer" in message
-    assert message.endswith(f"--resume {path / 'checkpoints' / 'step_300'}\n")
-    assert main(["--resume", str(path / "checkpoints" / "step_200"), "--steps", "250", "--eval-every", "50"]) == 0
-    assert [row["step"] for row in run.evaluations()] == [100, 200, 250]
-    assert [event.step for event in events(path).Scalars("eval/mean_reward")] == [100, 200, 250]
-    assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_100", "step_200", "step_250"]
+    assert message.endswith(f"--resume {path / 'checkpoints' / 'step_120'}\n")
+    assert main(["--resume", str(path / "checkpoints" / "step_80"), "--steps", "100", "--eval-every", "20"]) == 0
+    assert [row["step"] for row in run.evaluations()] == [40, 80, 100]
+    assert [event.step for event in events(path).Scalars("eval/mean_reward")] == [40, 80, 100]
+    assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_40", "step_80", "step_100"]
 
 
 def test_a_broken_checkpoint_names_one_that_loads(tmp_path, capsys):
-    path = train(tmp_path, "sac", "--checkpoint-every", "200", "--eval-every", "0")
-    (path / "checkpoints" / "step_300" / "model.zip").write_bytes(b"half a fi")
-    assert main(["--resume", str(path), "--steps", "400"]) == 2
+    path = train(tmp_path, "sac", "--checkpoint-every", "60", "--eval-every", "0", steps=100)
+    (path / "checkpoints" / "step_100" / "model.zip").write_bytes(b"half a fi")
+    assert main(["--resume", str(path), "--steps", "200"]) == 2
     message = capsys.readouterr().err
-    assert message.count("\n") == 1 and f"--resume {path / 'checkpoints' / 'step_200'}" in message
-    assert main(["--resume", str(path / "checkpoints" / "step_200"), "--steps", "210"]) == 0
+    assert message.count("\n") == 1 and f"--resume {path / 'checkpoints' / 'step_60'}" in message
+    assert main(["--resume", str(path / "checkpoints" / "step_60"), "--steps", "70"]) == 0
 
 
 def test_resume_of_a_finished_run_says_how_to_train_on(run, capsys):
