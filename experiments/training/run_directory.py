@@ -201,6 +201,7 @@ class RunDirectory:
         for path in self.path.glob("*_model.zip"):
             if checkpoint.saved_step(path) > step:
                 path.unlink()
+                path.with_name(path.name.replace(checkpoint.MODEL, checkpoint.NORMALIZATION)).unlink(missing_ok=True)
         for path in self.checkpoints():
             if checkpoint_step(path) > step:
                 shutil.rmtree(path)

@@ -331,7 +331,7 @@ def explain(error: Exception, run: RunDirectory, model: BaseAlgorithm, clock: Tr
     if not sound or isinstance(error, (NonFiniteAction, FloatingPointError)) or "not finite" in str(error):
         checkpoints = run.checkpoints()
         cure = f"the last sound checkpoint is {checkpoints[-1]}" if checkpoints else "no checkpoint was saved yet"
-        cause = str(error).strip().partition("\n")[0]
+        cause = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(":.")
         return TrainingError(
             f"training has diverged: weights, losses or actions are not finite at {step} ({cause}). "
             f"Start again with a smaller --set learning_rate=..., or --set normalize=True; {cure}"
