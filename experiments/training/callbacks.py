@@ -67,7 +67,9 @@ class Checkpoints(BaseCallback):
 
 class UpdateForm(BaseCallback):
     """
-    Record in ``config.json`` which form of the update runs and why, and say it: at the start, and where it changes.
+    Record in ``config.json`` which form of the update runs and why, and say it at the start.
+
+    A change in the midst of training is recorded; it is said, with its reason, by flowrl's own log.
 
     :param run: whose last session it belongs to
     :param console: where it is said
@@ -102,8 +104,9 @@ class UpdateForm(BaseCallback):
         config["update"] = " then ".join(seen["form"] for seen in self.forms)
         config["sessions"][-1]["updates"] = self.forms
         self.run.config = config
-        because = f", because {reason}" if reason else ""
-        say(self.console, f"update in {form}{because}" if form != "SB3" else "update: Stable-Baselines3's own")
+        if len(self.forms) == 1:
+            names = dict(C="in C", torch="in torch's operations", SB3="Stable-Baselines3's own")
+            say(self.console, f"update: {names[form]}")
 
 
 class Interruption(BaseCallback):

@@ -13,7 +13,7 @@ from experiments.run import main
 from experiments.training import demonstrations
 from experiments.training.run_directory import RunDirectory
 from flowrl.algorithms import SAC
-from tests.experiments.test_run import train
+from tests.experiments.test_run import HAS_COMPILER, train
 
 minari = pytest.importorskip("minari", reason="minari is the 'demos' extra")
 pytest.importorskip("h5py", reason="h5py is in the 'demos' extra")
@@ -143,6 +143,10 @@ def test_the_clone_is_fine_tuned_with_its_own_actor(clone, root):
     config = run.config
     assert config["source"] == str(clone) and config["critic_warmup"] == 50
     assert config["hyperparameters"]["learning_starts"] == 0
+    (update,) = config["sessions"][0]["updates"]
+    assert update["form"] == ("SB3" if agent == "sac" else "C" if HAS_COMPILER else "torch"), (
+        "holding the actor still needs no hook"
+    )
     cloned = SAC.load(clone / "best_model.zip").actor.state_dict()
     warm, tuned = (SAC.load(path) for path in (run.checkpoints()[0] / "model.zip", path / "last_model.zip"))
     assert all(torch.equal(cloned[name], value) for name, value in warm.actor.state_dict().items())

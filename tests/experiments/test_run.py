@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import flowrl
 from agents import AGENTS
 from experiments.run import main, parse_arguments
-from experiments.training.callbacks import Interruption, UpdateForm
+from experiments.training.callbacks import Interruption
 from experiments.training.clock import TrainingClock
 from experiments.training.lessons import missing_lessons
 from experiments.training.logs import read_csv
@@ -29,6 +30,10 @@ from experiments.training.progress import ProgressDisplay
 from experiments.training.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
+# Not so where the tests run as if flowrl/kernels were not there.
+HAS_COMPILER = (
+    shutil.which(os.environ.get("CC", "cc")) is not None and sys.modules.get("flowrl.kernels", ...) is not None
+)
 SMALL = {
     "sac": ("learning_starts=50", "batch_size=32", "policy_kwargs.net_arch=[16,16]"),
     "ppo": ("n_steps=64", "n_epochs=2", "policy_kwargs.net_arch=[16,16]"),
@@ -170,6 +175,22 @@ def test_flow_and_settings_reach_the_policy(tmp_path):
     model = SAC.load(path / "last_model.zip")
     assert model.gamma == 0.5 and model.policy_kwargs["flow"] == "radial"
     assert json.loads((path / "config.json").read_text())["flow"] == "radial"
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler: install gcc")
+@pytest.mark.parametrize("agent", ["flow-sac", "flow-ppo"])
+@pytest.mark.parametrize("flow", [flowrl.DEFAULT_FLOW, "gaussian"])
+def test_the_update_runs_in_c_under_all_that_a_run_attaches(tmp_path, monkeypatch, agent, flow):
+    forms, save = [], RunDirectory.save_model
+
+    def look(self, model, which):
+        forms.append(getattr(model, "update_form", "SB3"))
+        save(self, model, which)
+
+    monkeypatch.setattr(RunDirectory, "save_model", look)
+    path = train(tmp_path, agent, "--flow", flow, "--eval-every", "60", "--checkpoint-every", "60", steps=120)
+    assert set(forms) == {"C"}
+    assert RunDirectory.open(path).config["sessions"][0]["updates"] == [dict(step=0, form="C", reason="")]
 
 
 # -- resuming -------------------------------------------------------------------------------------------------------
@@ -426,21 +447,21 @@ def test_a_run_in_which_nothing_was_learned_says_so_at_its_end(tmp_path, capsys)
     assert shown.index("warning: nothing will be learned") < shown.index("warning: nothing was learned")
 
 
-def test_the_form_of_the_update_is_recorded_and_a_fall_back_is_shown_once(tmp_path):
-    run, console = RunDirectory(tmp_path), Console(file=io.StringIO(), width=200)
-    run.config = dict(sessions=[{}])
-    model = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[8]))
-    model.update_form, model.update_reason = "C", ""
-    callback = UpdateForm(run, console, every=10)
-    callback.init_callback(model)
-    callback.on_training_start({}, {})
-    for callback.num_timesteps in range(1, 40):
-        if callback.num_timesteps == 12:
-            model.update_form, model.update_reason = "torch", "a hook was set"
-        callback.on_rollout_start()
-    assert console.file.getvalue() == "update in C\nupdate in torch, because a hook was set\n"
-    assert run.config["update"] == "C then torch"
-    assert run.config["sessions"][0]["updates"] == [
-        dict(step=0, form="C", reason=""),
-        dict(step=20, form="torch", reason="a hook was set"),
-    ]
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler: install gcc")
+def test_a_fall_back_is_recorded_and_shown_once(tmp_path, capsys, caplog, monkeypatch):
+    from flowrl.algorithms import SAC
+
+    def train_under_a_hook(self, **kwargs):
+        if self.num_timesteps == 60:
+            self.actor.optimizer.register_step_pre_hook(lambda *_: None)
+        update(self, **kwargs)
+
+    update = SAC.train
+    monkeypatch.setattr(SAC, "train", train_under_a_hook)
+    config = RunDirectory.open(train(tmp_path, "flow-sac", "--eval-every", "0", steps=80)).config
+    first, second = config["sessions"][0]["updates"]
+    assert config["update"] == "C then torch" and (first["form"], second["form"]) == ("C", "torch")
+    assert first["reason"] == "" and "hook" in second["reason"] and 60 <= second["step"] <= 70
+    assert "update: in C" in capsys.readouterr().out
+    (record,) = caplog.records
+    assert second["reason"] in record.message
