@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.benchmarks.turns import UNITS
-from experiments.compare import COLORS
+from experiments.reports.learning_curves import COLORS
 from experiments.reports.results import Row
 
 OURS, SB3, OTHERS = COLORS[0], "#888888", COLORS[1]
