@@ -4,23 +4,23 @@
 mode            what takes turns
 ==============  ========================================================================================
 ``transforms``  a pass through flowrl's flows and through zuko's, normflows' and nflows' spline couplings
-``sac``         training of SAC: Stable-Baselines3's Gaussian, flows in it and in flowrl's SAC, SBX
+``sac``         training of SAC: Stable-Baselines3's Gaussian, flows in it and in flowrl's SAC, SBX, ``run.py``
 ``ppo``         training of PPO, on one environment and on eight
 ``act``         one action of each of them
 ``scale``       flows over dimension, depth and batch; rollouts over the number of environments
-``memory``      peak memory of SAC
 ==============  ========================================================================================
 
 The contenders of a case take turns (A B C A B C ...) for the same amount of work, so that whatever else the machine
 does meets all of them; the ratio to the reference is taken round by round. Every mode writes ``speed_MODE.csv``,
-``.json`` and ``.png`` to ``experiments/results/``. Peers that are not installed are skipped; ``make benchmark`` brings
-all of them.
+``.json`` and ``.png`` to ``experiments/results/``; ``speed_targets.csv`` says what the ratios should be and are. Peers
+that are not installed are skipped; ``make benchmark`` brings all of them.
 """
 
 import argparse
 import multiprocessing
 import os
 import platform
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -30,20 +30,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and e
 
 import torch
 
-from experiments.benchmarks import act, memory, ppo, sac, scale, table, transforms
+from experiments.benchmarks import act, ppo, sac, scale, table, targets, transforms
 from experiments.benchmarks.mode import Mode, Options
 from experiments.benchmarks.peers import PACKAGES
 from experiments.benchmarks.turns import cuda_clock, take_turns, wall_clock
 from experiments.reports.results import RESULTS, circumstances, write_results
 from experiments.training.environments import find_environment
-from experiments.training.errors import UsageError, did_you_mean
+from experiments.training.errors import UsageError, did_you_mean, one_line_errors
 from experiments.training.provenance import versions_of
 from experiments.training.training import check_device, check_flow
 from flowrl import DEFAULT_FLOW
 
-MODES: dict[str, Mode] = {module.MODE.name: module.MODE for module in (transforms, sac, ppo, act, scale, memory)}
+MODES: dict[str, Mode] = {module.MODE.name: module.MODE for module in (transforms, sac, ppo, act, scale)}
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """
     Run the command.
@@ -52,14 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     :return: the exit code
     """
     arguments = parse_arguments(argv)
-    try:
-        modes = [find_mode(name) for name in arguments.modes or MODES]
-        environment = find_environment(arguments.env)
-        check_device(arguments.device)
-        flows = [check_flow(flow) for flow in dict.fromkeys(arguments.flows)]
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name in arguments.modes:
+        if name not in MODES:
+            raise UsageError(f"unknown mode {name!r}: {did_you_mean(name, MODES)}")
+    environment, output = find_environment(arguments.env), arguments.output
+    check_device(arguments.device)
+    flows = [check_flow(flow) for flow in dict.fromkeys(arguments.flows)]
 
     def options(mode: Mode) -> Options:
         return Options(
@@ -72,10 +71,14 @@ def main(argv: list[str] | None = None) -> int:
             quick=arguments.quick,
         )
 
+    modes = [MODES[name] for name in arguments.modes or MODES]
     if len(modes) == 1:
-        run(modes[0].name, options(modes[0]), arguments.output)
-        return 0
-    return int(any([failed_in_own_process(mode.name, options(mode), arguments.output) for mode in modes]))
+        run(modes[0].name, options(modes[0]), output)
+        failed = False
+    else:
+        failed = any([failed_in_own_process(mode.name, options(mode), output) for mode in modes])
+    report_targets(output)
+    return int(failed)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -85,8 +88,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     :param argv: the arguments; those of the process by default
     :return: what they say
     """
-    parser = argparse.ArgumentParser(prog="benchmark.py", description="Speed beside that of others, taking turns.")
-    flows = list(dict.fromkeys([DEFAULT_FLOW, "nsf"]))
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py",
+        description="Speed beside that of others, taking turns.",
+    )
+    flows = list(dict.fromkeys([DEFAULT_FLOW, "gaussian", "nsf"]))
     amounts = ", ".join(f"{mode.name} {mode.amount}" for mode in MODES.values())
     parser.add_argument("modes", metavar="MODE", nargs="*", help=f"{', '.join(MODES)} (default: all)")
     parser.add_argument("--env", default="HalfCheetah-v5")
@@ -110,18 +116,6 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text}")
     return int(text)
-
-
-def find_mode(name: str) -> Mode:
-    """
-    Look a mode up.
-
-    :param name: what was typed
-    :return: the mode
-    """
-    if name not in MODES:
-        raise UsageError(f"unknown mode {name!r}: {did_you_mean(name, MODES)}")
-    return MODES[name]
 
 
 def failed_in_own_process(name: str, options: Options, output: Path) -> bool:
@@ -155,20 +149,34 @@ def run(name: str, options: Options, output: Path) -> None:
         rows += table.rows(case, take_turns(case, options.rounds, clock))
         print(table.show(rows[-len(case.contenders) :]), flush=True)
     made = circumstances() | dict(peers=versions_of(PACKAGES), machine=machine(options.device), options=asdict(options))
-    write_results(output, f"speed_{name}", table.without_empty_columns(rows), made)
+    write_results(output, f"speed_{name}", rows, made)
     path = output / f"speed_{name}"
-    mode.chart(f"{mode.title}\n{processor(options)}", rows).savefig(f"{path}.png", dpi=160)
+    title = mode.title.format(env=options.env)
+    mode.chart(f"{title}\n{processor(options)}", rows).savefig(f"{path}.png", dpi=160)
     print(f"wrote {path}.csv, .json and .png", flush=True)
+
+
+def report_targets(output: Path) -> None:
+    """
+    Print and write what the ratios of all modes measured so far should be, and are.
+
+    :param output: where the modes' results are
+    """
+    rows, made = targets.rows(output)
+    if rows:
+        print(f"targets:\n{targets.show(rows)}")
+        write_results(output, "speed_targets", rows, made)
+        print(f"wrote {output / 'speed_targets'}.csv and .json", flush=True)
 
 
 def limit_threads(options: Options) -> None:
     """
-    Give torch and JAX, which is not imported yet, the same threads and the same device.
+    Give torch, JAX, which is not imported yet, and other processes the same threads and the same device.
 
     :param options: the command line
     """
     torch.set_num_threads(options.threads)
-    os.environ["PJRT_NPROC"] = os.environ["NPROC"] = str(options.threads)
+    os.environ["OMP_NUM_THREADS"] = os.environ["PJRT_NPROC"] = os.environ["NPROC"] = str(options.threads)
     if options.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # or JAX takes most of the GPU's memory from torch
@@ -179,10 +187,11 @@ def machine(device: str) -> dict[str, Any]:
     What the numbers were measured on.
 
     :param device: ``cpu`` or ``cuda``
-    :return: processor, cores and GPU
+    :return: processor with its widest vectors, cores and GPU
     """
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
-    return dict(cpu=cpu_model(), cores=os.cpu_count(), gpu=gpu, platform=platform.platform())
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return dict(cpu=cpu_model(), instructions=instructions, cores=os.cpu_count(), gpu=gpu, platform=platform.platform())
 
 
 def processor(options: Options) -> str:
@@ -199,11 +208,8 @@ def processor(options: Options) -> str:
 
 def cpu_model() -> str:
     """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 

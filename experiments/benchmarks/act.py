@@ -18,7 +18,7 @@ def cases(options: Options) -> list[Case]:
     """
     return [
         Case(
-            f"{algorithm}, {'deterministic' if deterministic else 'sampled'} action, {options.env}",
+            f"{algorithm}, {'deterministic' if deterministic else 'sampled'} action",
             MICROSECONDS,
             [
                 Contender(learner.name, partial(predict, learner, options, deterministic), gaussian(algorithm).name)
@@ -56,4 +56,4 @@ def predict(learner: Learner, options: Options, deterministic: bool) -> Work:
     return Work(turn, parameters(model))
 
 
-MODE = Mode("act", "Latency of one action", cases, amount=300, quick_amount=2)
+MODE = Mode("act", "Latency of one action, {env}", cases, amount=300, quick_amount=2)

@@ -83,8 +83,9 @@ def _draw_bars(axes: Axes, what: str, rows: list[Row]) -> None:
 
 
 def _color(contender: str) -> str:
-    library = contender.partition(" ")[0]
-    return {"flowrl": OURS, "SB3": SB3}.get(library, OTHERS)
+    if contender.startswith(("flowrl", "run.py flow")):
+        return OURS
+    return SB3 if contender.startswith(("SB3", "run.py")) else OTHERS
 
 
 def _draw_lines(axes: Axes, what: str, rows: list[Row]) -> None:

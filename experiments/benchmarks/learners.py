@@ -9,7 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 import flowrl  # noqa: F401  registers the flow policies with Stable-Baselines3
 from agents import hyperparameters, model_arguments
 from experiments.benchmarks.mode import Options
-from experiments.benchmarks.peers import jax_parameters, load, load_sbx, wait_for_jax
+from experiments.benchmarks.peers import NotAvailable, load
 from experiments.benchmarks.turns import Work
 from experiments.training.environments import find_environment, make_vector_environment
 
@@ -24,19 +24,16 @@ class Learner:
     :param library: the module that has the algorithm
     :param algorithm: ``SAC`` or ``PPO``
     :param flow: a recipe; None for the library's Gaussian
-    :param precision: of flowrl's algorithms
     """
 
     library: str
     algorithm: str
     flow: str | None = None
-    precision: str = "float32"
 
     @property
     def name(self) -> str:
         """What the tables call it."""
-        name = f"{SHORT[self.library]} {self.algorithm}, {self.flow or 'Gaussian'}"
-        return name if self.precision == "float32" else f"{name}, {self.precision}"
+        return f"{SHORT[self.library]} {self.algorithm}, {self.flow or 'Gaussian'}"
 
     def build(self, options: Options, n_envs: int = 1, **changes: Any) -> BaseAlgorithm:
         """
@@ -47,17 +44,38 @@ class Learner:
         :param changes: hyperparameters in place of the agents' own
         :return: the model, ready to ``learn``
         """
-        module = load_sbx(options.device) if self.library == "sbx" else load(self.library)
+        module = load(self.library)
+        if self.library == "sbx" and options.device == "cuda" and load("jax").default_backend() != "gpu":
+            raise NotAvailable("JAX finds no GPU: pip install 'jax[cuda12]'")
         environment = find_environment(options.env)
         settings = hyperparameters(self.algorithm.lower(), environment.name)
         arguments = model_arguments(settings) | changes
         if self.flow:
             arguments["policy_kwargs"] = arguments["policy_kwargs"] | dict(flow=self.flow)
-        if self.precision != "float32":
-            arguments["precision"] = self.precision
         env = make_vector_environment(environment, n_envs, settings["normalize"], settings["gamma"])
         policy = "FlowPolicy" if self.flow else "MlpPolicy"
         return getattr(module, self.algorithm)(policy, env, **arguments, seed=0, device=options.device)
+
+    def learning(self, options: Options, steps: int, n_envs: int = 1, **changes: Any) -> Work:
+        """
+        Training, all included: environment, replay and updates.
+
+        :param options: the command line
+        :param steps: environment steps in a turn
+        :param n_envs: environments side by side
+        :param changes: hyperparameters in place of the agents' own
+        :return: the work, in environment steps
+        """
+        model = self.build(options, n_envs, **changes)
+
+        def turn() -> float:
+            before = model.num_timesteps
+            model.learn(steps, reset_num_timesteps=False)
+            if is_jax(model):
+                load("jax").block_until_ready(_jax_states(model))
+            return model.num_timesteps - before
+
+        return Work(turn, parameters(model))
 
 
 def gaussian(algorithm: str) -> Learner:
@@ -83,25 +101,6 @@ def flow_learners(algorithm: str, flows: Iterable[str]) -> list[Learner]:
     ]
 
 
-def learning(model: BaseAlgorithm, steps: int) -> Work:
-    """
-    Training, all included: environment, replay and updates.
-
-    :param model: to train
-    :param steps: environment steps in a turn
-    :return: the work, in environment steps
-    """
-
-    def turn() -> float:
-        before = model.num_timesteps
-        model.learn(steps, reset_num_timesteps=False)
-        if is_jax(model):
-            wait_for_jax(_jax_states(model))
-        return model.num_timesteps - before
-
-    return Work(turn, parameters(model))
-
-
 def parameters(model: BaseAlgorithm) -> int:
     """
     Count what a model's policy holds, target networks included.
@@ -110,7 +109,7 @@ def parameters(model: BaseAlgorithm) -> int:
     :return: how many parameters
     """
     if is_jax(model):
-        return jax_parameters(_jax_states(model))
+        return sum(leaf.size for leaf in load("jax").tree_util.tree_leaves(_jax_states(model)))
     return sum(parameter.numel() for parameter in model.policy.parameters())
 
 

@@ -39,7 +39,7 @@ class Mode:
     One comparison: a table and a picture.
 
     :param name: as it is typed
-    :param title: of the picture
+    :param title: of the picture, with ``{env}`` where the environment's id goes
     :param cases: what is compared
     :param amount: of work in a turn
     :param quick_amount: the same with ``--quick``

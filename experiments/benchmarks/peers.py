@@ -3,15 +3,12 @@
 import importlib
 from typing import Any
 
-from experiments.benchmarks.turns import NotAvailable
+INSTALL = {"zuko": "zuko", "normflows": "normflows", "nflows": "nflows", "sbx": "sbx-rl"}
+PACKAGES = (*INSTALL.values(), "jax", "jaxlib")
 
-INSTALL = {
-    "zuko": "zuko",
-    "normflows": "normflows",
-    "nflows": "nflows",
-    "sbx": "sbx-rl",
-}
-PACKAGES = ("zuko", "normflows", "nflows", "sbx-rl", "jax", "jaxlib")
+
+class NotAvailable(Exception):
+    """A contender that cannot take part here; the message says why, and what to install."""
 
 
 def load(module: str) -> Any:
@@ -28,36 +25,3 @@ def load(module: str) -> Any:
         if error.name not in INSTALL:
             raise  # it is there, but something that it needs is not
         raise NotAvailable(f"{error.name} is not installed: pip install {INSTALL[error.name]}") from None
-
-
-def load_sbx(device: str) -> Any:
-    """
-    Import Stable-Baselines in JAX.
-
-    :param device: ``cpu`` or ``cuda``, where its models are to run
-    :return: the module
-    :raises NotAvailable: if it is not installed, or JAX has no such device
-    """
-    sbx = load("sbx")
-    if device == "cuda" and importlib.import_module("jax").default_backend() != "gpu":
-        raise NotAvailable("JAX finds no GPU: pip install 'jax[cuda12]'")
-    return sbx
-
-
-def wait_for_jax(*arrays: Any) -> None:
-    """
-    Wait for the work that JAX does in the background.
-
-    :param arrays: what it computes
-    """
-    importlib.import_module("jax").block_until_ready(arrays)
-
-
-def jax_parameters(*states: Any) -> int:
-    """
-    Count parameters.
-
-    :param states: trees of arrays
-    :return: how many numbers they hold
-    """
-    return sum(leaf.size for leaf in importlib.import_module("jax").tree_util.tree_leaves(states))

@@ -1,44 +1,48 @@
 """Mode ``ppo``: environment steps a second of PPO's whole training; a turn is one rollout and its update."""
 
+from collections.abc import Iterator
 from functools import partial
 
-from experiments.benchmarks.learners import Learner, flow_learners, gaussian, learning
+from experiments.benchmarks.commands import training_command
+from experiments.benchmarks.learners import Learner, flow_learners, gaussian
 from experiments.benchmarks.mode import Mode, Options
-from experiments.benchmarks.turns import STEPS_PER_SECOND, Case, Contender, Work
+from experiments.benchmarks.turns import STEPS_PER_SECOND, Case, Contender
+from flowrl import DEFAULT_FLOW
 
 ENVIRONMENTS = (1, 8)
 
 
 def cases(options: Options) -> list[Case]:
     """
-    All agents, on one environment and on several side by side.
+    All agents, and the commands that train them, on one environment and on several side by side.
 
     :param options: the command line
     :return: the cases
     """
-    reference = gaussian("PPO")
-    learners = [reference, *flow_learners("PPO", options.flows), Learner("sbx", "PPO")]
     return [
         Case(
-            f"{options.env}, {n_envs} environment{'s' if n_envs > 1 else ''}",
-            STEPS_PER_SECOND,
-            [Contender(learner.name, partial(train, learner, options, n_envs), reference.name) for learner in learners],
+            f"PPO, {n_envs} environment{'s' if n_envs > 1 else ''}", STEPS_PER_SECOND, list(contenders(options, n_envs))
         )
         for n_envs in ENVIRONMENTS
     ]
 
 
-def train(learner: Learner, options: Options, n_envs: int) -> Work:
+def contenders(options: Options, n_envs: int) -> Iterator[Contender]:
     """
-    An agent whose rollouts have the same number of steps however many environments there are.
+    Rollouts have the same number of steps however many environments there are.
 
-    :param learner: which one
     :param options: the command line
     :param n_envs: environments side by side
-    :return: the work of training
+    :return: the contenders
     """
-    model = learner.build(options, n_envs, n_steps=max(options.amount // n_envs, 2))
-    return learning(model, options.amount)
+    n_steps, reference = max(options.amount // n_envs, 2), gaussian("PPO")
+    for learner in (reference, *flow_learners("PPO", options.flows), Learner("sbx", "PPO")):
+        make = partial(learner.learning, options, options.amount, n_envs, n_steps=n_steps)
+        yield Contender(learner.name, make, reference.name)
+    for agent, flow in (("ppo", None), ("flow-ppo", DEFAULT_FLOW)):
+        name = f"run.py {agent}, {flow}" if flow else f"run.py {agent}"
+        make = partial(training_command, options, agent, flow, n_envs, n_steps=n_steps)
+        yield Contender(name, make, reference.name)
 
 
-MODE = Mode("ppo", "Training speed of PPO", cases, amount=2048, quick_amount=64)
+MODE = Mode("ppo", "Training speed of PPO, {env}", cases, amount=2048, quick_amount=64)

@@ -1,18 +1,18 @@
-"""Mode ``sac``: environment steps a second of SAC's whole training, one update a step."""
+"""Mode ``sac``: environment steps a second of SAC's whole training while it learns, one update a step."""
 
 from functools import partial
 
-from experiments.benchmarks.learners import Learner, flow_learners, gaussian, learning
+from experiments.benchmarks.commands import training_command
+from experiments.benchmarks.learners import Learner, flow_learners, gaussian
 from experiments.benchmarks.mode import Mode, Options
-from experiments.benchmarks.turns import STEPS_PER_SECOND, Case, Contender, Work
+from experiments.benchmarks.turns import STEPS_PER_SECOND, Case, Contender
 
-WARM_UP = 300  # environment steps before the clock runs
 SETTINGS = dict(learning_starts=2, buffer_size=100_000)  # update from the start; a buffer that several models can have
 
 
 def cases(options: Options) -> list[Case]:
     """
-    All agents on one environment.
+    All agents, and the commands that train them.
 
     :param options: the command line
     :return: the case
@@ -21,26 +21,14 @@ def cases(options: Options) -> list[Case]:
     learners = [
         reference,
         *flow_learners("SAC", options.flows),
-        *(Learner("flowrl.algorithms", "SAC", flow, "bf16") for flow in options.flows),
         Learner("flowrl.algorithms", "SAC"),
         Learner("sbx", "SAC"),
     ]
-    contenders = [Contender(learner.name, partial(train, learner, options), reference.name) for learner in learners]
-    return [Case(options.env, STEPS_PER_SECOND, contenders)]
+    makers = {learner.name: partial(learner.learning, options, options.amount, **SETTINGS) for learner in learners}
+    makers["run.py sac"] = partial(training_command, options, "sac", None, **SETTINGS)
+    for flow in options.flows:
+        makers[f"run.py flow-sac, {flow}"] = partial(training_command, options, "flow-sac", flow, **SETTINGS)
+    return [Case("SAC", STEPS_PER_SECOND, [Contender(name, make, reference.name) for name, make in makers.items()])]
 
 
-def train(learner: Learner, options: Options) -> Work:
-    """
-    An agent past its warm-up.
-
-    :param learner: which one
-    :param options: the command line
-    :return: the work of training on
-    """
-    model = learner.build(options, **SETTINGS)
-    if not options.quick:
-        model.learn(WARM_UP)
-    return learning(model, options.amount)
-
-
-MODE = Mode("sac", "Training speed of SAC", cases, amount=200, quick_amount=4)
+MODE = Mode("sac", "Training speed of SAC, {env}", cases, amount=200, quick_amount=4)

@@ -9,8 +9,6 @@ from experiments.reports.results import Row
 Summary = tuple[float | None, float | None, float | None]
 """Median, lowest, highest; None where nothing was measured."""
 
-OPTIONAL = ("value", "parameters")  # columns that a table without any such numbers does not have
-
 
 def rows(case: Case, results: Sequence[Result]) -> list[Row]:
     """
@@ -24,8 +22,8 @@ def rows(case: Case, results: Sequence[Result]) -> list[Row]:
     table = []
     for result in results:
         reference = by_label.get(result.contender.reference)
-        median, lowest, highest = _summary(result.values)
-        ratio, ratio_lowest, ratio_highest = _summary(_ratios(result, reference))
+        median, lowest, highest = summary(result.values)
+        ratio, ratio_lowest, ratio_highest = summary(ratios(result.values, reference.values if reference else []))
         table.append(
             dict(
                 what=case.what,
@@ -40,22 +38,12 @@ def rows(case: Case, results: Sequence[Result]) -> list[Row]:
                 ratio_lowest=ratio_lowest,
                 ratio_highest=ratio_highest,
                 rounds=len(result.values),
+                values=" ".join(f"{_rounded(value):g}" for value in result.values),
                 parameters=result.parameters,
                 skipped=result.skipped,
             )
         )
     return table
-
-
-def without_empty_columns(table: list[Row]) -> list[Row]:
-    """
-    Drop the optional columns that hold nothing.
-
-    :param table: all rows of a mode
-    :return: the same rows without them
-    """
-    empty = {column for column in OPTIONAL if all(row[column] is None for row in table)}
-    return [{column: entry for column, entry in row.items() if column not in empty} for row in table]
 
 
 def show(table: list[Row]) -> str:
@@ -65,10 +53,10 @@ def show(table: list[Row]) -> str:
     :param table: its rows
     :return: a line a contender, under a heading
     """
-    width = max(len(_name(row)) for row in table)
+    width = max(len(label(row)) for row in table)
     lines = [f"  {table[0]['unit']:<{width}} {'median':>9} {'lowest':>9} {'highest':>9}   ratio (lowest to highest)"]
     for row in table:
-        name = f"  {_name(row):<{width}}"
+        name = f"  {label(row):<{width}}"
         if row["median"] is None:
             lines.append(f"{name}   skipped: {row['skipped']}")
             continue
@@ -80,18 +68,34 @@ def show(table: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def _name(row: Row) -> str:
-    return row["contender"] if row["value"] is None else f"{row['contender']}, {row['value']}"
+def label(row: Row) -> str:
+    """
+    What tells a contender from all others of its case.
+
+    :param row: its row, fresh or read from a file
+    :return: its name, with the value of the quantity that is varied, where one is
+    """
+    return f"{row['contender']}, {row['value']}" if row.get("value") else row["contender"]
 
 
-def _ratios(result: Result, reference: Result | None) -> list[float]:
-    """Round by round, against the turn beside: a slow minute of the machine cancels out."""
-    if reference is None or not reference.values:
-        return []
-    return [ours / theirs for ours, theirs in zip(result.values, reference.values)]
+def ratios(values: Sequence[float], reference: Sequence[float]) -> list[float]:
+    """
+    Round by round, against the turn beside: a slow minute of the machine cancels out.
+
+    :param values: one a round
+    :param reference: the same of another contender
+    :return: their ratios; none where the other was not measured
+    """
+    return [ours / theirs for ours, theirs in zip(values, reference)]
 
 
-def _summary(values: Sequence[float]) -> Summary:
+def summary(values: Sequence[float]) -> Summary:
+    """
+    Median, lowest and highest.
+
+    :param values: what was measured
+    :return: the three, to four digits
+    """
     if not values:
         return None, None, None
     return _rounded(statistics.median(values)), _rounded(min(values)), _rounded(max(values))

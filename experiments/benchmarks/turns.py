@@ -1,10 +1,13 @@
 """Contenders take turns (A B C A B C ...), so that whatever else the machine does meets all of them alike."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
+
+from experiments.benchmarks.peers import NotAvailable
 
 
 @dataclass
@@ -14,10 +17,12 @@ class Work:
 
     :param turn: does one turn's work and returns how much it was: steps, passes, predictions
     :param parameters: how many parameters its model has
+    :param close: called when there are no more turns
     """
 
     turn: Callable[[], float]
     parameters: int | None = None
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,7 @@ class Unit:
 MILLISECONDS = Unit("ms", lambda done, seconds: 1e3 * seconds / done, "longer is slower")
 MICROSECONDS = Unit("µs", lambda done, seconds: 1e6 * seconds / done, "longer is slower")
 STEPS_PER_SECOND = Unit("steps/s", lambda done, seconds: done / seconds, "longer is faster")
-MEGABYTES = Unit("MB", lambda done, _: done, "longer needs more")
-UNITS = {unit.name: unit for unit in (MILLISECONDS, MICROSECONDS, STEPS_PER_SECOND, MEGABYTES)}
+UNITS = {unit.name: unit for unit in (MILLISECONDS, MICROSECONDS, STEPS_PER_SECOND)}
 
 
 @dataclass(frozen=True)
@@ -97,20 +101,16 @@ class Result:
     values: list[float] = field(default_factory=list)
     skipped: str = ""
 
-    def skip(self, error: Exception) -> None:
-        """
-        Leave the contender out from here on, and say so.
-
-        :param error: why
-        """
-        first_line = str(error).strip().partition("\n")[0]
-        self.skipped = first_line if isinstance(error, NotAvailable) else f"{type(error).__name__}: {first_line}"
-        self.work, self.values = None, []
-        print(f"  skipped {self.contender.label}: {self.skipped}", flush=True)
-
-
-class NotAvailable(Exception):
-    """A contender that cannot take part here; the message says why, and what to install."""
+    @contextmanager
+    def skipped_if_it_fails(self) -> Iterator[None]:
+        """Leave the contender out from here on where something fails inside, and say so."""
+        try:
+            yield
+        except Exception as error:
+            first_line = str(error).strip().partition("\n")[0]
+            self.skipped = first_line if isinstance(error, NotAvailable) else f"{type(error).__name__}: {first_line}"
+            self.work, self.values = None, []
+            print(f"  skipped {self.contender.label}: {self.skipped}", flush=True)
 
 
 Clock = Callable[[Callable[[], float]], tuple[float, float]]
@@ -157,19 +157,15 @@ def take_turns(case: Case, rounds: int, clock: Clock) -> list[Result]:
     :return: the results, in the contenders' order
     """
     results = [Result(contender) for contender in case.contenders]
-    for result in results:
-        try:
-            result.work = result.contender.make()
-            result.parameters = result.work.parameters
-            result.work.turn()
-        except Exception as error:
-            result.skip(error)
-    for _ in range(rounds):
+    with ExitStack() as stack:
         for result in results:
-            if result.work is None:
-                continue
-            try:
-                result.values.append(case.unit.of(*clock(result.work.turn)))
-            except Exception as error:
-                result.skip(error)
+            with result.skipped_if_it_fails():
+                result.work = work = result.contender.make()
+                stack.callback(work.close)
+                result.parameters = work.parameters
+                work.turn()
+        for result in results * rounds:
+            with result.skipped_if_it_fails():
+                if result.work is not None:
+                    result.values.append(case.unit.of(*clock(result.work.turn)))
     return results

@@ -1,4 +1,4 @@
-"""`experiments/benchmark.py`: the order of turns, the numbers of the table, and peers that are missing."""
+"""`experiments/benchmark.py`: the order of turns, the numbers of the tables, what is missing, and what is published."""
 
 import csv
 import json
@@ -9,14 +9,16 @@ from unittest import mock
 import pytest
 import torch
 
-from experiments.benchmark import MODES, main
-from experiments.benchmarks import table, transforms
+from experiments.benchmark import MODES, main, parse_arguments
+from experiments.benchmarks import commands, table, targets, transforms
 from experiments.benchmarks.charts import bar_chart, line_chart
 from experiments.benchmarks.densities import CONTEXT
 from experiments.benchmarks.learners import Learner
 from experiments.benchmarks.mode import Options
-from experiments.benchmarks.turns import MILLISECONDS, STEPS_PER_SECOND, Case, Contender, NotAvailable, Work, take_turns
-from flowrl import available_flows
+from experiments.benchmarks.peers import NotAvailable
+from experiments.benchmarks.turns import MILLISECONDS, STEPS_PER_SECOND, Case, Contender, Work, take_turns
+from experiments.training.run_directory import RunDirectory
+from flowrl import DEFAULT_FLOW, available_flows
 
 BUILDERS = {
     "zuko-nsf": transforms.zuko_nsf,
@@ -41,7 +43,7 @@ class Machine:
     """Contenders that only note their turns, and a clock that reads the seconds they were given."""
 
     def __init__(self):
-        self.turns, self.seconds = [], 0.0
+        self.turns, self.closed, self.seconds = [], [], 0.0
 
     def contender(self, name, *seconds, reference="A", done=10.0, value=None):
         waiting = iter((0.0, *seconds))  # the first turn warms up
@@ -51,7 +53,7 @@ class Machine:
             self.seconds = next(waiting)
             return done
 
-        return Contender(name, lambda: Work(turn, parameters=7), reference, value)
+        return Contender(name, lambda: Work(turn, 7, lambda: self.closed.append(name)), reference, value)
 
     def clock(self, turn):
         done = turn()
@@ -82,6 +84,7 @@ def test_contenders_take_turns():
     results = take_turns(case, 3, machine.clock)
     assert "".join(machine.turns) == "ABC" * 4  # once to warm up, which is not measured
     assert [len(result.values) for result in results] == [3, 3, 3]
+    assert sorted(machine.closed) == ["A", "B", "C"]
 
 
 def test_ratios_are_taken_round_by_round():
@@ -94,7 +97,7 @@ def test_ratios_are_taken_round_by_round():
     assert (theirs["median"], theirs["lowest"], theirs["highest"]) == (5.0, 2.5, 10.0)
     assert (ours["ratio"], ours["ratio_lowest"], ours["ratio_highest"]) == (1.0, 1.0, 1.0)
     assert (theirs["ratio"], theirs["ratio_lowest"], theirs["ratio_highest"]) == (2.0, 0.5, 2.0)  # medians say 1
-    assert theirs["parameters"] == 7 and theirs["rounds"] == 3
+    assert theirs["parameters"] == 7 and theirs["rounds"] == 3 and theirs["values"] == "5 10 2.5"
 
 
 def test_milliseconds_are_of_one_pass():
@@ -161,18 +164,99 @@ def test_peers_sample_and_score_the_same_density(build):
 
 def test_quick_transforms_writes_table_and_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "zuko", None)  # as if it were not installed
-    assert main(["transforms", "--quick", "--threads", "1", "--output", str(tmp_path)]) == 0
+    assert main(["transforms", "--quick", "--threads", "1", "--flows", "nsf", "--output", str(tmp_path)]) == 0
     with open(tmp_path / "speed_transforms.csv", newline="") as file:
         rows = {(row["what"], row["contender"]): row for row in csv.DictReader(file)}
     nsf = rows["log-prob of given points", "flowrl nsf"]
     assert float(nsf["median"]) > 0 and float(nsf["ratio"]) == 1.0 and int(nsf["parameters"]) > 0
     zuko = rows["log-prob of given points", "zuko spline coupling"]
     assert zuko["median"] == "" and zuko["skipped"] == "zuko is not installed: pip install zuko"
-    assert "skipped zuko spline coupling" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "skipped zuko spline coupling" in printed
+    assert "log-prob of given points: zuko spline coupling / flowrl nsf" in printed and "not measured" in printed
     made = json.loads((tmp_path / "speed_transforms.json").read_text())
     assert made["machine"]["cpu"] and "torch" in made["versions"] and "sbx-rl" in made["peers"]
     assert made["options"]["rounds"] == 1 and made["options"]["threads"] == 1
     assert (tmp_path / "speed_transforms.png").stat().st_size > 10_000
+
+
+def test_targets_are_compared_with_the_turns_of_two_contenders(tmp_path):
+    def measured(mode, instructions, *entries):
+        with open(tmp_path / f"speed_{mode}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerows([("what", "value", "contender", "unit", "values"), *entries])
+        made = dict(machine=dict(instructions=instructions))
+        (tmp_path / f"speed_{mode}.json").write_text(json.dumps(made))
+
+    flow = f"run.py flow-sac, {DEFAULT_FLOW}"
+    measured(
+        "sac",
+        "AVX2",
+        ("SAC", "", "run.py sac", "steps/s", "10 20 10"),
+        ("SAC", "", flow, "steps/s", "30 50 20"),
+        ("SAC", "", "SBX SAC, Gaussian", "steps/s", ""),
+    )
+    dimensions = "action dimensions (batch 256)"
+    measured("scale", "AVX512", *((dimensions, d, "flowrl nsf", "ms", str(t)) for d, t in ((8, 1.0), (64, 2.5))))
+    rows, made = targets.rows(tmp_path)
+    by_case = {row.pop("case"): row for row in rows}
+    assert set(made) == {"sac", "scale"} and len(rows) == sum(target.mode in made for target in targets.TARGETS)
+    of_commands = dict(unit="steps/s", target="at least 2.5", ratio=2.5, lowest=2.0, highest=3.0, met="yes")
+    assert by_case[f"SAC: {flow} / run.py sac"] == of_commands  # 3.5 with AVX-512
+    missing = by_case[f"SAC: flowrl SAC, {DEFAULT_FLOW} / SBX SAC, Gaussian"]
+    assert missing["ratio"] is None and missing["met"] is None and missing["target"] == "at least 1.4"
+    too_slow = by_case[f"{dimensions}: flowrl nsf, 64 / flowrl nsf, 8"]
+    assert (too_slow["target"], too_slow["ratio"], too_slow["met"]) == ("at most 2", 2.5, "no")
+    assert "missed" in targets.show([row | dict(case=case) for case, row in by_case.items()])
+
+
+def test_the_targets_are_of_contenders_that_take_part():
+    defaults = parse_arguments([])
+    labels = {
+        (mode.name, case.what, contender.label)
+        for mode in MODES.values()
+        for case in mode.cases(Options(defaults.env, defaults.flows, rounds=1, amount=4, threads=1, device="cpu"))
+        for contender in case.contenders
+    }
+    for target in targets.TARGETS:
+        assert {(target.mode, target.what, label) for label in (target.contender, target.reference)} <= labels
+
+
+RUN = """
+import os, sys, time
+
+path = os.path.join(sys.argv[-1], sys.argv[1])
+os.makedirs(path)
+assert sys.stdout.isatty()
+with open(os.path.join(path, "progress.csv"), "w") as logs:
+    for line in ("time/fps,time/total_timesteps", *(f"1,{10 * row}" for row in range(1, 1000))):
+        print(line, file=logs, flush=True)
+        time.sleep(0.05)
+"""
+
+
+def test_a_training_command_runs_only_in_its_turns(tmp_path, monkeypatch):
+    path = RunDirectory.create(tmp_path, "Pendulum-v1", "sac", seed=0).path.relative_to(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "run.py").write_text(RUN)  # the real one would import torch for seconds
+    monkeypatch.setattr(commands, "ROOT", tmp_path)
+    command = commands.TrainingCommand([str(path)])
+    try:
+        assert command.turn() == 10 and command.turn() == 10
+        _, status = os.waitpid(command.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+    finally:
+        command.close()
+    assert command.process.returncode is not None and not os.path.exists(command.logdir.name)
+
+
+def test_a_training_command_that_ends_early_says_why():
+    command = commands.TrainingCommand(["--env", "Pendulum", "--steps", "none"])
+    try:
+        with pytest.raises(RuntimeError, match="ended early: run.py: error: argument --steps: 'none' is not"):
+            command.turn()
+    finally:
+        command.close()
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch, capsys):
