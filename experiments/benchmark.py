@@ -12,7 +12,8 @@ mode            what takes turns
 
 The contenders of a case take turns (A B C A B C ...) for the same amount of work, so that whatever else the machine
 does meets all of them; the ratio to the reference is taken round by round. Every mode writes ``speed_MODE.csv``,
-``.json`` and ``.png`` to ``experiments/results/``; ``speed_targets.csv`` says what the ratios should be and are. Peers
+``.json`` and ``.png``, and ``speed_targets.csv`` says what the ratios should be and are: to ``experiments/results/``
+with the default settings, which are those of the published results, and to ``runs/benchmark/`` with any others. Peers
 that are not installed are skipped; ``make benchmark`` brings all of them.
 """
 
@@ -42,6 +43,7 @@ from experiments.training.training import check_device, check_flow
 from flowrl import DEFAULT_FLOW
 
 MODES: dict[str, Mode] = {module.MODE.name: module.MODE for module in (transforms, sac, ppo, act, scale)}
+UNPUBLISHED = Path("runs/benchmark")
 
 
 @one_line_errors
@@ -56,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in arguments.modes:
         if name not in MODES:
             raise UsageError(f"unknown mode {name!r}: {did_you_mean(name, MODES)}")
-    environment, output = find_environment(arguments.env), arguments.output
+    environment, output = find_environment(arguments.env), output_directory(arguments)
     check_device(arguments.device)
     flows = [check_flow(flow) for flow in dict.fromkeys(arguments.flows)]
 
@@ -91,6 +93,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="benchmark.py",
         description="Speed beside that of others, taking turns.",
+        epilog=f"Results go to experiments/results with the default settings, to {UNPUBLISHED} with any others.",
     )
     flows = list(dict.fromkeys([DEFAULT_FLOW, "gaussian", "nsf"]))
     amounts = ", ".join(f"{mode.name} {mode.amount}" for mode in MODES.values())
@@ -102,8 +105,26 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=positive, default=2, help="of torch and JAX (default: 2)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="one round of the least work: does everything run?")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
+    parser.add_argument("--output", type=Path, help="where (default: see below)")
     return parser.parse_args(argv)
+
+
+def output_directory(arguments: argparse.Namespace) -> Path:
+    """
+    Where the results go; never over the published ones where they would be of other settings.
+
+    :param arguments: the command line
+    :return: the directory
+    """
+    default = vars(parse_arguments([]))
+    changed = [name for name in default if name not in ("modes", "output") and vars(arguments)[name] != default[name]]
+    output = arguments.output or (UNPUBLISHED if changed else RESULTS)
+    if changed and output.resolve() == RESULTS.resolve():
+        raise UsageError(
+            f"--output {output} is for results of the default settings: drop --{' and --'.join(changed)}, or write to "
+            f"--output {UNPUBLISHED}"
+        )
+    return output
 
 
 def positive(text: str) -> int:
