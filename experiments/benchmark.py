@@ -7,7 +7,7 @@ mode            what takes turns
 ``sac``         training of SAC: Stable-Baselines3's Gaussian, flows in it and in flowrl's SAC, SBX, ``run.py``
 ``ppo``         training of PPO, on one environment and on eight
 ``act``         one action of each of them
-``scale``       flows over dimension, depth and batch; rollouts over the number of environments
+``scale``       passes through flows of 1 to 128 dimensions
 ==============  ========================================================================================
 
 The contenders of a case take turns (A B C A B C ...) for the same amount of work, so that whatever else the machine
@@ -34,7 +34,7 @@ import torch
 from experiments.benchmarks import act, ppo, sac, scale, table, targets, transforms
 from experiments.benchmarks.mode import Mode, Options
 from experiments.benchmarks.peers import PACKAGES
-from experiments.benchmarks.turns import cuda_clock, take_turns, wall_clock
+from experiments.benchmarks.turns import take_turns
 from experiments.reports.results import RESULTS, circumstances, write_results
 from experiments.training.environments import find_environment
 from experiments.training.errors import UsageError, did_you_mean, one_line_errors
@@ -162,12 +162,12 @@ def run(name: str, options: Options, output: Path) -> None:
     :param options: the command line
     :param output: where the results go
     """
-    mode, clock = MODES[name], cuda_clock if options.device == "cuda" else wall_clock
+    mode = MODES[name]
     limit_threads(options)
     rows = []
     for case in mode.cases(options):
         print(f"{mode.name}: {case.what}", flush=True)
-        rows += table.rows(case, take_turns(case, options.rounds, clock))
+        rows += table.rows(case, take_turns(case, options.rounds))
         print(table.show(rows[-len(case.contenders) :]), flush=True)
     made = circumstances() | dict(peers=versions_of(PACKAGES), machine=machine(options.device), options=asdict(options))
     write_results(output, f"speed_{name}", rows, made)

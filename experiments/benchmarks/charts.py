@@ -1,5 +1,6 @@
 """The pictures of a mode's rows: bars of ratios, or lines over a quantity that is varied."""
 
+from collections import defaultdict
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -22,7 +23,10 @@ def bar_chart(title: str, rows: list[Row]) -> Figure:
     :param rows: a mode's rows; those without a ratio are left out
     :return: the figure
     """
-    panels = _panels([row for row in rows if row["ratio"] is not None])
+    panels: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["ratio"] is not None:
+            panels[row["what"]].append(row)
     sizes = [PANEL + BAR * len(panel) for panel in panels.values()] or [PANEL]
     figure = Figure(figsize=(8.5, TITLE + sum(sizes)), layout="constrained")
     figure.suptitle(title, fontsize=12)
@@ -30,34 +34,6 @@ def bar_chart(title: str, rows: list[Row]) -> Figure:
     for axes, (what, panel) in zip(grid[:, 0], panels.items()):
         _draw_bars(axes, what, panel)
     return figure
-
-
-def line_chart(title: str, rows: list[Row]) -> Figure:
-    """
-    A panel a quantity, a line a contender, both axes logarithmic, with a band from the lowest to the highest round.
-
-    :param title: of the picture
-    :param rows: a mode's rows; those without a number are left out
-    :return: the figure
-    """
-    panels = _panels([row for row in rows if row["median"] is not None])
-    columns = 2 if len(panels) > 1 else 1
-    lines = max((len(panels) + 1) // columns, 1)
-    figure = Figure(figsize=(5 * columns, TITLE + 3.6 * lines), layout="constrained")
-    figure.suptitle(title, fontsize=12)
-    grid = figure.subplots(lines, columns, squeeze=False).flat
-    for axes, (what, panel) in zip(grid, panels.items()):
-        _draw_lines(axes, what, panel)
-    for axes in list(grid)[len(panels) :]:
-        axes.set_axis_off()
-    return figure
-
-
-def _panels(rows: list[Row]) -> dict[str, list[Row]]:
-    panels: dict[str, list[Row]] = {}
-    for row in rows:
-        panels.setdefault(row["what"], []).append(row)
-    return panels
 
 
 def _draw_bars(axes: Axes, what: str, rows: list[Row]) -> None:
@@ -77,7 +53,9 @@ def _draw_bars(axes: Axes, what: str, rows: list[Row]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_title(what, fontsize=11, loc="left")
-    axes.set_xlabel(f"ratio to {rows[0]['reference']} ({UNITS[rows[0]['unit']].meaning})")
+    axes.set_xlabel(
+        f"ratio to {rows[0]['reference']} ({UNITS[rows[0]['unit']].meaning}; whiskers: lowest and highest round)"
+    )
     for frame in (axes, numbers):
         frame.spines[["top", "right"]].set_visible(False)
 
@@ -88,10 +66,22 @@ def _color(contender: str) -> str:
     return SB3 if contender.startswith(("SB3", "run.py")) else OTHERS
 
 
-def _draw_lines(axes: Axes, what: str, rows: list[Row]) -> None:
-    contenders = dict.fromkeys(row["contender"] for row in rows)
+def line_chart(title: str, rows: list[Row]) -> Figure:
+    """
+    A line a contender over the quantity that is varied, on logarithmic axes, with a band from the lowest round to the
+    highest.
+
+    :param title: of the picture
+    :param rows: a mode's rows of one case; those without a number are left out
+    :return: the figure
+    """
+    measured = [row for row in rows if row["median"] is not None]
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    axes = figure.subplots()
+    contenders = dict.fromkeys(row["contender"] for row in measured)
     for color, contender in zip(COLORS * len(rows), contenders):
-        curve = [row for row in rows if row["contender"] == contender]
+        curve = [row for row in measured if row["contender"] == contender]
         values = [row["value"] for row in curve]
         axes.plot(values, [row["median"] for row in curve], marker="o", color=color, label=contender)
         bounds: Any = [[row[bound] for row in curve] for bound in ("lowest", "highest")]
@@ -101,10 +91,11 @@ def _draw_lines(axes: Axes, what: str, rows: list[Row]) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    ticks = sorted({row["value"] for row in rows})
+    ticks = sorted({row["value"] for row in measured})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xlabel(what)
-    axes.set_ylabel(rows[0]["unit"])
+    axes.set_xlabel(rows[0]["what"])
+    axes.set_ylabel(f"{rows[0]['unit']} (bands: from the lowest round to the highest)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, which="both")
     axes.legend(frameon=False, fontsize=9)
+    return figure

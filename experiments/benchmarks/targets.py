@@ -79,7 +79,7 @@ def _targets() -> Iterator[Target]:
     # Zuko's coupling in the direction that it computes faster.
     yield Target("transforms", "a sample and its log-prob", "zuko spline coupling, inverted", "flowrl nsf", 5.0)
     yield Target("transforms", "log-prob of given points", "zuko spline coupling", "flowrl nsf", 5.0)
-    yield Target("scale", "action dimensions (batch 256)", "flowrl nsf, 64", "flowrl nsf, 8", 2.0, at_most=True)
+    yield Target("scale", "action dimensions", "flowrl nsf, 64", "flowrl nsf, 8", 2.0, at_most=True)
 
 
 TARGETS = tuple(_targets())

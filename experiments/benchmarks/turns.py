@@ -119,33 +119,20 @@ Clock = Callable[[Callable[[], float]], tuple[float, float]]
 
 def wall_clock(turn: Callable[[], float]) -> tuple[float, float]:
     """
-    Time a turn on the CPU.
+    Time a turn, until a GPU that takes part has finished what it was given.
 
     :param turn: to run
     :return: how much it did, and the seconds
     """
+    wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+    wait()
     start = time.perf_counter()
     done = turn()
+    wait()
     return done, time.perf_counter() - start
 
 
-def cuda_clock(turn: Callable[[], float]) -> tuple[float, float]:
-    """
-    Time a turn until the GPU has finished its part.
-
-    :param turn: to run
-    :return: how much it did, and the seconds
-    """
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    done = turn()
-    end.record()
-    torch.cuda.synchronize()
-    return done, start.elapsed_time(end) / 1e3
-
-
-def take_turns(case: Case, rounds: int, clock: Clock) -> list[Result]:
+def take_turns(case: Case, rounds: int, clock: Clock = wall_clock) -> list[Result]:
     """
     Build the contenders, let each warm up for a turn, then measure them in rounds.
 
