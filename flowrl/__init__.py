@@ -1,5 +1,6 @@
 """flowrl: normalizing-flow action distributions for Stable-Baselines3; importing it registers the flow policies."""
 
+from flowrl import envs  # registers them
 from flowrl.callbacks import DensityFigure, FlowLogger
 from flowrl.fit import fit_density, fit_variational
 from flowrl.flows.chunks import SequenceFlow
@@ -25,6 +26,7 @@ __all__ = [
     "NormalizingFlow",
     "SequenceFlow",
     "available_flows",
+    "envs",
     "fit_density",
     "fit_variational",
     "from_gaussian",

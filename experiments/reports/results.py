@@ -15,7 +15,24 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 Row = dict[str, Any]
 
 
-def results_parser(script: str, document: str | None) -> argparse.ArgumentParser:
+class ResultsParser(argparse.ArgumentParser):
+    """
+    The command line of a script that writes results: documents quote those of its defaults, so that with any other
+    option ``--output`` must say where the results go.
+    """
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        arguments = super().parse_args(args, namespace)
+        if arguments.output is None:
+            options = [action for action in self._actions if action.option_strings and action.dest != "help"]
+            changed = [a.option_strings[-1] for a in options if getattr(arguments, a.dest) != a.default]
+            if changed:
+                self.error(f"{' '.join(changed)}: this would overwrite published results; add --output DIRECTORY")
+            arguments.output = RESULTS
+        return arguments
+
+
+def results_parser(script: str, document: str | None) -> ResultsParser:
     """
     The command line of a script that writes results.
 
@@ -23,8 +40,8 @@ def results_parser(script: str, document: str | None) -> argparse.ArgumentParser
     :param document: its docstring, whose first line describes it
     :return: a parser that knows ``--output``
     """
-    parser = argparse.ArgumentParser(prog=script, description=document.splitlines()[0] if document else None)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where (default: experiments/results)")
+    parser = ResultsParser(prog=script, description=document.splitlines()[0] if document else None)
+    parser.add_argument("--output", type=Path, help="where (default: experiments/results, if no other option is given)")
     return parser
 
 

@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--flows", nargs="+", default=["triangular", "nsf"], help="recipes (default: triangular nsf)")
     arguments = parser.parse_args(argv)
     try:
-        env = make_environment(find_environment("Obstacle"))
+        env = make_environment(find_environment("flowrl/Obstacle"))
         demonstrate(env)
         train, held_out = load(NAME, env.observation_space, env.action_space)  # type: ignore[arg-type]
     except UsageError as error:

@@ -18,10 +18,8 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+import flowrl  # noqa: F401  registers its environments
 from experiments.training.errors import TrainingError, UsageError, did_you_mean
-from flowrl.envs.obstacle import HORIZON
-
-gym.register("Obstacle-v0", entry_point="flowrl.envs.obstacle:Obstacle", max_episode_steps=HORIZON)
 
 
 @dataclass(frozen=True)

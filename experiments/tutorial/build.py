@@ -1,12 +1,12 @@
 """Every picture and number of docs/tutorial.md: ``python experiments/tutorial/build.py``.
 
 Checks single transforms, fits every flow of ``experiments/tutorial/flows.py`` (where the budgets stand) to every target
-of ``experiments/tutorial/targets/``, and writes pictures to ``docs/tutorial/``, printed checks and tables into the
-blocks of ``docs/tutorial.md``, and ``fits.csv`` (maximum likelihood) and ``energies.csv`` (reverse KL), each with its
-``.json``, to ``experiments/results/``.
+of ``experiments/tutorial/targets/``, and writes pictures to ``docs/tutorial/``, printed checks and tables into
+``docs/tutorial.md``, and ``fits.csv`` (maximum likelihood) and ``energies.csv`` (reverse KL), each with its
+``.json``, to ``experiments/results/``. With ``--output`` all of it goes there, and the document is a copy.
 """
 
-import argparse
+import shutil
 import statistics
 import sys
 import time
@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))  # agents/ and experiments/ are not installed
 
 from matplotlib.figure import Figure
 
-from experiments.reports.results import RESULTS, circumstances, write_results
+from experiments.reports.results import RESULTS, circumstances, results_parser, write_results
 from experiments.tutorial import one_dimension, transforms
 from experiments.tutorial.document import Document, code, table
 from experiments.tutorial.fits import Fit, all_pairs, run
@@ -26,6 +26,7 @@ from experiments.tutorial.flows import FLOWS
 from experiments.tutorial.targets import ENERGIES, SAMPLED, TARGETS
 from flowrl.plots.densities import plot_density
 
+DOCS = ROOT / "docs"
 PROCESSES = 2  # fits at the same time, one thread each
 DPI = 110
 
@@ -37,16 +38,19 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code: 1 if a check of a transform failed
     """
-    parser = argparse.ArgumentParser(prog="tutorial.py", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = results_parser("build.py", __doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of every fit (default: as in tutorial/flows.py)")
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS), metavar="FLOW")
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), metavar="TARGET")
     parser.add_argument("--processes", type=int, default=PROCESSES, help="fits at the same time (default: 2)")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where tutorial.md is (default: docs)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="of tables (default: experiments/results)")
     arguments = parser.parse_args(argv)
-    document, pictures = Document(arguments.docs / "tutorial.md"), arguments.docs / "tutorial"
+    docs = DOCS
+    if arguments.output.resolve() != RESULTS:
+        docs = arguments.output
+        docs.mkdir(parents=True, exist_ok=True)
+        shutil.copy(DOCS / "tutorial.md", docs)
+    document, pictures = Document(docs / "tutorial.md"), docs / "tutorial"
     pictures.mkdir(exist_ok=True)
 
     made = circumstances()  # before the document differs from the commit
@@ -58,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         fits.append(fit)
         seconds = time.perf_counter() - start
         print(f"{seconds:6.0f} s", *(f"{key}={value}" for key, value in fit.row.items()), flush=True)
-    write_fits(fits, document, pictures, arguments.results, made)
+    write_fits(fits, document, pictures, arguments.output, made)
     for name in failed:
         print(f"error: the check of {name} failed", file=sys.stderr)
     return 1 if failed else 0

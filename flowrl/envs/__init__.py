@@ -1,1 +1,7 @@
-"""Tasks with a known best policy."""
+"""Tasks whose best policy is no Gaussian; importing flowrl registers them with Gymnasium, under ``flowrl/``."""
+
+import gymnasium as gym
+
+# By name: nothing of them is imported before somebody makes one.
+gym.register("flowrl/TwoGoodActions-v0", entry_point="flowrl.envs.two_good_actions:TwoGoodActions")
+gym.register("flowrl/Obstacle-v0", entry_point="flowrl.envs.obstacle:Obstacle", max_episode_steps=20)

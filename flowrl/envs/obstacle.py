@@ -14,7 +14,6 @@ RADIUS = 0.65  # of the disc, whose middle is (0, 0)
 START, GOAL = np.array([0.0, -1.0]), np.array([0.0, 1.0])
 REACH = 0.15  # the goal is reached within this distance
 STEP = 0.3  # how far an action of length 1 moves the point
-HORIZON = 20  # steps
 NOISE = 0.05  # standard deviation of the demonstrator's actions
 PASS = 0.8  # where the demonstrator passes the middle, left or right
 LOOKAHEAD = 0.25  # how far up its path it aims
@@ -25,7 +24,7 @@ class Obstacle(gym.Env):
     Move a point past a disc to a goal.
 
     Observation: position and last velocity, ``(x, y, vx, vy)``. Action: velocity, in [-1, 1]^2. An episode ends at the
-    goal (reward 1), in the disc (reward -1), or undecided after ``HORIZON`` steps; ``info["is_success"]`` says how.
+    goal (reward 1), in the disc (reward -1), or undecided when the time is up; ``info["is_success"]`` says how.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}

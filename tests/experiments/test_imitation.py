@@ -1,4 +1,4 @@
-"""`experiments/studies/imitation.py` and its environment: a task that asks for a side; demonstrations take both."""
+"""`experiments/studies/imitation.py`: a task that asks for a side, and demonstrations that take both."""
 
 import csv
 import json
@@ -8,12 +8,12 @@ import pytest
 
 from experiments.studies import imitation
 from experiments.training.environments import find_environment, make_environment
-from flowrl.envs.obstacle import HORIZON, RADIUS, Demonstrator, distance_to_segment
+from flowrl.envs.obstacle import RADIUS, Demonstrator, distance_to_segment
 
 
 @pytest.fixture
 def env():
-    return make_environment(find_environment("Obstacle"))
+    return make_environment(find_environment("flowrl/Obstacle"))
 
 
 def episode(env, act, seed):
@@ -32,7 +32,7 @@ def test_the_demonstrator_reaches_the_goal_on_either_side(env):
     for seed in range(100):
         demonstrator.begin()
         positions, reward, success = episode(env, demonstrator.act, seed)
-        assert success and reward == 1 and len(positions) < HORIZON
+        assert success and reward == 1 and len(positions) <= 20
         sides.append(np.sign(positions[len(positions) // 2, 0]))
     assert 35 < np.sum(np.array(sides) == 1) < 65
 
@@ -57,7 +57,7 @@ def test_the_mean_of_both_sides_runs_into_the_disc(env):
 
 def test_who_stands_still_fails_when_the_time_is_up(env):
     positions, reward, success = episode(env, lambda _: np.zeros(2, np.float32), 0)
-    assert not success and reward == 0 and len(positions) == HORIZON + 1
+    assert not success and reward == 0 and len(positions) == 21
 
 
 def test_wilsons_interval():

@@ -1,0 +1,41 @@
+"""The library's own environments: registered, well-behaved, and with the best policy that they claim."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+
+import flowrl  # noqa: F401  registers them
+from flowrl.envs.two_good_actions import best_log_prob, grid, reward
+
+
+@pytest.mark.parametrize("name", ["TwoGoodActions", "Obstacle"])
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_gymnasium_finds_nothing_to_complain_of(name):
+    check_env(gym.make(f"flowrl/{name}-v0").unwrapped, skip_render_check=True)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_the_best_policy_is_a_density_and_no_other_scores_higher(temperature):
+    actions, cell = grid()
+    best = best_log_prob(actions, temperature)
+    assert (cell * best.exp().sum()).item() == pytest.approx(1, abs=1e-5)
+
+    def objective(log_prob):  # E[r] + temperature * entropy
+        return (cell * log_prob.exp() * (reward(actions) - temperature * log_prob)).sum()
+
+    for change in (actions[:, 0], actions[:, 1].square(), reward(actions)):
+        other = best + 0.1 * change
+        assert objective(other - torch.logsumexp(other, 0) - np.log(cell)) < objective(best)
+
+
+def test_two_actions_are_good_and_their_mean_is_not():
+    env = gym.make("flowrl/TwoGoodActions-v0")
+    returns = []
+    for x in (-0.65, 0.0, 0.65):
+        env.reset(seed=0)
+        _, value, terminated, _, _ = env.step(np.array([x, 0.0], np.float32))
+        assert terminated
+        returns.append(value)
+    assert returns == pytest.approx([0, -1, 0], abs=1e-3)
