@@ -12,6 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
 
+import gymnasium as gym
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ from stable_baselines3 import SAC
 import flowrl  # noqa: F401  registers the flow policies and the environment
 from experiments.reports.results import results_parser, write_results
 from flowrl.envs.two_good_actions import best_log_prob, grid, reward
-from flowrl.plots.densities import plot_density
+from flowrl.plots.densities import plot_density, share_colors
 from flowrl.policies.density import action_log_prob
 
 ALPHA = 0.2  # SAC's entropy coefficient, held fixed
@@ -39,7 +40,7 @@ def train(flow: str | None, seed: int) -> SAC:
     policy, policy_kwargs = ("FlowPolicy", {"flow": flow}) if flow else ("MlpPolicy", {})
     model = SAC(
         policy,
-        "flowrl/TwoGoodActions-v0",
+        gym.make("flowrl/TwoGoodActions-v0"),
         learning_rate=1e-3,
         learning_starts=500,
         ent_coef=ALPHA,
@@ -96,12 +97,14 @@ def main(argv: list[str] | None = None) -> int:
         panels.append((f"{name}: {row['kl_to_optimum']:.2f} nats away", log_prob))
         print(rows[-1])
 
-    figure = Figure(figsize=(3.4 * len(panels), 3.8), layout="constrained")
-    for axes, (title, log_density) in zip(figure.subplots(1, len(panels)), panels):
+    figure = Figure(figsize=(3.4 * len(panels) + 0.8, 3.8), layout="constrained")
+    row_of_axes = figure.subplots(1, len(panels))
+    for axes, (title, log_density) in zip(row_of_axes, panels):
         plot_density(log_density, axes, -1.0, 1.0)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("action 1")
-    figure.axes[0].set_ylabel("action 2")
+    row_of_axes[0].set_ylabel("action 2")
+    figure.colorbar(share_colors(row_of_axes), ax=row_of_axes, label="density", shrink=0.85, pad=0.01)
 
     write_results(arguments.output, "why", rows)
     figure.savefig(arguments.output / "why.png", dpi=160)

@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal
 
 from experiments.tutorial.targets.target import midpoints
 from flowrl import NormalizingFlow
-from flowrl.plots.densities import LINE, plot_density, plot_samples, plot_transform
+from flowrl.plots.densities import LINE, plot_density, plot_samples, plot_transform, share_colors
 from flowrl.transforms import (
     Affine,
     Autoregressive,
@@ -239,7 +239,7 @@ def picture(example: Example, title: str) -> Figure:
     transform = example.build()
     noise = Independent(Normal(torch.zeros(2), 1.0), 1)
     flow = NormalizingFlow(transform, like=torch.zeros(2))
-    figure = Figure(figsize=(12.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(13.2, 3.4), layout="constrained")
     axes = figure.subplots(1, 4)
     plot_density(noise, axes[0], -VIEW, VIEW)
     plot_transform(transform, axes[1], -GRID, GRID, lines=17)
@@ -248,6 +248,7 @@ def picture(example: Example, title: str) -> Figure:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         plot_samples(flow, axes[3], -VIEW, VIEW, bins=60, n_samples=50_000)
+    figure.colorbar(share_colors(axes), ax=axes, label="density", shrink=0.85, pad=0.01)
     titles = ("noise: its density", f"{title}: the plane", "after it: the density", "after it: 50,000 samples")
     for panel, text in zip(axes, titles):
         panel.set_title(text, fontsize=10)

@@ -2,7 +2,8 @@
 
 A density is given as a distribution with ``log_prob`` (this library's, torch's, zuko's) or as its log-density alone. In
 two dimensions colour grows with the density's square root: flows make high, narrow ridges, beside which the rest would
-look empty.
+look empty. White is no density; the darkest blue is the panel's own peak, or that of several panels after
+:func:`share_colors`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -62,9 +64,8 @@ def plot_density(density: Density, axes: Axes, low: Side = -4.0, high: Side = 4.
     x, y = (_centers(low[i], high[i], points) for i in range(2))
     grid = np.stack(np.meshgrid(x, y), axis=-1)  # (points, points, 2)
     height = _density(density, grid.reshape(-1, 2)).reshape(points, points)
-    # A density that has collapsed onto a point is below the grid's resolution: nothing to draw but its samples.
-    top = height.max() if np.isfinite(height.max()) and height.max() > 0 else 1.0
-    axes.contourf(x, y, height, levels=top * np.linspace(0, 1, 15) ** 2, cmap=COLORS, norm=PowerNorm(0.5))
+    extent = (low[0], high[0], low[1], high[1])
+    axes.imshow(height, cmap=COLORS, norm=_norm(height), extent=extent, origin="lower", interpolation="bilinear")
     _frame(axes, low, high)
 
 
@@ -72,7 +73,7 @@ def plot_samples(
     samples: Any, axes: Axes, low: Side = -4.0, high: Side = 4.0, bins: int = 40, n_samples: int = 16_384
 ) -> None:
     """
-    Draw a histogram of samples of two variables.
+    Draw a histogram of samples of two variables, in units of a density.
 
     :param samples: shape ``(n, 2)``, or a distribution to draw them from
     :param axes: where
@@ -89,8 +90,26 @@ def plot_samples(
         raise ValueError(f"samples must have shape (n, 2), or come from one distribution over pairs: {samples.shape}.")
     low, high = _corners(low, high)
     edges = [np.linspace(low[i], high[i], bins + 1) for i in range(2)]
-    axes.hist2d(samples[:, 0], samples[:, 1], bins=edges, cmap=COLORS, norm=PowerNorm(0.5), rasterized=True)
+    counts = np.histogram2d(samples[:, 0], samples[:, 1], bins=edges)[0]
+    cell = (high - low).prod() / bins**2
+    height = counts.T / (cell * len(samples))
+    axes.pcolormesh(*edges, height, cmap=COLORS, norm=_norm(height), rasterized=True)
     _frame(axes, low, high)
+
+
+def share_colors(axes: Sequence[Axes], peak: Callable[[list[float]], float] = max) -> ScalarMappable:
+    """
+    Let the same colour mean the same density in several panels of :func:`plot_density` and :func:`plot_samples`.
+
+    :param axes: of the panels
+    :param peak: which of the panels' peaks gets the darkest colour: ``max``, ``np.median``, ...
+    :return: what ``figure.colorbar`` takes
+    """
+    drawn = [artist for panel in axes for artist in (*panel.images, *panel.findobj(QuadMesh))]
+    norm = PowerNorm(0.5, 0.0, peak([artist.get_clim()[1] or 1.0 for artist in drawn]))
+    for artist in drawn:
+        artist.set_norm(norm)
+    return drawn[0]
 
 
 def plot_transform(
@@ -148,6 +167,11 @@ def _density(density: Density, points: NDArray[Any]) -> NDArray[Any]:
             )
     parts = torch.as_tensor(points).to(like).split(POINTS_AT_ONCE)
     return torch.cat([log_prob(part).exp() for part in parts]).cpu().numpy()
+
+
+def _norm(height: NDArray[Any]) -> PowerNorm:
+    # A density that has collapsed onto a point is below the grid's resolution: nothing to draw but its samples.
+    return PowerNorm(0.5, 0.0, height[np.isfinite(height)].max(initial=0.0) or 1.0)
 
 
 def _frame(axes: Axes, low: NDArray[Any], high: NDArray[Any]) -> None:

@@ -2,16 +2,19 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from flowrl.plots.densities import MARK, plot_curve, plot_density, plot_samples
+from flowrl.plots.densities import MARK, plot_curve, plot_density, plot_samples, share_colors
 from flowrl.policies.density import action_log_prob, sample_actions
 
 MAX_PAIRS = 4
+PANEL = 1.5  # inches, each side
 SAMPLES_AT_ONCE = 256
 
 
@@ -19,6 +22,8 @@ SAMPLES_AT_ONCE = 256
 def density_figure(policy: BasePolicy, observations: Any, n_samples: int = 4_096) -> Figure:
     """
     Draw a policy's action density at some states, one column each; an orange cross marks the deterministic action.
+
+    Along a row, the same colour (or height) is the same density.
 
     :param policy: a flow policy, or one of Stable-Baselines3's with a diagonal Gaussian
     :param observations: a few observations, batch first, as ``policy.predict`` takes them
@@ -31,36 +36,44 @@ def density_figure(policy: BasePolicy, observations: Any, n_samples: int = 4_096
     modes = policy.predict(observations, deterministic=True)[0].reshape(-1, dimensions)
     pairs = _pairs(dimensions)
     rows, columns = max(len(pairs), 1), len(modes)
-    figure = Figure(figsize=(3.1 * columns + 0.3, 2.9 * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    # Few inches at many dots: TensorBoard shrinks a picture to a card, and its letters with it.
+    figure = Figure(figsize=(PANEL * columns + 1.0, 0.9 * PANEL * rows + 0.4), dpi=200, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex="row", sharey="row")
     for column, mode in enumerate(modes):
         state = _select(obs, column)
 
         def log_prob(actions: Tensor, state: Any = state) -> Tensor:
             return action_log_prob(policy, state, actions.to(policy.device))
 
-        grid[0, column].set_title(f"state {column + 1}", fontsize=10)
+        grid[0, column].set_title(f"state {column + 1}")
         if dimensions == 1:
-            axes = grid[0, column]
-            plot_curve(log_prob, axes, low[0], high[0])
-            axes.plot(mode[0], 0, "x", color=MARK, clip_on=False, zorder=3, markersize=8, markeredgewidth=2)
-            axes.set_xlabel("action")
-            if column == 0:
-                axes.set_ylabel("density")
+            plot_curve(log_prob, grid[0, column], low[0], high[0])
+            _mark(grid[0, column], mode[0], 0)
             continue
         samples = _sample(policy, state, n_samples) if dimensions > 2 else None
-        for row, (i, j) in enumerate(pairs):
-            axes = grid[row, column]
+        for axes, (i, j) in zip(grid[:, column], pairs):
             box = (low[[i, j]], high[[i, j]])
             if samples is None:
                 plot_density(log_prob, axes, *box)
             else:
                 plot_samples(samples[:, [i, j]], axes, *box)
-            axes.plot(mode[i], mode[j], "x", color=MARK, clip_on=False, markersize=8, markeredgewidth=2)
+            _mark(axes, mode[i], mode[j])
+            axes.set(xticks=np.linspace(low[i], high[i], 3), yticks=np.linspace(low[j], high[j], 3))
+    if dimensions == 1:
+        grid[0, 0].set(ylabel="density", ylim=(0, 1.05 * max(axes.lines[0].get_ydata().max() for axes in grid[0])))
+        for axes in grid[0]:
+            axes.set_xlabel("action")
+    for row, (i, j) in zip(grid, pairs):
+        row[0].set_ylabel(f"action {j + 1}")
+        for axes in row:
             axes.set_xlabel(f"action {i + 1}")
-            if column == 0:
-                axes.set_ylabel(f"action {j + 1}")
+        # Not the highest peak: beside a state whose action is certain, the others would look empty.
+        figure.colorbar(share_colors(row, np.median), ax=row, label="density", pad=0.02, extend="max")
     return figure
+
+
+def _mark(axes: Axes, x: float, y: float) -> None:
+    axes.plot(x, y, "x", color=MARK, clip_on=False, zorder=3, markersize=8, markeredgewidth=2)
 
 
 def _pairs(dimensions: int) -> list[tuple[int, int]]:

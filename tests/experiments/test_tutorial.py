@@ -23,6 +23,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
     for name, rows in dict(TRAINING_ROWS=512, VALIDATION_ROWS=64, HELD_OUT_ROWS=4_000).items():
         monkeypatch.setattr(fits, name, rows)
+    monkeypatch.setattr(transforms, "CELLS", 400)
     monkeypatch.setattr(tutorial, "DOCS", tmp_path / "docs")
     (tmp_path / "docs").mkdir()
     return tmp_path

@@ -11,7 +11,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, Student
 from torch.distributions.transforms import AffineTransform, IndependentTransform, SoftplusTransform
 
 from flowrl import Flow
-from flowrl.plots.densities import LINE, plot_curve, plot_density, plot_samples, plot_transform
+from flowrl.plots.densities import LINE, plot_curve, plot_density, plot_samples, plot_transform, share_colors
 
 CENTER = torch.tensor([0.5, -0.5])
 
@@ -44,7 +44,11 @@ def keep_validation(monkeypatch):
 
 
 def darkest(axes):
-    return [path for path in axes.collections[0].get_paths() if len(path.vertices)][-1].vertices.mean(axis=0)
+    image = axes.images[0]
+    row, column = np.unravel_index(image.get_array().argmax(), image.get_array().shape)
+    left, right, bottom, top = image.get_extent()
+    rows, columns = image.get_array().shape
+    return left + (right - left) * (column + 0.5) / columns, bottom + (top - bottom) * (row + 0.5) / rows
 
 
 def test_a_curve_is_the_density():
@@ -73,6 +77,20 @@ def test_a_log_density_will_do_and_sides_may_differ():
     assert darkest(axes) == pytest.approx(CENTER.tolist(), abs=0.05)
 
 
+def test_a_colour_means_the_same_density_in_panels_that_share_them():
+    panels = Figure().subplots(1, 3)
+    wide = Independent(Normal(CENTER, 0.2), 1)
+    plot_density(wide, panels[0], -1, 1)
+    plot_density(narrow_gaussian(), panels[1], -1, 1)
+    plot_samples(wide, panels[2], -1, 1, n_samples=100_000)
+    own = [panel.images[0].norm.vmax for panel in panels[:2]]
+    assert own == pytest.approx([1 / (2 * np.pi * 0.2**2), 1 / (2 * np.pi * 0.1**2)], rel=0.02)
+    assert panels[2].collections[0].norm.vmax == pytest.approx(own[0], rel=0.3)
+    share_colors(panels)
+    assert [panel.images[0].norm.vmax for panel in panels[:2]] == [own[1], own[1]]
+    assert panels[2].collections[0].norm.vmax == own[1]
+
+
 @pytest.mark.parametrize("log_prob", [float("-inf"), float("nan"), float("inf")])
 def test_densities_that_are_not_finite_do_not_stop_training(log_prob):
     figure = Figure()
@@ -84,7 +102,7 @@ def test_densities_that_are_not_finite_do_not_stop_training(log_prob):
 def test_samples_on_the_edge_are_counted():
     axes = Figure().subplots()
     plot_samples(np.array([[-1.0, 1.0], [1.0, 1.0]]), axes, -1, 1, bins=2)
-    assert axes.collections[0].get_array().sum() == 2
+    assert axes.collections[0].get_array().sum() == pytest.approx(1)  # a density of cells with the area 1
 
 
 @pytest.mark.parametrize(

@@ -19,17 +19,26 @@ def policy_of(algorithm, policy, dimensions):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "policy"),
-    [(SAC, "FlowPolicy"), (PPO, "FlowPolicy"), (SAC, "MlpPolicy"), (PPO, "MlpPolicy")],
+    ("algorithm", "policy", "dimensions", "rows"),
+    [
+        *((SAC, "FlowPolicy", dimensions, rows) for dimensions, rows in ((1, 1), (2, 1), (3, 2), (17, 4))),
+        *((algorithm, policy, 2, 1) for algorithm, policy in ((PPO, "FlowPolicy"), (SAC, "MlpPolicy"))),
+        (PPO, "MlpPolicy", 1, 1),
+    ],
 )
-@pytest.mark.parametrize(("dimensions", "rows"), [(1, 1), (2, 1), (3, 2), (6, 3), (17, 4)])
 def test_a_figure_shows_the_whole_box_of_every_state(algorithm, policy, dimensions, rows):
     figure = density_figure(policy_of(algorithm, policy, dimensions), np.zeros((3, 3), np.float32), n_samples=100)
-    assert len(figure.axes) == 3 * rows
-    for axes in figure.axes:
+    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    assert len(panels) == 3 * rows and len(figure.axes) == len(panels) + (rows if dimensions > 1 else 0)
+    for axes in panels:
         assert axes.get_xlim() == (-2, 3) and axes.get_xlabel()
         assert dimensions == 1 or axes.get_ylim() == (-2, 3)
-    assert [axes.get_title() for axes in figure.axes[:3]] == ["state 1", "state 2", "state 3"]
+    assert [axes.get_title() for axes in panels[:3]] == ["state 1", "state 2", "state 3"]
+    for row in np.reshape(panels, (rows, 3)):
+        scales = {
+            axes.get_ylim() if dimensions == 1 else (*axes.images, *axes.collections)[0].get_clim() for axes in row
+        }
+        assert len(scales) == 1, "along a row the same colour, or height, is the same density"
     figure.savefig(io.BytesIO())
 
 
@@ -39,4 +48,4 @@ def test_actions_of_several_axes_are_flattened():
     )
     policy = SAC("FlowPolicy", env, policy_kwargs=dict(net_arch=[8])).policy
     figure = density_figure(policy, np.zeros((1, *env.observation_space.shape)))
-    assert len(figure.axes) == 1
+    assert len(figure.axes) == 2  # and the colour bar
