@@ -11,38 +11,35 @@ from typing import Any
 from experiments.training.provenance import git_state, versions
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+UNPUBLISHED = Path("runs")
 
 Row = dict[str, Any]
 
 
 class ResultsParser(argparse.ArgumentParser):
     """
-    The command line of a script that writes results: documents quote those of its defaults, so that with any other
-    option ``--output`` must say where the results go.
+    The command line of a script that writes results.
+
+    Documents quote what the defaults of a script gave. With any other option its results go elsewhere, unless
+    ``--output`` says where.
+
+    :param script: its file's name
+    :param document: its docstring, whose first line describes it
     """
+
+    def __init__(self, script: str, document: str | None) -> None:
+        super().__init__(prog=script, description=document.splitlines()[0] if document else None)
+        self.unpublished = UNPUBLISHED / Path(script).stem
+        where = f"where (default: experiments/results, or {self.unpublished} where any other option is given)"
+        self.add_argument("--output", type=Path, help=where)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         arguments = super().parse_args(args, namespace)
         if arguments.output is None:
-            options = [action for action in self._actions if action.option_strings and action.dest != "help"]
-            changed = [a.option_strings[-1] for a in options if getattr(arguments, a.dest) != a.default]
-            if changed:
-                self.error(f"{' '.join(changed)}: this would overwrite published results; add --output DIRECTORY")
-            arguments.output = RESULTS
+            options = [action.dest for action in self._actions if action.option_strings and action.dest != "help"]
+            is_default = all(getattr(arguments, name) == self.get_default(name) for name in options)
+            arguments.output = RESULTS if is_default else self.unpublished
         return arguments
-
-
-def results_parser(script: str, document: str | None) -> ResultsParser:
-    """
-    The command line of a script that writes results.
-
-    :param script: its file's name
-    :param document: its docstring, whose first line describes it
-    :return: a parser that knows ``--output``
-    """
-    parser = ResultsParser(prog=script, description=document.splitlines()[0] if document else None)
-    parser.add_argument("--output", type=Path, help="where (default: experiments/results, if no other option is given)")
-    return parser
 
 
 def write_results(directory: Path, name: str, rows: list[Row], made: Any = None) -> None:
@@ -61,6 +58,7 @@ def write_results(directory: Path, name: str, rows: list[Row], made: Any = None)
         writer.writerows(rows)
     made = circumstances() if made is None else made
     (directory / f"{name}.json").write_text(json.dumps(made, indent=2) + "\n")
+    print(f"wrote {directory / name}.csv and .json", flush=True)
 
 
 def circumstances() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.nn import functional as F
 
-from experiments.reports.results import Row, circumstances, results_parser, write_results
+from experiments.reports.results import ResultsParser, Row, circumstances, write_results
 from experiments.training.provenance import versions_of
 from flowrl import Flow, fit_variational
 from flowrl.fit import VariationalFit
@@ -232,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = results_parser("bayesian_logistic_regression.py", __doc__)
+    parser = ResultsParser("bayesian_logistic_regression.py", __doc__)
     parser.add_argument("--flows", nargs="+", default=list(FLOWS), choices=list(FLOWS), metavar="FLOW")
     parser.add_argument("--features", type=int, default=30, help="the first so many features (default: all 30)")
     parser.add_argument("--prior-scale", type=float, default=1.0, help="of the coefficients (default: 1)")

@@ -18,7 +18,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from experiments.reports.results import circumstances, results_parser, write_results
+from experiments.reports.results import ResultsParser, circumstances, write_results
 from experiments.studies.digits import shuffled_digits
 from experiments.training.provenance import versions_of
 from flowrl import Flow
@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = results_parser("glow.py", __doc__)
+    parser = ResultsParser("glow.py", __doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1_200, help="of the optimiser, at most (default: 1200)")
     arguments = parser.parse_args(argv)

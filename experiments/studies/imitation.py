@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import flowrl  # noqa: F401  registers the flow policies
 from experiments.collect import check_free, record
-from experiments.reports.results import circumstances, results_parser, write_results
+from experiments.reports.results import ResultsParser, circumstances, write_results
 from experiments.training.demonstrations import import_minari, load
 from experiments.training.environments import find_environment, make_environment
 from experiments.training.errors import UsageError
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = results_parser("imitation.py", __doc__)
+    parser = ResultsParser("imitation.py", __doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--flows", nargs="+", default=["triangular", "nsf"], help="recipes (default: triangular nsf)")
     arguments = parser.parse_args(argv)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.reports.results import Row, circumstances, results_parser, write_results
+from experiments.reports.results import ResultsParser, Row, circumstances, write_results
 from experiments.studies.digits import shuffled_digits
 from experiments.training.provenance import versions_of
 from flowrl import Flow
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = results_parser("vae.py", __doc__)
+    parser = ResultsParser("vae.py", __doc__)
     parser.add_argument("--steps", type=int, default=3_000, help="of each training (default: 3000)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--samples", type=int, default=500, help="k of the log-likelihood (default: 500)")

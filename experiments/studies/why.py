@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from stable_baselines3 import SAC
 
 import flowrl  # noqa: F401  registers the flow policies and the environment
-from experiments.reports.results import results_parser, write_results
+from experiments.reports.results import ResultsParser, write_results
 from flowrl.envs.two_good_actions import best_log_prob, grid, reward
 from flowrl.plots.densities import plot_density, share_colors
 from flowrl.policies.density import action_log_prob
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = results_parser("why.py", __doc__)
+    parser = ResultsParser("why.py", __doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--flows", nargs="+", default=["triangular", "nsf"], help="recipes (default: triangular nsf)")
     arguments = parser.parse_args(argv)

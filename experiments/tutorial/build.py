@@ -3,7 +3,7 @@
 Checks single transforms, fits every flow of ``experiments/tutorial/flows.py`` (where the budgets stand) to every target
 of ``experiments/tutorial/targets/``, and writes pictures to ``docs/tutorial/``, printed checks and tables into
 ``docs/tutorial.md``, and ``fits.csv`` (maximum likelihood) and ``energies.csv`` (reverse KL), each with its
-``.json``, to ``experiments/results/``. With ``--output`` all of it goes there, and the document is a copy.
+``.json``, to ``experiments/results/``. Elsewhere, with any other option or ``--output``, the document is a copy.
 """
 
 import shutil
@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))  # agents/ and experiments/ are not installed
 
 from matplotlib.figure import Figure
 
-from experiments.reports.results import RESULTS, circumstances, results_parser, write_results
+from experiments.reports.results import RESULTS, ResultsParser, circumstances, write_results
 from experiments.tutorial import one_dimension, transforms
 from experiments.tutorial.document import Document, code, table
 from experiments.tutorial.fits import Fit, all_pairs, run
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code: 1 if a check of a transform failed
     """
-    parser = results_parser("build.py", __doc__)
+    parser = ResultsParser("build.py", __doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of every fit (default: as in tutorial/flows.py)")
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS), metavar="FLOW")
