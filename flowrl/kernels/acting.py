@@ -59,7 +59,7 @@ def act(
     owners = (flow, distribution, latent, *(value or ()))
     actors = _FUSED.setdefault(flow, {})
     fused = actors.get(len(owners))
-    if fused is None or not are_same(fused.owners, owners) or not fused.guard.holds():
+    if fused is None or fused.was_hooked or not are_same(fused.owners, owners) or not fused.guard.holds():
         fused = actors[len(owners)] = FusedActor(flow, distribution, latent, value)
     if not fused.is_ready():
         return None
@@ -84,7 +84,8 @@ class FusedActor:
         found = lowered(flow)
         self._tensors: list[Tensor] = []  # none: only torch can act
         self._seen: list[int] = []  # where they were
-        if found is None or type(distribution) is not FlowDistribution or not are_silent(modules):
+        self.was_hooked = not are_silent(modules)
+        if found is None or type(distribution) is not FlowDistribution or self.was_hooked:
             return
         read = [_read(latent, flow.context_map), *([_read(*value)] if value else [])]
         if None in read or load(self.dtype) is None:
