@@ -4,7 +4,7 @@ The posterior of a Bayesian logistic regression on scikit-learn's breast-cancer 
 coefficients depend on each other. Every flow is fitted by `flowrl.fit_variational`; the truth comes from elsewhere:
 means and standard deviations from NumPyro's NUTS, log Z from annealed importance sampling (Neal 2001), which is a
 stochastic flow without a transform. Writes ``bayesian_logistic_regression.png``, ``.csv`` and ``.json`` to
-``experiments/results/``. Needs ``pip install -e .[examples]``.
+``experiments/results/``. Needs ``pip install -e '.[examples]'``.
 """
 
 import sys
@@ -122,7 +122,7 @@ def run_nuts(problem: LogisticRegression, chains: int, warmup: int, draws: int, 
         import numpyro
         from numpyro.diagnostics import summary
     except ImportError as error:
-        raise ImportError("The reference needs NumPyro: pip install -e .[examples]") from error
+        raise ImportError("The reference needs NumPyro: pip install -e '.[examples]'") from error
 
     def model(x: Any, y: Any) -> None:
         scale = problem.prior_scale

@@ -3,7 +3,7 @@
 Handwritten digits of scikit-learn (8 x 8, black and white). The posterior q(z | x) is an inverse autoregressive flow
 (Kingma et al. 2016) or a diagonal Gaussian, all else the same. Judged on digits that neither training nor the choice
 of weights has seen: by the evidence lower bound, and by the importance-weighted log-likelihood (Burda et al. 2016).
-Writes ``vae.png``, ``.csv`` and ``.json`` to ``experiments/results/``. Needs ``pip install -e .[examples]``.
+Writes ``vae.png``, ``.csv`` and ``.json`` to ``experiments/results/``. Needs ``pip install -e '.[examples]'``.
 """
 
 import sys

@@ -9,7 +9,7 @@ import torch
 
 from experiments.studies import bayesian_logistic_regression, vae
 
-pytest.importorskip("sklearn", reason="the examples' data: pip install -e .[examples]")
+pytest.importorskip("sklearn", reason="the examples' data: pip install -e '.[examples]'")
 
 
 def test_vae_writes_its_table_and_its_picture(tmp_path):
@@ -40,7 +40,7 @@ def test_the_bound_of_an_untrained_vae_is_its_log_likelihood_minus_a_divergence(
 
 @pytest.mark.slow
 def test_bayesian_logistic_regression_writes_its_table_and_its_picture(tmp_path):
-    pytest.importorskip("numpyro", reason="the reference: pip install -e .[examples]")
+    pytest.importorskip("numpyro", reason="the reference: pip install -e '.[examples]'")
     sizes = "--features 2 --steps 300 --learning-rate 0.03 --draws 200 --levels 200 --paths 200 --flows affine"
     assert bayesian_logistic_regression.main([*sizes.split(), "--output", str(tmp_path)]) == 0
     reference, affine = csv.DictReader(open(tmp_path / "bayesian_logistic_regression.csv"))
