@@ -44,5 +44,11 @@ def test_links_lead_somewhere(page):
         assert not heading or heading in [line.lower().replace(" ", "-") for line in headings], heading
 
 
+def test_the_flows_of_the_front_page_are_there():
+    rows = re.findall(r"^\| (`[\w-]+`.*?) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)} - {"flow-sac", "sac"}
+    assert len(named) >= 14 and named <= set(flowrl.available_flows())
+
+
 def test_the_front_page_fits_on_two_screens():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
