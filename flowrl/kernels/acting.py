@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -126,15 +127,15 @@ class FusedActor:
         batch, d = len(x), self.features
         noise = None if deterministic else torch.randn((batch, d), dtype=self.dtype, device="cpu")
         # Memory of its own in every call, so that several threads may act at once
-        memory = torch.empty(batch * (self._rows + d + 2), dtype=self.dtype, device="cpu")
-        actions, log_prob, values, rest = memory.split((batch * d, batch, batch, batch * self._rows))
+        new = partial(torch.empty, dtype=self.dtype, device="cpu")
+        actions, log_prob, values, memory = new((batch, d)), new(batch), new((batch, 1)), new(batch * self._rows)
         job = Act.from_buffer_copy(self._job)
-        job.n, job.states, job.memory = batch, x.data_ptr(), rest.data_ptr()
+        job.n, job.states, job.memory = batch, x.data_ptr(), memory.data_ptr()
         job.noise = None if noise is None else noise.data_ptr()
         job.out, job.log_prob, job.values = actions.data_ptr(), log_prob.data_ptr(), values.data_ptr()
-        run(self.dtype, "policy_act", job)
-        actions = check_finite(actions.view(batch, d))
-        return Actions(actions, log_prob, values.unsqueeze(1) if self.has_values else None)
+        if not run(self.dtype, "policy_act", job):
+            check_finite(actions)  # raises
+        return Actions(actions, log_prob, values if self.has_values else None)
 
 
 _FUSED: WeakKeyDictionary[Flow, dict[int, FusedActor]] = WeakKeyDictionary()

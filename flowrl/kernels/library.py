@@ -96,15 +96,16 @@ def function(dtype: torch.dtype, name: str, *integers: type) -> Any:
     return found
 
 
-def run(dtype: torch.dtype, name: str, job: ctypes.Structure) -> None:
+def run(dtype: torch.dtype, name: str, job: ctypes.Structure) -> int:
     """
     Call a kernel on torch's threads.
 
     :param dtype: of the tensors that the job points to
     :param name: of the C function
     :param job: its structure, filled in
+    :return: what it returns; no number of a meaning where that is nothing
     """
-    function(dtype, name)(torch.get_num_threads(), ctypes.addressof(job))
+    return function(dtype, name)(torch.get_num_threads(), ctypes.addressof(job))
 
 
 def pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:

@@ -21,7 +21,8 @@ static Size outputs_of(const Stack *s, Size n) {
     return rows * n;
 }
 
-void policy_act(Size threads, const Act *a) {
+/* Whether all actions are finite. */
+Size policy_act(Size threads, const Act *a) {
     Size n = a->n, d = a->actions;
     Stack actor = a->actor, critic = a->critic;
     Flow flow = a->flow;
@@ -41,8 +42,11 @@ void policy_act(Size threads, const Act *a) {
         memset(flow.states, 0, (size_t)(n * d) * sizeof(REAL));
     flow_forward(threads, &flow);
     transpose(d, n, flow.states + flow.count * d * n, a->out, d);
-    if (!critic.depth) return;
+    Size finite = 1;
+    for (Size i = 0; i < n * d; i++) finite &= isfinite(a->out[i]) != 0;
+    if (!critic.depth) return finite;
     critic.outputs = actor.outputs; /* nothing of the actor's is needed any more */
     stack_forward(threads, &critic);
     memcpy(a->values, last_layers(&critic, critic.outputs), (size_t)n * sizeof(REAL));
+    return finite;
 }
