@@ -10,6 +10,8 @@ name           algorithm  policy
 ``flow-bc``    cloning    that of ``flow-sac``
 ``bc``         cloning    that of ``sac``
 =============  =========  ===========================================================
+
+``--flow gaussian`` gives the flow agents a Gaussian in the same networks, code and update.
 """
 
 from agents.agent import AGENTS, Agent, find_agent, make_agent

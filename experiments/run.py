@@ -122,13 +122,15 @@ def print_list() -> None:
     import flowrl
     from agents import AGENTS, SAC
     from experiments.training.environments import newest_ids
+    from flowrl.flows.recipes import find_flow
 
     print("agents:")
     for agent in AGENTS.values():
         print(f"  {agent.name:<10} {agent.description}")
     print("\nflows (--flow):")
     for flow in flowrl.available_flows():
-        print(f"  {flow}{'  (default)' if flow == flowrl.DEFAULT_FLOW else ''}")
+        description = (find_flow(flow).__doc__ or "").partition("\n")[0]
+        print(f"  {flow:<10} {description}{' (the default)' if flow == flowrl.DEFAULT_FLOW else ''}")
     print(
         "\nenvironments with tuned hyperparameters (--env); any other with continuous actions trains with the defaults:"
     )
