@@ -6,6 +6,7 @@ import importlib
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def compiled_flow(flow: Flow, parameters: Tensor) -> NormalizingFlow | None:
     :param parameters: the context map's output, shape ``(*batch, n)``
     :return: the flow's distribution, whose passes are one call of C each; None where only torch can give it
     """
-    return _kernels() and _kernels().compiled_flow(flow, parameters)
+    if torch.compiler.is_compiling() or _kernels() is None:  # a compiler does not look at the rest
+        return None
+    return _kernels().compiled_flow(flow, parameters)
 
 
 def compiled_act(*args: Any) -> Any:
@@ -38,7 +41,9 @@ def compiled_act(*args: Any) -> Any:
     :param args: see `flowrl.kernels.acting.act`
     :return: a policy's actions, their log-probs and the states' values; None where only torch can act
     """
-    return _kernels() and _kernels().act(*args)
+    if torch.compiler.is_compiling() or _kernels() is None:
+        return None
+    return _kernels().act(*args)
 
 
 def compiled_update(model: Any) -> tuple[Any, str]:

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
@@ -171,6 +172,8 @@ CALLED_BY_TORCH = {
 
 def _parts(model: PPO) -> tuple[Parts | None, str]:
     policy: Any = model.policy
+    if type(model.rollout_buffer) is not RolloutBuffer:
+        return None, f"the rollout lies in a {type(model.rollout_buffer).__name__}, not in arrays"
     if model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return None, f"the device is {model.device}, or autocast is on"
     if not issubclass(type(policy), FlowActorCriticMixin) or policy.action_net.is_external:

@@ -36,4 +36,4 @@ def check_flow_arguments(action_space: spaces.Space, use_sde: bool, flow: AnyFlo
 
 def into_box(action: np.ndarray, action_space: spaces.Box) -> np.ndarray:
     """The action itself, or the box's edge where rescaling in float32 has rounded to just beyond it."""
-    return np.clip(action, action_space.low, action_space.high)
+    return np.minimum(np.maximum(action, action_space.low), action_space.high)

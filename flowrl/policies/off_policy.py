@@ -16,6 +16,7 @@ from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
 from flowrl.policies.action_box import check_flow_arguments, into_box
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.density import ActionDensity
+from flowrl.policies.training_mode import TrainingModeMixin
 
 
 class FlowActorMixin:
@@ -60,7 +61,7 @@ class FlowActorMixin:
         return self.get_distribution(obs).rsample_and_log_prob()
 
 
-class FlowActorPolicyMixin(ActionDensity):
+class FlowActorPolicyMixin(TrainingModeMixin, ActionDensity):
     """Turns a policy of SAC's form (SB3 2.9: `SACPolicy`, `TQCPolicy`, `CrossQPolicy`) into a flow policy.
 
     :param flow: see :class:`flowrl.Flow`

@@ -25,9 +25,10 @@ from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
 from flowrl.policies.action_box import check_flow_arguments, into_box
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.density import ActionDensity
+from flowrl.policies.training_mode import TrainingModeMixin
 
 
-class FlowActorCriticMixin(ActionDensity):
+class FlowActorCriticMixin(TrainingModeMixin, ActionDensity):
     """Turns an `ActorCriticPolicy` (SB3 2.9, common/policies.py) into a flow policy.
 
     :param flow: see :class:`flowrl.Flow`

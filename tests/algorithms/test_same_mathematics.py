@@ -9,9 +9,11 @@ import stable_baselines3
 import torch
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from flowrl import algorithms
+from flowrl.algorithms.sac import update
 from flowrl.kernels import library, networks
 from tests.environments import Aim, ReachGoal
 from tests.models import Precise, perturb
@@ -27,6 +29,9 @@ def tolerance(request):
     torch.set_default_dtype(request.param)
     yield TOLERANCE[request.param]
     torch.set_default_dtype(torch.float32)
+
+
+in_double_precision = pytest.mark.parametrize("tolerance", [torch.float64], indirect=True)
 
 
 class SinglePrecision(gym.ActionWrapper):
@@ -124,12 +129,14 @@ def test_sac_with_a_flow(flow, form, tolerance):
     assert_same_training(pair("SAC", SAC, flow=flow), 80, tolerance, form)
 
 
+@in_double_precision
 @pytest.mark.parametrize("flow", ["iaf", "planar"])
 def test_sac_with_a_flow_that_has_no_kernel(flow, tolerance):
     models = pair("SAC", SAC, flow=flow)
     assert_same_training(models, 80, tolerance)
 
 
+@in_double_precision
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "settings",
@@ -151,6 +158,7 @@ def test_sac_in_every_setting(settings, form, tolerance):
     assert_same_training(pair_in("SAC", SAC, settings), 80, tolerance, form)
 
 
+@in_double_precision
 @pytest.mark.parametrize(
     "settings",
     [dict(policy="MlpPolicy"), dict(policy="MlpPolicy", use_sde=True), dict(net_arch=dict(pi=[], qf=[16]))],
@@ -187,6 +195,7 @@ def test_ppo_with_a_flow(flow, form, tolerance):
     assert_same_training(pair("PPO", PPO, flow=flow), 256, tolerance, form)
 
 
+@in_double_precision
 @pytest.mark.parametrize(
     "settings",
     [
@@ -231,3 +240,28 @@ def test_ppo_with_a_gaussian_and_with_discrete_actions():
         for module in (stable_baselines3, algorithms)
     ]
     assert_same_training(models, 128, 1e-4)
+
+
+@pytest.mark.parametrize("flow", ["triangular", "maf"])
+def test_the_losses_of_torch_compile_without_a_break(flow):
+    """As `torch.compile` and CUDA graphs need them: one graph, no branch on a tensor's value."""
+    model = algorithms.SAC(
+        "FlowPolicy", Aim(), **SAC, policy_kwargs=dict(net_arch=[8], flow=flow), seed=0, device="cpu"
+    )
+    obs, actions = torch.randn(5, 3), torch.rand(5, 2)
+    batch = ReplayBufferSamples(obs, actions, torch.randn(5, 3), torch.zeros(5, 1), torch.randn(5, 1))
+
+    def losses():
+        found, log_prob = model.actor.action_log_prob(obs)
+        target = update.td_target(model.actor, model.critic_target, batch, torch.tensor(0.1), 0.99)
+        return (
+            update.temperature_loss(model.log_ent_coef, log_prob, -2.0),
+            update.critic_loss(model.critic, batch, target),
+            update.actor_loss(model.critic, obs, found, log_prob, torch.tensor(0.1)),
+        )
+
+    torch.manual_seed(0)
+    expected = losses()
+    torch.manual_seed(0)
+    found = torch.compile(losses, backend="eager", fullgraph=True)()
+    torch.testing.assert_close(found, expected)

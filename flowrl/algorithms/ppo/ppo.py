@@ -46,7 +46,7 @@ class PPO(UpdateFormMixin, ppo.PPO):
         clip_range_vf = None
         if self.clip_range_vf is not None:
             clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
-        compiled = self.choose_update() if is_array_backed(self.rollout_buffer) else None
+        compiled = self.choose_update()
         rows: list[Losses] = []
         limit = float("inf") if self.target_kl is None else 1.5 * self.target_kl
         for epoch in range(self.n_epochs):
