@@ -12,9 +12,18 @@
 
 typedef REAL Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 
-/* A tile is TILE rows times two vectors of the batch: more sums than hide a multiplication's latency, few enough to stay
- * in 16 registers. Its activations are packed BLOCK rows at a time, which stay in the first-level cache. */
-enum { WIDTH = VECTOR_BYTES / sizeof(REAL), PAIR = 2 * WIDTH, TILE = 6, BLOCK = 256 };
+/* A tile is TILE rows times up to VECTORS vectors of the batch: more sums than hide a multiplication's latency, few enough to
+ * stay in registers with one row of activations. */
+#if defined(__AVX512F__)
+enum { VECTORS = 4, LANE_BLOCK = 128 }; /* 32 registers */
+#else
+enum { VECTORS = 2, LANE_BLOCK = 256 }; /* 16 registers */
+#endif
+enum { WIDTH = VECTOR_BYTES / sizeof(REAL), PAIR = 2 * WIDTH, SPAN = VECTORS * WIDTH, TILE = 6 };
+
+/* Activations are packed BLOCK rows (where the sums go over the batch: LANE_BLOCK of its columns) at a time, which stay in
+ * the nearest caches. Packing is not worth it for FEW rows of weights. */
+enum { BLOCK = 256, FEW = 4 * TILE };
 
 typedef struct {
     const REAL *entries;
@@ -32,31 +41,33 @@ typedef struct {
     REAL *out[TILE];
 } Rows;
 
-/* out[r] = end(start + sum over k of weights[r, k] x[k]), x packed (depth, PAIR); start: bias[r], or base[r] if no bias */
-static inline __attribute__((always_inline)) void tile(int rows, Size depth, Matrix weights, const REAL *x, const REAL *bias,
-                                                       End end, const Rows *at) {
-    Vector sum[TILE][2];
-    for (int r = 0; r < rows; r++) {
-        __builtin_prefetch(at->out[r], 1);
-        if (at->beside[r]) __builtin_prefetch(at->beside[r]);
-    }
+/* out[r] = end(start + sum over k of weights[r, k] x[k]), x's rows x_n apart; start: bias[r], or base[r] if no bias */
+static inline __attribute__((always_inline)) void tile(int rows, int vectors, Size depth, Matrix weights, const REAL *x,
+                                                       Size x_n, const REAL *bias, End end, const Rows *at) {
+    Vector sum[TILE][VECTORS];
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < 2; v++)
+        for (int v = 0; v < vectors; v++) {
+            __builtin_prefetch(at->out[r] + v * WIDTH, 1);
+            if (at->beside[r]) __builtin_prefetch(at->beside[r] + v * WIDTH);
+        }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++)
             if (bias)
                 sum[r][v] = bias[r] - (Vector){0};
             else
                 sum[r][v] = *(const Vector *)(at->base[r] + v * WIDTH);
     for (Size k = 0; k < depth; k++) {
-        Vector x0 = *(const Vector *)(x + k * PAIR), x1 = *(const Vector *)(x + k * PAIR + WIDTH);
+        Vector row[VECTORS];
+        __builtin_prefetch(weights.entries + (k + 8) * weights.column); /* far apart in a transposed matrix */
+        for (int v = 0; v < vectors; v++) row[v] = *(const Vector *)(x + k * x_n + v * WIDTH);
         for (int r = 0; r < rows; r++) {
-            REAL w = weights.entries[r * weights.row + k * weights.column];
-            sum[r][0] += w * x0;
-            sum[r][1] += w * x1;
+            Vector w = weights.entries[r * weights.row + k * weights.column] - (Vector){0};
+            for (int v = 0; v < vectors; v++) sum[r][v] += w * row[v];
         }
     }
 #define EACH_SUM(result)                                                   \
     for (int r = 0; r < rows; r++)                                         \
-        for (int v = 0; v < 2; v++) {                                      \
+        for (int v = 0; v < vectors; v++) {                                \
             Vector s = sum[r][v];                                          \
             *(Vector *)(at->out[r] + v * WIDTH) = result;                  \
         }                                                                  \
@@ -64,7 +75,7 @@ static inline __attribute__((always_inline)) void tile(int rows, Size depth, Mat
 #define BESIDE (*(const Vector *)(at->beside[r] + v * WIDTH))
     switch (end) {
         case RELU: EACH_SUM((Vector)((Mask)s & ~(s < 0))); /* NaN stays NaN */
-        case RELU_SLOPE: EACH_SUM((Vector)((Mask)s & (BESIDE > 0)));
+        case RELU_SLOPE: EACH_SUM((Vector)((Mask)s & ~(BESIDE <= 0)));
         case TANH_SLOPE: EACH_SUM(s * (1 - BESIDE * BESIDE));
         default: EACH_SUM(s);
     }
@@ -72,32 +83,35 @@ static inline __attribute__((always_inline)) void tile(int rows, Size depth, Mat
         for (int r = 0; r < rows; r++) {
             REAL unused, *out = at->out[r];
 #pragma omp simd private(unused)
-            for (int l = 0; l < PAIR; l++) out[l] = tangent(out[l], &unused);
+            for (int l = 0; l < vectors * WIDTH; l++) out[l] = tangent(out[l], &unused);
         }
 }
 
-static void tile_of(int rows, Size depth, Matrix weights, const REAL *x, const REAL *bias, End end, const Rows *at) {
-    switch (rows) { /* so that each is compiled with its number of rows known */
-#define CASE(rows) case rows: tile(rows, depth, weights, x, bias, end, at); break
-        CASE(TILE);
-        CASE(5);
-        CASE(4);
-        CASE(3);
-        CASE(2);
-        CASE(1);
+static void tile_of(int rows, int vectors, Size depth, Matrix weights, const REAL *x, Size x_n, const REAL *bias,
+                    End end, const Rows *at) {
+    switch ((vectors - 1) * TILE + rows) { /* so that each is compiled with its numbers known */
+#define CASE(rows, vectors) \
+    case (vectors - 1) * TILE + rows: tile(rows, vectors, depth, weights, x, x_n, bias, end, at); break;
+#define CASES(vectors) CASE(1, vectors) CASE(2, vectors) CASE(3, vectors) CASE(4, vectors) CASE(5, vectors) CASE(TILE, vectors)
+        CASES(1)
+        CASES(2)
+#if defined(__AVX512F__)
+        CASES(3)
+        CASES(4)
+#endif
     }
 }
 
 static inline void copy_lanes(REAL *to, const REAL *from, int lanes) {
-    if (lanes == PAIR) /* a fixed size, which compiles to a few moves */
-        memcpy(to, from, PAIR * sizeof(REAL));
+    if (lanes == SPAN) /* a fixed size, which compiles to a few moves */
+        memcpy(to, from, SPAN * sizeof(REAL));
     else
         memcpy(to, from, (size_t)lanes * sizeof(REAL));
 }
 
 static inline Size smaller(Size a, Size b) { return a < b ? a : b; }
 
-static const REAL zeros[PAIR];
+static const REAL zeros[TILE];
 
 /* out[to[i]] = end(base[to[i]] + bias[i] + sum over k of weights[i, k] x[from[k]]), each row n apart. */
 typedef struct {
@@ -113,21 +127,79 @@ typedef struct {
     const Size *to;
 } Product;
 
-static inline REAL dot(const REAL *a, const REAL *b, Size lanes) {
-    REAL total = 0;
-#pragma omp simd reduction(+ : total)
-    for (Size l = 0; l < lanes; l++) total += a[l] * b[l];
-    return total;
+/* Lanes of a, then of b, by number. */
+static inline Vector shuffled(Vector a, Vector b, Mask lanes) {
+#ifdef __clang__
+    Vector out;
+    for (int l = 0; l < WIDTH; l++) out[l] = lanes[l] < WIDTH ? a[lanes[l]] : b[lanes[l] - WIDTH];
+    return out;
+#else
+    return __builtin_shuffle(a, b, lanes);
+#endif
+}
+
+/* out[l, i] = rows[i][l], out's rows out_n apart: a square of vectors whose first half is interleaved with the second, as often
+ * as halves a vector to one lane, is transposed. */
+static inline void transpose_rows(const REAL *const rows[WIDTH], Size lanes, REAL *out, Size out_n) {
+    Mask low, high;
+    for (int l = 0; l < WIDTH; l++) low[l] = l / 2 + l % 2 * WIDTH, high[l] = low[l] + WIDTH / 2;
+    Size first = 0;
+    for (; first + WIDTH <= lanes; first += WIDTH) {
+        Vector squares[2][WIDTH];
+        int now = 0;
+        for (int i = 0; i < WIDTH; i++) squares[0][i] = *(const Vector *)(rows[i] + first);
+        for (int size = 1; size < WIDTH; size *= 2, now = !now)
+            for (int i = 0; i < WIDTH / 2; i++) {
+                Vector a = squares[now][i], b = squares[now][i + WIDTH / 2];
+                squares[!now][2 * i] = shuffled(a, b, low);
+                squares[!now][2 * i + 1] = shuffled(a, b, high);
+            }
+        for (int i = 0; i < WIDTH; i++) *(Vector *)(out + (first + i) * out_n) = squares[now][i];
+    }
+    for (Size l = first; l < lanes; l++)
+        for (int i = 0; i < WIDTH; i++) out[l * out_n + i] = rows[i][l];
+}
+
+/* out[i] = sum over l of matrix[from[i], l] x[l], rows matrix_n apart; x NULL: of ones. The sums' lanes are added up for many
+ * rows at once. */
+static inline void dots(Size rows, Size depth, const REAL *matrix, Size matrix_n, const Size *from, const REAL *x,
+                        REAL *out) {
+    Size whole = depth / WIDTH * WIDTH;
+    Vector end = {0}; /* of x, as far as no whole vector has it */
+    for (Size l = whole; l < depth; l++) end[l - depth + WIDTH] = x ? x[l] : 1;
+    for (Size i = 0; i < rows; i += WIDTH) {
+        Vector sums[WIDTH], transposed[WIDTH], total = {0};
+        const REAL *at[WIDTH];
+        for (int r = 0; r < WIDTH; r++) {
+            Size number = smaller(i + r, rows - 1);
+            const REAL *row = matrix + (from ? from[number] : number) * matrix_n;
+            Vector sum = {0};
+            for (Size l = 0; l < whole; l += WIDTH) {
+                Vector part = *(const Vector *)(row + l);
+                if (x) part *= *(const Vector *)(x + l);
+                sum += part;
+            }
+            if (whole && whole < depth)
+                sum += *(const Vector *)(row + depth - WIDTH) * end;
+            else
+                for (Size l = whole; l < depth; l++) sum[l] += x ? row[l] * x[l] : row[l];
+            sums[r] = sum;
+            at[r] = (const REAL *)&sums[r];
+        }
+        transpose_rows(at, WIDTH, (REAL *)transposed, WIDTH);
+        for (int r = 0; r < WIDTH; r++) total += transposed[r];
+        memcpy(out + i, &total, (size_t)smaller(rows - i, WIDTH) * sizeof(REAL));
+    }
 }
 
 /* A batch of one: each sum goes along a row of the weights, which comes from far away when a policy acts now and then. */
 static void multiply_one(const Product *p) {
     REAL chosen[p->from ? p->depth : 1];
     for (Size k = 0; p->from && k < p->depth; k++) chosen[k] = p->x[p->from[k]];
-    const REAL *x = p->from ? chosen : p->x;
+    REAL sums[p->rows];
+    dots(p->rows, p->depth, p->weights.entries, p->weights.row, NULL, p->from ? chosen : p->x, sums);
     for (Size i = 0; i < p->rows; i++) {
-        REAL unused, sum = dot(p->weights.entries + i * p->weights.row, x, p->depth);
-        sum += p->base ? p->base[i] : p->bias ? p->bias[i] : 0;
+        REAL unused, sum = sums[i] + (p->base ? p->base[i] : p->bias ? p->bias[i] : 0);
         p->out[i] = p->end == TANH ? tangent(sum, &unused) : p->end == RELU && sum < 0 ? 0 : sum;
     }
 }
@@ -138,22 +210,27 @@ static void multiply(const Product *p, Size count) {
         multiply_one(p);
         return;
     }
-    REAL packed[BLOCK * PAIR] __attribute__((aligned(64)));
-    REAL copies[3][TILE][PAIR] = {{{0}}}; /* of rows that end within a vector */
-    for (Size b = 0; b < count; b += PAIR) {
-        int lanes = (int)smaller(count - b, PAIR), whole = lanes == PAIR;
-        if (!whole) memset(packed, 0, sizeof packed);
+    REAL packed[BLOCK * SPAN] __attribute__((aligned(64)));
+    REAL copies[3][TILE][SPAN] = {{{0}}}; /* of rows that end within a vector */
+    for (Size b = 0; b < count; b += SPAN) {
+        int lanes = (int)smaller(count - b, SPAN), vectors = (lanes + WIDTH - 1) / WIDTH, whole = lanes == vectors * WIDTH;
+        if (!whole) memset(packed, 0, (size_t)(smaller(p->depth, BLOCK) * vectors * WIDTH) * sizeof(REAL));
         for (Size start = 0; start == 0 || start < p->depth; start += BLOCK) {
             Size depth = smaller(p->depth - start, BLOCK);
             const REAL *base = start ? p->out : p->base;
             End end = start + depth < p->depth ? LINEAR : p->end;
-            for (Size k = 0; k < depth; k++)
-                copy_lanes(packed + k * PAIR, p->x + (p->from ? p->from[start + k] : start + k) * p->n + b, lanes);
+            const REAL *x = p->x + start * p->n + b;
+            Size x_n = p->n;
+            if (!whole || p->from || p->rows > FEW) {
+                x_n = vectors * WIDTH;
+                for (Size k = 0; k < depth; k++)
+                    copy_lanes(packed + k * x_n, p->x + (p->from ? p->from[start + k] : start + k) * p->n + b, lanes);
+                x = packed;
+            }
             for (Size i = 0; i < p->rows; i += TILE) {
                 int rows = (int)smaller(p->rows - i, TILE);
                 Rows at;
                 for (int r = 0; r < rows; r++) {
-                    if (i + r < depth) __builtin_prefetch(p->x + (p->from ? p->from[start + i + r] : start + i + r) * p->n + b + PAIR);
                     Size row = (p->to ? p->to[i + r] : i + r) * p->n + b;
                     at.base[r] = base ? base + row : NULL;
                     at.beside[r] = p->beside ? p->beside + row : NULL;
@@ -166,7 +243,7 @@ static void multiply(const Product *p, Size count) {
                 }
                 Matrix weights = {p->weights.entries + i * p->weights.row + start * p->weights.column, p->weights.row,
                                   p->weights.column};
-                tile_of(rows, depth, weights, packed, base ? NULL : p->bias ? p->bias + i : zeros, end, &at);
+                tile_of(rows, vectors, depth, weights, x, x_n, base ? NULL : p->bias ? p->bias + i : zeros, end, &at);
                 if (!whole)
                     for (int r = 0; r < rows; r++)
                         copy_lanes(p->out + (p->to ? p->to[i + r] : i + r) * p->n + b, at.out[r], lanes);
@@ -179,20 +256,24 @@ static void multiply(const Product *p, Size count) {
  * g and x lie n apart, those of to_weights depth. */
 static void weight_gradient(Size n, Size lanes, Size rows, const REAL *g, const REAL *x, const Size *from, Size first,
                             Size last, REAL *to_weights, Size depth) {
-    REAL packed[BLOCK * PAIR] __attribute__((aligned(64)));
-    REAL copies[TILE][PAIR] = {{0}}; /* of rows that end within a vector */
+    REAL packed[LANE_BLOCK * SPAN] __attribute__((aligned(64)));
+    REAL copies[TILE][SPAN] = {{0}}; /* of rows that end within a vector */
     if (rows == 1) {
-        for (Size k = first; k < last; k++) to_weights[k] = dot(g, x + (from ? from[k] : k) * n, lanes);
+        dots(last - first, lanes, from ? x : x + first * n, n, from ? from + first : NULL, g, to_weights + first);
         return;
     }
-    for (Size k = first; k < last; k += PAIR) {
-        int columns = (int)smaller(last - k, PAIR), whole = columns == PAIR;
-        if (!whole) memset(packed, 0, sizeof packed);
-        for (Size start = 0; start < lanes; start += BLOCK) {
-            Size some = smaller(lanes - start, BLOCK);
-            for (int c = 0; c < columns; c++) { /* transposed: the weights' columns side by side */
-                const REAL *column = x + (from ? from[k + c] : k + c) * n + start;
-                for (Size b = 0; b < some; b++) packed[b * PAIR + c] = column[b];
+    for (Size k = first; k < last; k += SPAN) {
+        int columns = (int)smaller(last - k, SPAN), vectors = (columns + WIDTH - 1) / WIDTH, width = vectors * WIDTH;
+        int whole = columns == width;
+        for (Size start = 0; start < lanes; start += LANE_BLOCK) {
+            Size some = smaller(lanes - start, LANE_BLOCK);
+            for (int c = 0; c < width; c += WIDTH) { /* the weights' columns side by side; past the end, the last again */
+                const REAL *columns_of_x[WIDTH];
+                for (int i = 0; i < WIDTH; i++) {
+                    Size column = smaller(k + c + i, last - 1);
+                    columns_of_x[i] = x + (from ? from[column] : column) * n + start;
+                }
+                transpose_rows(columns_of_x, some, packed + c, width);
             }
             for (Size i = 0; i < rows; i += TILE) {
                 int count = (int)smaller(rows - i, TILE);
@@ -202,7 +283,8 @@ static void weight_gradient(Size n, Size lanes, Size rows, const REAL *g, const 
                     at.base[r] = at.out[r];
                     if (!whole && start) copy_lanes(copies[r], to_weights + (i + r) * depth + k, columns);
                 }
-                tile_of(count, some, (Matrix){g + i * n + start, n, 1}, packed, start ? NULL : zeros, LINEAR, &at);
+                tile_of(count, vectors, some, (Matrix){g + i * n + start, n, 1}, packed, width, start ? NULL : zeros, LINEAR,
+                        &at);
                 if (!whole)
                     for (int r = 0; r < count; r++) copy_lanes(to_weights + (i + r) * depth + k, copies[r], columns);
             }
@@ -210,21 +292,11 @@ static void weight_gradient(Size n, Size lanes, Size rows, const REAL *g, const 
     }
 }
 
-static void bias_gradient(Size n, Size lanes, Size rows, const REAL *g, REAL *to_bias) {
-    for (Size i = 0; i < rows; i++) {
-        const REAL *row = g + i * n;
-        REAL total = 0;
-#pragma omp simd reduction(+ : total)
-        for (Size l = 0; l < lanes; l++) total += row[l];
-        to_bias[i] = total;
-    }
-}
-
 /* A task of the gradients in a layer's weights: one panel of their columns; the first of them gives that in the bias too. */
-static inline Size panels(Size depth) { return (depth + PAIR - 1) / PAIR; }
+static inline Size panels(Size depth) { return (depth + SPAN - 1) / SPAN; }
 
 static void panel_gradient(Size n, Size lanes, Size rows, Size depth, const REAL *g, const REAL *x, const Size *from,
                            Size panel, REAL *to_weights, REAL *to_bias) {
-    weight_gradient(n, lanes, rows, g, x, from, panel * PAIR, smaller((panel + 1) * PAIR, depth), to_weights, depth);
-    if (panel == 0 && to_bias) bias_gradient(n, lanes, rows, g, to_bias);
+    weight_gradient(n, lanes, rows, g, x, from, panel * SPAN, smaller((panel + 1) * SPAN, depth), to_weights, depth);
+    if (panel == 0 && to_bias) dots(rows, lanes, g, n, NULL, NULL, to_bias);
 }
