@@ -35,7 +35,7 @@ from experiments.benchmarks import act, ppo, sac, scale, table, targets, transfo
 from experiments.benchmarks.mode import Mode, Options
 from experiments.benchmarks.peers import PACKAGES
 from experiments.benchmarks.turns import take_turns
-from experiments.reports.results import RESULTS, circumstances, write_results
+from experiments.reports.results import ResultsParser, circumstances, write_results
 from experiments.training.environments import find_environment
 from experiments.training.errors import UsageError, did_you_mean, one_line_errors
 from experiments.training.provenance import versions_of
@@ -43,7 +43,6 @@ from experiments.training.training import check_device, check_flow
 from flowrl import DEFAULT_FLOW
 
 MODES: dict[str, Mode] = {module.MODE.name: module.MODE for module in (transforms, sac, ppo, act, scale)}
-UNPUBLISHED = Path("runs/benchmark")
 
 
 @one_line_errors
@@ -58,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in arguments.modes:
         if name not in MODES:
             raise UsageError(f"unknown mode {name!r}: {did_you_mean(name, MODES)}")
-    environment, output = find_environment(arguments.env), output_directory(arguments)
+    environment, output = find_environment(arguments.env), arguments.output
     check_device(arguments.device)
     flows = [check_flow(flow) for flow in dict.fromkeys(arguments.flows)]
 
@@ -90,11 +89,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     :param argv: the arguments; those of the process by default
     :return: what they say
     """
-    parser = argparse.ArgumentParser(
-        prog="benchmark.py",
-        description="Speed beside that of others, taking turns.",
-        epilog=f"Results go to experiments/results with the default settings, to {UNPUBLISHED} with any others.",
-    )
+    parser = ResultsParser("benchmark.py", "Speed beside that of others, taking turns.")
     flows = list(dict.fromkeys([DEFAULT_FLOW, "gaussian", "nsf"]))
     amounts = ", ".join(f"{mode.name} {mode.amount}" for mode in MODES.values())
     parser.add_argument("modes", metavar="MODE", nargs="*", help=f"{', '.join(MODES)} (default: all)")
@@ -105,26 +100,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=positive, default=2, help="of torch and JAX (default: 2)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="one round of the least work: does everything run?")
-    parser.add_argument("--output", type=Path, help="where (default: see below)")
     return parser.parse_args(argv)
-
-
-def output_directory(arguments: argparse.Namespace) -> Path:
-    """
-    Where the results go; never over the published ones where they would be of other settings.
-
-    :param arguments: the command line
-    :return: the directory
-    """
-    default = vars(parse_arguments([]))
-    changed = [name for name in default if name not in ("modes", "output") and vars(arguments)[name] != default[name]]
-    output = arguments.output or (UNPUBLISHED if changed else RESULTS)
-    if changed and output.resolve() == RESULTS.resolve():
-        raise UsageError(
-            f"--output {output} is for results of the default settings: drop --{' and --'.join(changed)}, or write to "
-            f"--output {UNPUBLISHED}"
-        )
-    return output
 
 
 def positive(text: str) -> int:
@@ -171,10 +147,8 @@ def run(name: str, options: Options, output: Path) -> None:
         print(table.show(rows[-len(case.contenders) :]), flush=True)
     made = circumstances() | dict(peers=versions_of(PACKAGES), machine=machine(options.device), options=asdict(options))
     write_results(output, f"speed_{name}", rows, made)
-    path = output / f"speed_{name}"
     title = mode.title.format(env=options.env)
-    mode.chart(f"{title}\n{processor(options)}", rows).savefig(f"{path}.png", dpi=160)
-    print(f"wrote {path}.csv, .json and .png", flush=True)
+    mode.chart(f"{title}\n{processor(options)}", rows).savefig(output / f"speed_{name}.png", dpi=160)
 
 
 def report_targets(output: Path) -> None:
@@ -187,7 +161,6 @@ def report_targets(output: Path) -> None:
     if rows:
         print(f"targets:\n{targets.show(rows)}")
         write_results(output, "speed_targets", rows, made)
-        print(f"wrote {output / 'speed_targets'}.csv and .json", flush=True)
 
 
 def limit_threads(options: Options) -> None:

@@ -33,9 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = collect(runs)
     figure = draw(rows)
     write_results(arguments.output, arguments.name, rows, made=metadata(runs))
-    path = arguments.output / arguments.name
-    figure.savefig(f"{path}.png", dpi=160)
-    print(f"wrote {path}.csv, .json and .png")
+    figure.savefig(arguments.output / f"{arguments.name}.png", dpi=160)
     return 0
 
 

@@ -20,8 +20,7 @@ class ResultsParser(argparse.ArgumentParser):
     """
     The command line of a script that writes results.
 
-    Documents quote what the defaults of a script gave. With any other option its results go elsewhere, unless
-    ``--output`` says where.
+    Documents quote what the defaults of a script gave: results of any other settings go elsewhere.
 
     :param script: its file's name
     :param document: its docstring, whose first line describes it
@@ -30,15 +29,19 @@ class ResultsParser(argparse.ArgumentParser):
     def __init__(self, script: str, document: str | None) -> None:
         super().__init__(prog=script, description=document.splitlines()[0] if document else None)
         self.unpublished = UNPUBLISHED / Path(script).stem
-        where = f"where (default: experiments/results, or {self.unpublished} where any other option is given)"
+        where = f"where (default: experiments/results with the default settings, {self.unpublished} with any others)"
         self.add_argument("--output", type=Path, help=where)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         arguments = super().parse_args(args, namespace)
-        if arguments.output is None:
-            options = [action.dest for action in self._actions if action.option_strings and action.dest != "help"]
-            is_default = all(getattr(arguments, name) == self.get_default(name) for name in options)
-            arguments.output = RESULTS if is_default else self.unpublished
+        settings = [a for a in self._actions if a.option_strings and a.dest not in ("help", "output")]
+        changed = [a.option_strings[-1] for a in settings if getattr(arguments, a.dest) != a.default]
+        arguments.output = arguments.output or (self.unpublished if changed else RESULTS)
+        if changed and arguments.output.resolve() == RESULTS:
+            self.error(
+                f"--output {arguments.output} is for results of the default settings: drop {' and '.join(changed)}, or "
+                f"write to --output {self.unpublished}"
+            )
         return arguments
 
 
