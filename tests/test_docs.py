@@ -33,7 +33,9 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
 
 
 @pages(PAGES)
-def test_links_lead_somewhere(page):
+def test_links_lead_somewhere_and_named_files_are_there(page):
+    for name in re.findall(r"`(?:python )?((?:flowrl|agents|experiments|tests|docs)/[a-z_./]+)[` ]", page.read_text()):
+        assert (ROOT / name).exists(), f"{page.name} names {name}"
     for link in re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', page.read_text()):
         path, _, heading = "".join(link).partition("#")
         if path.startswith("https:"):
