@@ -62,6 +62,15 @@ class Precise(FlattenExtractor):
         return super().forward(observations).to(self.probe.dtype)
 
 
+try:
+    from flowrl.kernels import STATELESS_EXTRACTORS, library
+
+    STATELESS_EXTRACTORS.add(Precise)
+    HAS_KERNELS = library.load(torch.float64) is not None
+except ModuleNotFoundError:  # --without-kernels
+    HAS_KERNELS = False
+
+
 def build(
     algorithm: str,
     env: Any = None,

@@ -12,15 +12,14 @@ from torch import nn
 from flowrl import algorithms
 from flowrl.algorithms import update_form
 from flowrl.flows import recipes
-from flowrl.kernels import library, networks
+from flowrl.kernels import library
 from tests.models import KERNEL_CASES, KERNEL_FLOWS, Precise, perturb
 
 pytestmark = pytest.mark.skipif(library.load(torch.float64) is None, reason="no C compiler: install gcc")
 
 
 @pytest.fixture(autouse=True)
-def double_precision(monkeypatch):
-    monkeypatch.setattr(networks, "STATELESS_EXTRACTORS", networks.STATELESS_EXTRACTORS | {Precise})
+def double_precision():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
