@@ -19,7 +19,7 @@ enum { VECTORS = 4, LANE_BLOCK = 128 }; /* 32 registers */
 #else
 enum { VECTORS = 2, LANE_BLOCK = 256 }; /* 16 registers */
 #endif
-enum { WIDTH = VECTOR_BYTES / sizeof(REAL), PAIR = 2 * WIDTH, SPAN = VECTORS * WIDTH, TILE = 6 };
+enum { WIDTH = VECTOR_BYTES / sizeof(REAL), SPAN = VECTORS * WIDTH, TILE = 6 };
 
 /* Activations are packed BLOCK rows (where the sums go over the batch: LANE_BLOCK of its columns) at a time, which stay in
  * the nearest caches. Packing is not worth it for FEW rows of weights. */

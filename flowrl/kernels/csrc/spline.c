@@ -7,7 +7,7 @@
 #pragma once
 #include "elementary.c"
 
-enum { LANES = 64, MAX_BINS = 64 };
+enum { LANES = 32, MAX_BINS = 64 };
 
 #define EACH_LANE _Pragma("omp simd") for (int l = 0; l < LANES; l++)
 typedef REAL Lanes[LANES];

@@ -71,7 +71,7 @@ static Size with_gradient(REAL *g, Size lanes, Size *which) {
     Size count = 0;
     for (Size b = 0; b < lanes; b++)
         if (g[b] != 0) which[count++] = b;
-    Size filled = (count + PAIR - 1) / PAIR * PAIR;
+    Size filled = (count + WIDTH - 1) / WIDTH * WIDTH;
     if (filled >= lanes) return lanes; /* nothing to gain */
     for (Size i = 0; i < filled; i++) {
         if (i >= count) which[i] = lanes - 1;
