@@ -24,7 +24,7 @@ from experiments.tutorial.document import Document, code, table
 from experiments.tutorial.fits import Fit, all_pairs, run
 from experiments.tutorial.flows import FLOWS
 from experiments.tutorial.targets import ENERGIES, SAMPLED, TARGETS
-from flowrl.plots.densities import plot_density, share_colors
+from flowrl.plots.densities import plot_density
 
 DOCS = ROOT / "docs"
 PROCESSES = 2  # fits at the same time, one thread each
@@ -137,7 +137,7 @@ def by_flow(fits: list[Fit], key: str, first: list[str] | None = None) -> str:
 
 def picture(fits: list[Fit]) -> Figure:
     """
-    The densities: a column for each target, the truth above the flows, whose colours end at the truth's peak.
+    The densities: a column for each target, the truth above the flows.
 
     :param fits: of all pairs
     """
@@ -151,9 +151,8 @@ def picture(fits: list[Fit]) -> Figure:
             plot_density(panels[flow, target], axes, -4.0, 4.0, points=160)
             axes.set(xticks=[], yticks=[])
         row[0].set_ylabel(flow, fontsize=11)
-    for column, target in zip(grid.T, targets):
-        column[0].set_title(target, fontsize=11)
-        share_colors(column, lambda peaks: peaks[0])
+    for axes, target in zip(grid[0], targets):
+        axes.set_title(target, fontsize=11)
     return figure
 
 
