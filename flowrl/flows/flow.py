@@ -153,6 +153,17 @@ class Flow(nn.Module):
         y, _ = Affine(mean, soft_clamp(log_std)).inverse_and_ladj(data)
         initialize_layers(self._layers(), y, slices)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Older files hold the layers' orders and masks too, which are rebuilt today, and say foreign for external."""
+        for name in [name for name in state_dict if name.startswith(f"{prefix}foreign.")]:
+            state_dict[f"{prefix}external{name.removeprefix(f'{prefix}foreign')}"] = state_dict.pop(name)
+        saved_today = self.state_dict(prefix=prefix)
+        for name, buffer in self.layers.named_buffers(f"{prefix}layers"):
+            if name in state_dict and name not in saved_today:
+                if not torch.equal(state_dict.pop(name).to(buffer), buffer):
+                    raise ValueError(f"{name} of the saved flow is not this flow's: it was built from other options.")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _layers(self) -> Sequence[Layer]:
         return list(self.layers)  # type: ignore[arg-type]
 

@@ -25,7 +25,7 @@ class MaskedLinear(nn.Linear):
 
     def __init__(self, mask: Tensor, bias: bool = True):
         super().__init__(mask.shape[1], mask.shape[0], bias=bias)
-        self.register_buffer("mask", mask)
+        self.register_buffer("mask", mask, persistent=False)
 
     @property
     def masked_weight(self) -> Tensor:
@@ -52,7 +52,7 @@ class AutoregressiveLayer(Layer):
         super().__init__()
         self.fast_sampling = fast_sampling
         self.context_size = hidden[0]
-        self.register_buffer("order", seeded_order(features, seed=index))
+        self.register_buffer("order", seeded_order(features, seed=index), persistent=False)
         # Feature i has degree i + 1; a hidden unit of degree m sees the features of degree <= m, and feature i's
         # parameters see the hidden units of degree <= i. Units of degree 0 see the context alone.
         inputs = torch.arange(1, features + 1)

@@ -42,8 +42,8 @@ class ConvolutionalCoupling(Layer):
         self.network = network(self.seen, len(change) * bijector.parameters_per_feature, grid.sides)
         self.context_size = self.network.context_size
         starts = grid.channels * torch.arange(grid.positions).unsqueeze(-1)
-        self.register_buffer("keep", (starts + keep).flatten())
-        self.register_buffer("change", (starts + change).flatten())
+        self.register_buffer("keep", (starts + keep).flatten(), persistent=False)
+        self.register_buffer("change", (starts + change).flatten(), persistent=False)
         self.register_buffer("back", torch.argsort(torch.cat((self.keep, self.change))), persistent=False)
 
     def reset_context(self, weight: Tensor, bias: Tensor) -> None:

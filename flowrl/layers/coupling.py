@@ -34,8 +34,8 @@ class CouplingLayer(Layer):
         super().__init__()
         self.context_size = hidden[0]
         keep, change = halves(features, index)
-        self.register_buffer("change", change)
-        self.register_buffer("keep", keep)
+        self.register_buffer("change", change, persistent=False)
+        self.register_buffer("keep", keep, persistent=False)
         self.register_buffer("back", torch.argsort(torch.cat((keep, change))), persistent=False)
         widths = (*hidden, len(change) * bijector.parameters_per_feature)
         first = nn.Linear(len(keep), hidden[0], bias=False)

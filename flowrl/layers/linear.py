@@ -24,7 +24,7 @@ class ShearLayer(Layer):
         self.upper = upper
         self.features = features
         self.context_size = features * (features - 1) // 2
-        self.register_buffer("index", triangular_index(features, upper))
+        self.register_buffer("index", triangular_index(features, upper), persistent=False)
 
     def forward(self, parameters: Tensor) -> Transform:
         one = parameters.new_ones(*parameters.shape[:-1], self.features)
@@ -48,8 +48,8 @@ class InvertibleLinear(Layer):
         self.lower = nn.Parameter(torch.zeros(shears))
         self.upper = nn.Parameter(torch.zeros(shears))
         self.log_diagonal = nn.Parameter(torch.zeros(features))
-        self.register_buffer("lower_index", triangular_index(features, upper=False))
-        self.register_buffer("upper_index", triangular_index(features, upper=True))
+        self.register_buffer("lower_index", triangular_index(features, upper=False), persistent=False)
+        self.register_buffer("upper_index", triangular_index(features, upper=True), persistent=False)
 
     def forward(self, parameters: Tensor) -> Transform:
         diagonal = bounded(self.log_diagonal, LOG_SCALE_LIMIT).exp()
@@ -97,7 +97,7 @@ class Reorder(Layer):
 
     def __init__(self, order: Tensor):
         super().__init__()
-        self.register_buffer("order", order)
+        self.register_buffer("order", order, persistent=False)
 
     def forward(self, parameters: Tensor) -> Transform:
         return Permutation(self.order)

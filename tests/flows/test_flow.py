@@ -63,7 +63,25 @@ def test_a_registered_module_is_used_as_it_is(registered):
     torch.testing.assert_close(log_prob, flow.external(context).log_prob(x))
     torch.testing.assert_close(flow(context).mode(), flow.external.linear(context))
     assert flow(context).entropy(8).shape == (5,)
-    assert set(flow.state_dict()) == {"foreign.linear.weight", "foreign.linear.bias"}
+    assert set(flow.state_dict()) == {"external.linear.weight", "external.linear.bias"}
+    older = {name.replace("external", "foreign"): tensor + 1 for name, tensor in flow.state_dict().items()}
+    flow.load_state_dict(older)
+    assert torch.equal(flow.external.linear.bias, older["foreign.linear.bias"])
+
+
+def test_files_of_before_hold_orders_and_masks_and_still_load():
+    for name, buffers in dict(
+        triangular=["layers.1.index"], nsf=["layers.0.keep", "layers.1.change"], glow=["layers.1.order"],
+        maf=["layers.0.order", "layers.0.conditioner.linears.1.mask"],
+    ).items():  # fmt: skip
+        flow = Flow(3, 2, name)
+        weights = flow.state_dict()
+        assert all(tensor.is_floating_point() for tensor in weights.values())
+        older = weights | {buffer: flow.get_buffer(buffer).clone() for buffer in buffers}
+        torch.nn.ModuleDict({"inside": flow}).load_state_dict({f"inside.{key}": older[key] for key in older})
+        older[buffers[0]] = 1 - older[buffers[0]].int()
+        with pytest.raises(ValueError, match=f"{buffers[0]} of the saved flow is not this flow's"):
+            flow.load_state_dict(older)
 
 
 def test_zuko_flows_are_accepted_as_they_are(registered):
