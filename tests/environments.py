@@ -31,7 +31,7 @@ class Aim(gym.Env):
         horizon: int = 20,
         reward: Callable[[np.ndarray, np.ndarray], float] | None = None,
     ):
-        self.action_space = spaces.Box(np.float32(low), np.float32(high))
+        self.action_space = spaces.Box(np.float32(low), np.float32(high), np.shape(low))
         vector = spaces.Box(-1.0, 1.0, (3,))
         self.observation_space = {
             "vector": vector,

@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from flowrl.flows.options import checked_options
 from flowrl.layers import (
     ActNorm,
     AffineBijector,
@@ -31,6 +32,7 @@ from flowrl.layers.bijectors import Bijector
 BIJECTORS = ("affine", "spline")
 
 
+@checked_options
 def waveglow(
     features: int,
     context: int,
@@ -59,7 +61,7 @@ def waveglow(
     :param bound: of a spline
     :raises ValueError: if the horizon does not divide the features, or an option is not as said above
     """
-    if horizon < 1 or features % horizon:
+    if features % horizon:
         raise ValueError(
             f"horizon must be a number of steps that divides the {features} features of a chunk, got {horizon}."
         )
@@ -68,6 +70,7 @@ def waveglow(
     return _multiscale(Grid((horizon,), features // horizon), bijector, network, scales, steps)
 
 
+@checked_options
 def image_glow(
     features: int,
     context: int,
@@ -103,8 +106,6 @@ def _multiscale(
     grid: Grid, bijector: Bijector, network: Callable[..., object], scales: int, steps: int, index: int = 0
 ) -> list[Layer]:
     """Layers from noise to data, hence last scale first; ``index`` counts the couplings, from the data's side."""
-    if scales < 1 or steps < 1:
-        raise ValueError(f"A flow on a grid needs scales >= 1 and steps >= 1, got scales={scales}, steps={steps}.")
     squeezed = grid.squeezed()
     if squeezed.channels == 1:  # a single feature: nothing to condition on, the context alone moves it
         return [Elementwise(grid.features, bijector) for _ in range(steps)]

@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributions.transforms import Transform as TorchDistributionsTransform
 
 from flowrl.flows.images import waveglow
+from flowrl.flows.options import checked_options
 from flowrl.layers import (
     ActNorm,
     AffineBijector,
@@ -40,6 +41,7 @@ DEFAULT_FLOW = "triangular"
 HIDDEN = (64, 64)
 
 
+@checked_options
 def triangular(features: int, context: int, layers: int = 1, bins: int = 8, bound: float = 4.0) -> FlowParts:
     """Splines and shears whose parameters come from the state alone: no network in either direction."""
     parts: list[Layer] = []
@@ -48,21 +50,25 @@ def triangular(features: int, context: int, layers: int = 1, bins: int = 8, boun
     return parts
 
 
+@checked_options
 def gaussian(features: int, context: int) -> FlowParts:
     """No layers: a Gaussian of independent features, the flow agents' own baseline in the same code."""
     return []
 
 
+@checked_options
 def affine(features: int, context: int) -> FlowParts:
     """One shear before the mean and scale: a Gaussian with full covariance given the state."""
     return [ShearLayer(features)]
 
 
+@checked_options
 def realnvp(features: int, context: int, layers: int = 4, hidden: Sequence[int] = HIDDEN) -> FlowParts:
     """Affine coupling (Dinh et al. 2017)."""
     return _couplings(features, AffineBijector(), layers, hidden)
 
 
+@checked_options
 def nsf(
     features: int,
     context: int,
@@ -75,11 +81,13 @@ def nsf(
     return _couplings(features, SplineBijector(bins, bound), layers, hidden)
 
 
+@checked_options
 def maf(features: int, context: int, layers: int = 2, hidden: Sequence[int] = HIDDEN) -> FlowParts:
     """Masked autoregressive flow (Papamakarios et al. 2017): fast log-prob, sampling in d passes."""
     return _autoregressive(features, AffineBijector(), layers, hidden, fast_sampling=False)
 
 
+@checked_options
 def iaf(features: int, context: int, layers: int = 2, hidden: Sequence[int] = HIDDEN, gated: bool = False) -> FlowParts:
     """Inverse autoregressive flow (Kingma et al. 2016): fast sampling, log-prob of a given action in d passes.
 
@@ -90,6 +98,7 @@ def iaf(features: int, context: int, layers: int = 2, hidden: Sequence[int] = HI
     return _autoregressive(features, bijector, layers, hidden, fast_sampling=True)
 
 
+@checked_options
 def naf(
     features: int,
     context: int,
@@ -108,16 +117,19 @@ def naf(
     return [AutoregressiveLayer(features, bijector, i, hidden, fast_sampling) for i in range(layers)]
 
 
+@checked_options
 def planar(features: int, context: int, layers: int = 4) -> FlowParts:
     """Planar maps (Rezende and Mohamed 2015)."""
     return [PlanarLayer(features, i) for i in range(layers)]
 
 
+@checked_options
 def radial(features: int, context: int, layers: int = 4) -> FlowParts:
     """Radial maps (Rezende and Mohamed 2015)."""
     return [RadialLayer(features) for _ in range(layers)]
 
 
+@checked_options
 def glow(features: int, context: int, layers: int = 3, hidden: Sequence[int] = HIDDEN) -> FlowParts:
     """Glow's step for vectors (Kingma and Dhariwal 2018): activation norm, invertible linear map, affine coupling."""
     parts: list[Layer] = []
@@ -126,6 +138,7 @@ def glow(features: int, context: int, layers: int = 3, hidden: Sequence[int] = H
     return parts
 
 
+@checked_options
 def ffjord(
     features: int,
     context: int,

@@ -18,7 +18,7 @@ def action_box(action_space: spaces.Box, like: Tensor) -> tuple[Tensor, Tensor]:
 def check_flow_arguments(action_space: spaces.Space, use_sde: bool, flow: AnyFlow = DEFAULT_FLOW) -> None:
     """Refuse what a flow policy cannot be, before anything is built.
 
-    :raises ValueError: for gSDE, an action space that is no Box, or an unknown flow
+    :raises ValueError: for gSDE, an action space that is no Box or has an edge of no width, or an unknown flow
     """
     if use_sde:
         raise ValueError(
@@ -29,6 +29,11 @@ def check_flow_arguments(action_space: spaces.Space, use_sde: bool, flow: AnyFlo
         raise ValueError(
             f"Flow policies need a continuous action space (gymnasium.spaces.Box), got {action_space}; use SB3's "
             '"MlpPolicy" for discrete actions.'
+        )
+    if (flat := np.flatnonzero(action_space.low == action_space.high)).size:
+        raise ValueError(
+            f"The box of actions has no width at index {flat.tolist()} (low == high): what cannot vary has no density. "
+            "Leave it out of the action space and add it in the environment."
         )
     if isinstance(flow, str):
         find_flow(flow)

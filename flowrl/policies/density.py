@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 from torch.nn import Parameter
@@ -22,9 +23,23 @@ class ActionDensity:
     """Mixin of the flow policies: `log_prob(obs, env_action)` and `entropy(obs)` over the environment's action box."""
 
     action_space: spaces.Box
+    observation_space: spaces.Space
+    features_extractor_class: type[BaseFeaturesExtractor]
     squash_output: bool
     get_distribution: Callable[[PyTorchObs], FlowDistribution]
     parameters: Callable[[], Iterator[Parameter]]
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """SB3's check of ``"MlpPolicy"`` and ``"CnnPolicy"`` for the policies of this library."""
+        if isinstance(self.observation_space, spaces.Dict) and self.features_extractor_class in (
+            FlattenExtractor,
+            NatureCNN,
+        ):
+            raise ValueError(
+                "You must use `FlowMultiInputPolicy` when working with dict observation space, "
+                f"not {type(self).__name__}"
+            )
+        return super().make_features_extractor()  # type: ignore[misc]
 
     def log_prob(self, obs: PyTorchObs, env_action: Tensor) -> Tensor:
         """Exact log-density of environment actions; its exponential integrates to one over the action space's box.
@@ -32,17 +47,19 @@ class ActionDensity:
         :param obs: preprocessed observations (``policy.obs_to_tensor(obs)[0]``), batch first
         :param env_action: actions in the environment's units, shape ``(batch, *action_shape)``; one on the box's edge
             counts as the nearest float inside
-        :return: shape ``(batch,)``, nats
+        :return: shape ``(batch,)``, nats; -inf outside of the box onto which actions are squashed
         """
         distribution = self.get_distribution(obs)
-        action = env_action.flatten(1).to(next(self.parameters()))  # the policy's dtype and device
+        action = env_action.reshape(len(env_action), -1).to(next(self.parameters()))  # the policy's dtype and device
         if not self.squash_output:
             return distribution.log_prob(action)
         low, half = action_box(self.action_space, action)
+        high = torch.as_tensor(self.action_space.high.flatten()).to(low)
+        outside = ((action < low) | (action > high)).any(-1) & ~action.isnan().any(-1)
         action = (action - low) / half - 1
         if distribution.pre_squash:
             action = distribution.distribution.squash.inverse_and_ladj(action)[0]  # type: ignore[union-attr]
-        return distribution.log_prob(action) - half.log().sum()
+        return (distribution.log_prob(action) - half.log().sum()).masked_fill(outside, -torch.inf)
 
     def entropy(self, obs: PyTorchObs, n_samples: int = 16) -> Tensor:
         """Monte-Carlo estimate of the differential entropy of the environment's action, differentiable.

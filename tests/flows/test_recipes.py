@@ -1,14 +1,17 @@
 """Every recipe: a Gaussian at the start, and an exact, normalised, reparameterised density once its parameters move."""
 
 import copy
+import inspect
 import math
 import pickle
+import re
 
 import pytest
 import torch
 from torch.distributions import Independent, Normal
 
 from flowrl import Flow
+from flowrl.flows.recipes import find_flow
 from flowrl.policies.action_distribution import ActionFlow
 from tests.models import FLOW_KWARGS, FLOWS, widen_moderately
 
@@ -164,6 +167,18 @@ def test_compiles_without_a_graph_break(name):
     for fast, plain in results:
         torch.testing.assert_close(fast, plain)
     torch._dynamo.reset()
+
+
+REFUSED = {"int": (0, -1, 8.0, True), "float": (0.0, -1.0, math.inf, "4"), "Sequence[int]": ([], [0], [8.0], 64)}
+
+
+@flows
+def test_options_of_the_wrong_kind_are_named(name):
+    for option, parameter in inspect.signature(find_flow(name)).parameters.items():
+        if option not in ("features", "context"):
+            for value in REFUSED.get(parameter.annotation, ()):
+                with pytest.raises(ValueError, match=rf"{option} must be .*, got {option}={re.escape(repr(value))}"):
+                    Flow(3, CONTEXT, name, **{option: value})
 
 
 @flows

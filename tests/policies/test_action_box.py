@@ -99,6 +99,18 @@ def test_log_prob_is_that_of_the_action_that_the_environment_got(algorithm):
     assert -log_prob.mean().item() == pytest.approx(entropy.mean().item(), abs=0.1)
 
 
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+@torch.no_grad()
+def test_outside_of_the_box_the_density_is_zero_and_nan_stays_nan(algorithm):
+    policy = build_policy(algorithm)
+    low, high = torch.as_tensor(BOX.low), torch.as_tensor(BOX.high)
+    inside, beyond = (low + high) / 2, torch.stack((high[0].nextafter(torch.tensor(99.0)), low[1]))
+    actions = torch.stack((inside, low, high, beyond, low - 1, inside * torch.nan, torch.tensor([torch.nan, 99.0])))
+    log_prob = policy.log_prob(observations(1).expand(7, -1), actions)
+    assert log_prob[:3].isfinite().all()
+    assert (log_prob[3:5] == -torch.inf).all() and log_prob[5:].isnan().all()
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_scale_and_unscale_are_inverse(algorithm):
     """On-policy, the stored action is u before the tanh; off-policy it is the action in [-1, 1]."""

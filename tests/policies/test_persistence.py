@@ -95,6 +95,26 @@ def test_the_same_seed_gives_the_same_run(algorithm):
     np.testing.assert_array_equal(first.predict(obs, deterministic=True)[0], second.predict(obs, deterministic=True)[0])
 
 
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_an_evolution_strategy_may_add_noise_to_every_weight(algorithm):
+    """The example of SB3's documentation, at a flow that has orders and indices."""
+    model = build(algorithm, policy_kwargs=dict(flow="glow"))
+    before, _ = model.predict(states := observations(4).numpy(), deterministic=True)
+    weights = {name: value + 0.1 * torch.randn_like(value) for name, value in model.policy.state_dict().items()}
+    model.policy.load_state_dict(weights)
+    after, _ = model.predict(states, deterministic=True)
+    assert np.isfinite(after).all() and not np.allclose(before, after)
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_a_submodule_in_evaluation_is_set_back_for_training(algorithm):
+    policy = build_policy(algorithm)
+    policy.set_training_mode(True)
+    head(policy).eval()
+    policy.set_training_mode(True)
+    assert all(module.training for module in head(policy).modules())
+
+
 def through(module, policy):
     """There and back."""
     return pickle.loads(module.dumps(policy))

@@ -70,6 +70,18 @@ def test_an_environment_that_breaks_midway_stops_training(algorithm):
     model.learn(128)
 
 
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_dictionaries_of_observations_need_the_policy_for_them(algorithm):
+    with pytest.raises(ValueError, match="You must use `FlowMultiInputPolicy`.*, not Flow"):
+        build(algorithm, Aim(observation="dict"))
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_a_box_without_width_is_refused(algorithm):
+    with pytest.raises(ValueError, match=r"no width at index \[1\] \(low == high\)"):
+        build(algorithm, Aim(low=(-1.0, 0.5), high=(1.0, 0.5)))
+
+
 def test_nan_is_found_without_a_squash_too():
     """`np.clip` would hand it on to the environment."""
     model = build("PPO", policy_kwargs=dict(squash_output=False))
