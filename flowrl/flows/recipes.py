@@ -20,6 +20,7 @@ from flowrl.layers import (
     GatedBijector,
     InvertibleLinear,
     Layer,
+    LowRankShearLayer,
     PlanarLayer,
     RadialLayer,
     ShearLayer,
@@ -42,11 +43,18 @@ HIDDEN = (64, 64)
 
 
 @checked_options
-def triangular(features: int, context: int, layers: int = 1, bins: int = 8, bound: float = 4.0) -> FlowParts:
-    """Splines and shears whose parameters come from the state alone: no network in either direction."""
+def triangular(
+    features: int, context: int, layers: int = 1, bins: int = 8, bound: float = 4.0, rank: int | None = None
+) -> FlowParts:
+    """Splines and shears whose parameters come from the state alone: no network in either direction.
+
+    A shear has d (d - 1) / 2 parameters, one of low ``rank`` 2 d rank: for many features.
+    """
     parts: list[Layer] = []
     for i in range(layers):
-        parts += [Elementwise(features, SplineBijector(bins, bound)), ShearLayer(features, upper=i % 2 == 1)]
+        upper = i % 2 == 1
+        shear = ShearLayer(features, upper) if rank is None else LowRankShearLayer(features, rank, upper)
+        parts += [Elementwise(features, SplineBijector(bins, bound)), shear]
     return parts
 
 
@@ -79,6 +87,24 @@ def nsf(
 ) -> FlowParts:
     """Rational-quadratic spline coupling (Durkan et al. 2019)."""
     return _couplings(features, SplineBijector(bins, bound), layers, hidden)
+
+
+@checked_options
+def nsf_ar(
+    features: int,
+    context: int,
+    layers: int = 2,
+    bins: int = 8,
+    bound: float = 4.0,
+    hidden: Sequence[int] = HIDDEN,
+    fast_sampling: bool = False,
+) -> FlowParts:
+    """Autoregressive rational-quadratic splines (Durkan et al. 2019, RQ-NSF (AR)).
+
+    As in the paper, the log-prob takes one pass, which PPO and fits to data ask for, and sampling d; the other way
+    around where ``fast_sampling``, for SAC and variational fits.
+    """
+    return _autoregressive(features, SplineBijector(bins, bound), layers, hidden, fast_sampling)
 
 
 @checked_options
@@ -174,8 +200,23 @@ def _autoregressive(
 
 
 _RECIPES: dict[str, Builder] = {
-    recipe.__name__: recipe
-    for recipe in (triangular, gaussian, affine, realnvp, nsf, maf, iaf, naf, planar, radial, glow, waveglow, ffjord)
+    recipe.__name__.replace("_", "-"): recipe
+    for recipe in (
+        triangular,
+        gaussian,
+        affine,
+        realnvp,
+        nsf,
+        nsf_ar,
+        maf,
+        iaf,
+        naf,
+        planar,
+        radial,
+        glow,
+        waveglow,
+        ffjord,
+    )
 }
 
 

@@ -8,7 +8,7 @@ from flowrl.layers.coupling import CouplingLayer
 from flowrl.layers.elementwise import Elementwise
 from flowrl.layers.grid import Grid, PointwiseLayer, SplitLayer
 from flowrl.layers.layer import Constant, Layer
-from flowrl.layers.linear import ActNorm, InvertibleLinear, Reorder, ShearLayer, Shuffle
+from flowrl.layers.linear import ActNorm, InvertibleLinear, LowRankShearLayer, Reorder, ShearLayer, Shuffle
 from flowrl.layers.residual import PlanarLayer, RadialLayer
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ImageNetwork",
     "InvertibleLinear",
     "Layer",
+    "LowRankShearLayer",
     "PlanarLayer",
     "PointwiseLayer",
     "RadialLayer",

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from flowrl.layers.bijectors import LOG_SCALE_LIMIT
 from flowrl.layers.layer import Layer
-from flowrl.transforms import Affine, LULinear, Permutation, Shear, Transform, bounded
+from flowrl.transforms import Affine, LowRankShear, LULinear, Permutation, Shear, Transform, bounded
 
 MIN_STD = 1e-6  # what a feature that never varies counts as in a start from data
 
@@ -29,6 +29,33 @@ class ShearLayer(Layer):
     def forward(self, parameters: Tensor) -> Transform:
         one = parameters.new_ones(*parameters.shape[:-1], self.features)
         return Shear(triangular_matrix(one, parameters, self.index), self.upper)
+
+
+class LowRankShearLayer(Layer):
+    """Shear from the context with 2 d r parameters in place of d (d - 1) / 2; at the start u = 0, the identity.
+
+    Its slice of the context map holds all of u, then all of v, each as ``(d, r)``, row by row.
+
+    :param features: d
+    :param rank: r
+    :param upper: whether the matrix is upper triangular; alternate it between layers
+    """
+
+    def __init__(self, features: int, rank: int, upper: bool = False):
+        super().__init__()
+        self.features, self.rank, self.upper = features, rank, upper
+        self.context_size = 2 * features * rank
+
+    def reset_context(self, weight: Tensor, bias: Tensor) -> None:
+        """Seeded v, away from zero, lest u have no gradient."""
+        super().reset_context(weight, bias)
+        v = torch.randn(self.features * self.rank, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            bias[len(v) :] = v / self.rank**0.5
+
+    def forward(self, parameters: Tensor) -> Transform:
+        u, v = parameters.unflatten(-1, (2, self.features, self.rank)).unbind(-3)
+        return LowRankShear(u, v, self.upper)
 
 
 class InvertibleLinear(Layer):

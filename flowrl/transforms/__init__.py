@@ -1,6 +1,6 @@
 """Bijections x -> y with log|det dy/dx|, one family a file, as `torch.distributions` transforms."""
 
-from flowrl.transforms.affine import Affine, LULinear, Shear
+from flowrl.transforms.affine import Affine, LowRankShear, LULinear, Shear
 from flowrl.transforms.autoregressive import Autoregressive
 from flowrl.transforms.bounded import bounded
 from flowrl.transforms.continuous import Continuous, TanhField
@@ -23,6 +23,7 @@ __all__ = [
     "Coupling",
     "Inverse",
     "LULinear",
+    "LowRankShear",
     "Permutation",
     "Planar",
     "Pointwise",

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from flowrl.transforms.transform import Transform, zero_ladj
 
@@ -42,6 +43,42 @@ class Shear(Transform):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = matvec(self.matrix, x)
+        return y, zero_ladj(y)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        x = solve(self.matrix, y, upper=self.upper)
+        return x, zero_ladj(x)
+
+
+class LowRankShear(Transform):
+    r"""Shear :math:`y_i = x_i + u_i \cdot \sum_{j < i} v_j x_j`, j > i where ``upper``: :math:`T = I + N` with
+    :math:`N_{ij} = u_i \cdot v_j` on one side of the diagonal, volume-preserving.
+
+    Forward it is a sum that runs along the features, d r operations; the inverse solves with the matrix.
+
+    :param u: shape ``(*, d, r)``
+    :param v: shape ``(*, d, r)``
+    :param upper: whether T is upper triangular
+    """
+
+    def __init__(self, u: Tensor, v: Tensor, upper: bool = False):
+        super().__init__()
+        self.u, self.v, self.upper = u, v, upper
+
+    @property
+    def matrix(self) -> Tensor:
+        """T, shape ``(*, d, d)``."""
+        product = self.u @ self.v.mT
+        one = torch.eye(product.shape[-1], dtype=product.dtype, device=product.device)
+        return one + (product.triu(1) if self.upper else product.tril(-1))
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        terms = self.v * x.unsqueeze(-1)  # (*, d, r)
+        if self.upper:
+            sums = F.pad(terms[..., 1:, :].flip(-2).cumsum(-2).flip(-2), (0, 0, 0, 1))
+        else:
+            sums = F.pad(terms[..., :-1, :].cumsum(-2), (0, 0, 1, 0))
+        y = x + (self.u * sums).sum(-1)
         return y, zero_ladj(y)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -226,6 +226,24 @@ def test_gated_iaf_starts_as_the_gaussian_of_its_context_and_agrees_with_its_sam
     torch.testing.assert_close(distribution.log_prob(x), log_prob, atol=1e-7, rtol=1e-7)
 
 
+def test_a_shear_of_low_rank_has_fewer_parameters_and_is_trained_from_its_start():
+    full, low = (Flow(32, CONTEXT, "triangular", layers=2, rank=rank) for rank in (None, 4))
+    assert [layer.context_size for layer in low.layers][1::2] == [256, 256]
+    assert low.context_map.out_features < full.context_map.out_features
+    x, log_prob = low(torch.randn(8, CONTEXT)).rsample_and_log_prob()
+    (x.sin().sum() + log_prob.sum()).backward()
+    start = 2 * 32 + low.layers[0].context_size
+    assert (low.context_map.bias.grad[start + 4 : start + 128] != 0).all(), "u, but of the first feature"
+
+
+@dimensions
+def test_orientations_of_autoregressive_splines_and_low_rank_agree_with_their_samples(d):
+    for name, options in (("nsf-ar", dict(fast_sampling=True)), ("triangular", dict(layers=2, rank=2))):
+        distribution = perturbed(name, d, **options)(torch.randn(5, CONTEXT))
+        x, log_prob = distribution.rsample_and_log_prob((20,))
+        torch.testing.assert_close(distribution.log_prob(x), log_prob, atol=1e-7, rtol=1e-7)
+
+
 def test_gated_iaf_trains_gate_and_new_value_from_its_start():
     flow = Flow(3, CONTEXT, "iaf", gated=True)
     x, _ = flow(torch.randn(32, CONTEXT)).rsample_and_log_prob()

@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 
+from flowrl import Flow
+from flowrl.flows.flow import soft_clamp
 from flowrl.layers import GatedBijector, Grid
 from flowrl.transforms import Affine, Compose, LULinear, Permutation, Planar, Pointwise, Radial, RationalQuadraticSpline
 from flowrl.transforms.spline import RAW_LIMIT
+from tests.models import perturb
 
 
 def test_spline_agrees_with_zuko():
@@ -27,6 +30,31 @@ def test_spline_agrees_with_zuko():
     torch.testing.assert_close(y, their_y, atol=1e-8, rtol=0)
     torch.testing.assert_close(ladj, their_ladj.sum(-1), atol=1e-8, rtol=0)
     torch.testing.assert_close(ours.inverse_and_ladj(their_y)[0], theirs.inv(their_y), atol=1e-8, rtol=0)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("fast_sampling", [False, True])
+def test_autoregressive_splines_agree_with_zuko(fast_sampling):
+    """Zuko's loop over the features and its spline, with the knots that our networks give."""
+    zuko = pytest.importorskip("zuko", reason="zuko is a development dependency: pip install -e .[dev]")
+    flow = Flow(3, 2, "nsf-ar", layers=1, hidden=(16, 16), bins=5, fast_sampling=fast_sampling)
+    perturb(flow, 0.5)
+    parameters = flow.context_map(torch.randn(20, 2))
+    mean, log_std, context = parameters.split((3, 3, 16), dim=-1)
+    (layer,) = flow.layers
+
+    def spline(x):
+        theirs = zuko.transforms.MonotonicRQSTransform(*torch.zeros(3, 1, 4).split((1, 1, 1)), bound=4.0)
+        knots = layer.conditioner(x, context).knots
+        theirs.horizontal, theirs.vertical, theirs.derivatives = knots.unbind(-2)
+        return zuko.transforms.DependentTransform(theirs, 1)
+
+    theirs = zuko.transforms.AutoregressiveTransform(spline, passes=3)
+    z = torch.randn(20, 3)
+    moved, ladj = (theirs if fast_sampling else theirs.inv).call_and_ladj(z[:, layer.order])
+    x, our_ladj = flow.from_parameters(parameters).transform.call_and_ladj(z)
+    torch.testing.assert_close(x, mean + soft_clamp(log_std).exp() * moved, atol=1e-8, rtol=0)
+    torch.testing.assert_close(our_ladj, ladj + soft_clamp(log_std).sum(-1), atol=1e-8, rtol=0)
 
 
 def test_planar_agrees_with_normflows():
