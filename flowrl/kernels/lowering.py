@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from flowrl.kernels.structures import constant, enumeration
 from flowrl.layers import AffineBijector, CouplingLayer, Elementwise, ShearLayer, SplineBijector
 from flowrl.layers.bijectors import LOG_SCALE_LIMIT
+from flowrl.layers.linear import LowRankShearLayer
 
 KINDS = enumeration("StepKind")
-MAX_BINS = constant("MAX_BINS")
+MAX_BINS, MAX_RANK = constant("MAX_BINS"), constant("MAX_RANK")
 
 
 class Step(NamedTuple):
@@ -18,7 +19,8 @@ class Step(NamedTuple):
 
     :param kind: which
     :param offset: its first column of the parameters
-    :param option: a spline's number of bins; whether a shear is upper triangular; whether a squash comes later: x is
+    :param option: a spline's number of bins; whether a shear is upper triangular, and
+        one of low rank its rank, negative if upper; whether a squash comes later: x is
         then that before it, and the density that after it
     :param bound: a spline acts on [-bound, bound]; an affine coupling's log-scale lies in (-bound, bound)
     :param keep: a coupling's features that condition
@@ -50,6 +52,13 @@ def lower(layer: nn.Module, offset: int) -> Step | None:
 @lower.register
 def _(layer: ShearLayer, offset: int) -> Step | None:
     return Step(KINDS["SHEAR"], offset, int(layer.upper)) if type(layer) is ShearLayer else None
+
+
+@lower.register
+def _(layer: LowRankShearLayer, offset: int) -> Step | None:
+    if type(layer) is not LowRankShearLayer or layer.rank > MAX_RANK:
+        return None
+    return Step(KINDS["LOW_RANK_SHEAR"], offset, -layer.rank if layer.upper else layer.rank)
 
 
 @lower.register
