@@ -31,7 +31,7 @@ class FlowLogger(BaseCallback):
     """
     Log the policy's distribution, the gradients and the speed; and the hyperparameters, once.
 
-    - ``flow/entropy``, ``flow/log_prob_mean``, ``flow/saturation`` (the fraction of action components beyond 0.99 of
+    - ``flow/entropy``, ``flow/saturation`` (the fraction of action components beyond 0.99 of
       the box), ``flow/log_det_min``, ``flow/log_det_max``: over the states visited last;
     - ``train/grad_norm_actor``, ``train/grad_norm_critic``: of the gradients that the optimiser gets (PPO clips them
       before, so that they end at its ``max_grad_norm``);

@@ -75,7 +75,7 @@ class ActionFlow(ReparameterizedDistribution):
 
     @torch.no_grad()
     def diagnostics(self, center: float | Tensor = 0.0, half: float | Tensor = 1.0) -> dict[str, float]:
-        """One sample per state, summed up: entropy (nats), mean log-prob, saturated fraction, range of the log-det.
+        """One sample per state, summed up: entropy (nats), saturated fraction, range of the log-det.
 
         The log-det is that of the flow, noise to u; a flow of another library need not have one.
 
@@ -91,7 +91,6 @@ class ActionFlow(ReparameterizedDistribution):
         a, log_prob = (a - center) / half, log_prob + half.log().sum()
         summary = {
             "entropy": -log_prob.mean().item(),
-            "log_prob_mean": log_prob.mean().item(),
             "saturation": (a.abs() > SATURATED).float().mean().item(),
         }
         if isinstance(self.flow, NormalizingFlow):

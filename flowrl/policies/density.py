@@ -127,7 +127,7 @@ def sample_actions(policy: BasePolicy, obs: PyTorchObs) -> Tensor:
 @torch.no_grad()
 def diagnose(policy: BasePolicy, obs: PyTorchObs) -> dict[str, float]:
     """
-    What the curves under ``flow/`` show: entropy, mean log-prob, saturated fraction, range of the log-det.
+    What the curves under ``flow/`` show: entropy, saturated fraction, range of the log-det.
 
     Densities are those on [-1, 1], as SAC's target entropy takes them. A Gaussian has no flow and no log-det.
 
@@ -148,6 +148,5 @@ def diagnose(policy: BasePolicy, obs: PyTorchObs) -> dict[str, float]:
         actions, log_prob = policy.actor.action_log_prob(obs)  # type: ignore[operator, union-attr]
     return {
         "entropy": -log_prob.mean().item(),
-        "log_prob_mean": log_prob.mean().item(),
         "saturation": (actions.abs() > SATURATED).float().mean().item(),
     }
