@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import TransformedDistribution
 
-from flowrl.flows.distribution import ReparameterizedDistribution
+from flowrl.flows.distribution import ReparameterizedDistribution, highest
 
 CENTER_SAMPLES = 64  # draws among which the densest stands for a distribution without any mode or mean
 
@@ -67,5 +67,4 @@ def densest(distribution: ReparameterizedDistribution) -> Tensor:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         x, log_prob = distribution.rsample_and_log_prob((CENTER_SAMPLES,))
-    best = log_prob.argmax(0)[None, ..., None].expand(1, *x.shape[1:])
-    return x.gather(0, best).squeeze(0)
+    return highest(x, log_prob)

@@ -54,14 +54,19 @@ class ReparameterizedDistribution(Distribution):
         :param n_samples: 0: the image of the base's mean; n: the densest of it and n samples
         :return: shape ``(*batch, d)``
         """
-        center = self.center()
-        if n_samples == 0:
-            return center
-        x, log_prob = self.rsample_and_log_prob((n_samples,))
-        x = torch.cat((center.unsqueeze(0), x))
-        log_prob = torch.cat((self.log_prob(center).unsqueeze(0), log_prob))
-        best = log_prob.argmax(0).reshape(1, *self.batch_shape, *(1 for _ in self.event_shape)).expand(1, *center.shape)
-        return x.gather(0, best).squeeze(0)
+        return highest(*self.candidates(n_samples)) if n_samples else self.center()
+
+    def candidates(self, n: int) -> tuple[Tensor, Tensor]:
+        """The center and n samples, from the same seed in every call: torch's own random numbers are left alone.
+
+        :param n: how many samples
+        :return: x, shape ``(n + 1, *batch, d)``, and log p(x), shape ``(n + 1, *batch)``
+        """
+        center = self.center().unsqueeze(0)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            x, log_prob = self.rsample_and_log_prob((n,))
+        return torch.cat((center, x)), torch.cat((self.log_prob(center), log_prob))
 
 
 class NormalizingFlow(ReparameterizedDistribution):
@@ -91,6 +96,14 @@ class NormalizingFlow(ReparameterizedDistribution):
     def center(self) -> Tensor:
         return self.transform.call_and_ladj(torch.zeros_like(self._like))[0]
 
+    def candidates(self, n: int) -> tuple[Tensor, Tensor]:
+        """As of every distribution; the noise is that of every state, so that no state's depend on the batch."""
+        noise = torch.randn(n, self._like.shape[-1], generator=torch.Generator().manual_seed(0))
+        z = torch.cat((torch.zeros_like(noise[:1]), noise)).to(self._like)
+        z = z.view(n + 1, *(1 for _ in self.batch_shape), -1).expand(n + 1, *self._like.shape)
+        x, ladj = self.transform.call_and_ladj(z)
+        return x, standard_normal_log_prob(z) - ladj
+
     def _expanded(self, value: Tensor) -> Tensor:
         if value.shape == self._like.shape:
             return value
@@ -102,6 +115,12 @@ class NormalizingFlow(ReparameterizedDistribution):
     def log_det(self, value: Tensor) -> Tensor:
         """log|det dx/dz| at a value, shape ``(*batch,)``: how far the flow stretches the noise there."""
         return self.transform.inverse_and_ladj(value)[1]
+
+
+def highest(x: Tensor, score: Tensor) -> Tensor:
+    """The one of the highest score, ``(n, *batch, *event), (n, *batch) -> (*batch, *event)``."""
+    best = score.argmax(0, keepdim=True)
+    return x.gather(0, best.view(*best.shape, *(1 for _ in x.shape[best.dim() :])).expand(1, *x.shape[1:])).squeeze(0)
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

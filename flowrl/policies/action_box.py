@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow, find_flow
+from flowrl.flows.recipes import AnyFlow, find_flow
 
 
 def action_box(action_space: spaces.Box, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -15,10 +15,13 @@ def action_box(action_space: spaces.Box, like: Tensor) -> tuple[Tensor, Tensor]:
     return low, (high - low) / 2
 
 
-def check_flow_arguments(action_space: spaces.Space, use_sde: bool, flow: AnyFlow = DEFAULT_FLOW) -> None:
+def check_flow_arguments(
+    action_space: spaces.Space, use_sde: bool, flow: AnyFlow, deterministic_action: str, n_candidates: int, critic: bool
+) -> None:
     """Refuse what a flow policy cannot be, before anything is built.
 
-    :raises ValueError: for gSDE, an action space that is no Box or has an edge of no width, or an unknown flow
+    :raises ValueError: for gSDE, an action space that is no Box or has an edge of no width, an unknown flow or
+        deterministic action, or one by the critic where ``critic`` is False: the policy has none of actions
     """
     if use_sde:
         raise ValueError(
@@ -35,6 +38,15 @@ def check_flow_arguments(action_space: spaces.Space, use_sde: bool, flow: AnyFlo
             f"The box of actions has no width at index {flat.tolist()} (low == high): what cannot vary has no density. "
             "Leave it out of the action space and add it in the environment."
         )
+    if deterministic_action not in ("mean", "densest", "best")[: 2 + critic]:
+        allowed = (
+            '"mean", "densest" or "best"'
+            if critic
+            else '"mean" or "densest" (this algorithm has no Q to say which is best)'
+        )
+        raise ValueError(f"deterministic_action must be {allowed}, got {deterministic_action!r}.")
+    if not isinstance(n_candidates, int) or n_candidates < 1:
+        raise ValueError(f"n_candidates must be an integer >= 1, got {n_candidates!r}.")
     if isinstance(flow, str):
         find_flow(flow)
 

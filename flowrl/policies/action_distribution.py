@@ -40,7 +40,12 @@ class ActionFlow(ReparameterizedDistribution):
         self.scored: tuple[Tensor, Tensor] | None = None
 
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-        u, log_prob = self.flow.rsample_and_log_prob(sample_shape)
+        return self._squashed(*self.flow.rsample_and_log_prob(sample_shape))
+
+    def candidates(self, n: int) -> tuple[Tensor, Tensor]:
+        return self._squashed(*self.flow.candidates(n))
+
+    def _squashed(self, u: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
         if self.squash is None:
             return u, log_prob
         a, ladj = self.squash.call_and_ladj(u)
@@ -132,6 +137,9 @@ class FlowDistribution(Distribution):
     :param flow_kwargs: options of the recipe
     :param squash: False: actions are unbounded and in the environment's own units
     :param pre_squash: whether actions are stored and scored before the tanh (on-policy algorithms)
+    :param deterministic_action: ``"mean"``: the base's mean pushed through the flow; ``"densest"``: of it and samples
+        from a fixed seed, that of the highest density; ``"best"``: the policy asks its critic
+    :param n_candidates: number of these samples
     """
 
     distribution: ActionFlow
@@ -143,8 +151,12 @@ class FlowDistribution(Distribution):
         flow_kwargs: dict[str, Any] | None = None,
         squash: bool = True,
         pre_squash: bool = False,
+        deterministic_action: str = "mean",
+        n_candidates: int = 16,
     ):
         super().__init__()
+        self.deterministic_action = deterministic_action
+        self.n_candidates = n_candidates
         self.action_dim = action_dim
         self.flow = flow
         self.flow_kwargs = flow_kwargs or {}
@@ -182,8 +194,10 @@ class FlowDistribution(Distribution):
         return self.distribution.rsample()
 
     def mode(self) -> Tensor:
-        """The base's mean pushed through the flow: the deterministic action, not in general the densest one."""
-        return self.distribution.mode()
+        """The deterministic action: by default the base's mean pushed through, not in general the densest one."""
+        if self.deterministic_action == "best":
+            raise ValueError('deterministic_action="best" needs a critic: ask the policy, not its actor.')
+        return self.distribution.mode(self.n_candidates if self.deterministic_action == "densest" else 0)
 
     def get_actions(self, deterministic: bool = False) -> Tensor:
         """Actions to execute.

@@ -12,9 +12,10 @@ from stable_baselines3.sac import policies as sac
 from torch import nn
 
 from flowrl.compiled import compiled_act
+from flowrl.flows.distribution import highest
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
 from flowrl.policies.action_box import check_flow_arguments, into_box
-from flowrl.policies.action_distribution import FlowDistribution
+from flowrl.policies.action_distribution import FlowDistribution, check_finite
 from flowrl.policies.density import ActionDensity
 from flowrl.policies.training_mode import TrainingModeMixin
 
@@ -24,6 +25,8 @@ class FlowActorMixin:
 
     :param flow: see :class:`flowrl.Flow`
     :param flow_kwargs: options of the recipe
+    :param deterministic_action: ``"mean"``, ``"densest"`` or ``"best"``, see :class:`FlowDistribution`
+    :param n_candidates: how many samples are compared with the mean
     """
 
     mu: nn.Linear
@@ -31,10 +34,21 @@ class FlowActorMixin:
     action_dist: FlowDistribution
 
     def __init__(
-        self, *args: Any, flow: AnyFlow = DEFAULT_FLOW, flow_kwargs: dict[str, Any] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        flow: AnyFlow = DEFAULT_FLOW,
+        flow_kwargs: dict[str, Any] | None = None,
+        deterministic_action: str = "mean",
+        n_candidates: int = 16,
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        self.flow_spec: dict[str, Any] = dict(flow=flow, flow_kwargs=flow_kwargs)
+        self.flow_spec: dict[str, Any] = dict(
+            flow=flow,
+            flow_kwargs=flow_kwargs,
+            deterministic_action=deterministic_action,
+            n_candidates=n_candidates,
+        )
         self.action_dist = FlowDistribution(get_action_dim(self.action_space), **self.flow_spec)
         self.flow = self.action_dist.proba_distribution_net(self.mu.in_features)
         if not self.flow.is_external:
@@ -53,6 +67,7 @@ class FlowActorMixin:
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
         is_own = type(self).get_distribution is FlowActorMixin.get_distribution and "get_distribution" not in vars(self)
+        is_own = is_own and not (deterministic and self.action_dist.deterministic_action != "mean")
         features = partial(self.extract_features, obs, self.features_extractor)
         compiled = is_own and compiled_act(self.flow, self.action_dist, self.latent_pi, features, deterministic)
         return compiled.actions if compiled else self.get_distribution(obs).get_actions(deterministic=deterministic)
@@ -66,6 +81,9 @@ class FlowActorPolicyMixin(TrainingModeMixin, ActionDensity):
 
     :param flow: see :class:`flowrl.Flow`
     :param flow_kwargs: options of the recipe
+    :param deterministic_action: ``"mean"``, ``"densest"`` or ``"best"`` (by Q, the lowest of the critics), see
+        :class:`FlowDistribution`
+    :param n_candidates: how many samples are compared with the mean
     :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments`
     """
 
@@ -78,12 +96,19 @@ class FlowActorPolicyMixin(TrainingModeMixin, ActionDensity):
         *args: Any,
         flow: AnyFlow = DEFAULT_FLOW,
         flow_kwargs: dict[str, Any] | None = None,
+        deterministic_action: str = "mean",
+        n_candidates: int = 16,
         use_sde: bool = False,
         **kwargs: Any,
     ):
-        check_flow_arguments(action_space, use_sde, flow)
+        check_flow_arguments(action_space, use_sde, flow, deterministic_action, n_candidates, critic=True)
         # Before _build, which super().__init__ calls
-        self.flow_spec: dict[str, Any] = dict(flow=flow, flow_kwargs=flow_kwargs)
+        self.flow_spec: dict[str, Any] = dict(
+            flow=flow,
+            flow_kwargs=flow_kwargs,
+            deterministic_action=deterministic_action,
+            n_candidates=n_candidates,
+        )
         super().__init__(observation_space, action_space, *args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
@@ -96,8 +121,24 @@ class FlowActorPolicyMixin(TrainingModeMixin, ActionDensity):
     def get_distribution(self, obs: PyTorchObs) -> FlowDistribution:
         return self.actor.get_distribution(obs)
 
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
+        if not deterministic or self.flow_spec["deterministic_action"] != "best":
+            return super()._predict(observation, deterministic)
+        actions, _ = self.get_distribution(observation).distribution.candidates(self.flow_spec["n_candidates"])
+        n, batch, _ = actions.shape
+        q = self.critic(_repeated(observation, n), actions.flatten(0, 1))
+        q = torch.cat(q, 1) if isinstance(q, tuple) else q.mean(-1)  # (n batch, critics); TQC's are means of quantiles
+        return check_finite(highest(actions, q.amin(1).view(n, batch)))
+
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         return into_box(super().unscale_action(scaled_action), self.action_space)
+
+
+def _repeated(obs: PyTorchObs, n: int) -> PyTorchObs:
+    """A batch of observations n times, one after the other."""
+    if isinstance(obs, dict):
+        return {key: part.repeat(n, *(1 for _ in part.shape[1:])) for key, part in obs.items()}
+    return obs.repeat(n, *(1 for _ in obs.shape[1:]))
 
 
 class FlowActor(FlowActorMixin, sac.Actor):

@@ -33,6 +33,8 @@ class FlowActorCriticMixin(TrainingModeMixin, ActionDensity):
 
     :param flow: see :class:`flowrl.Flow`
     :param flow_kwargs: options of the recipe
+    :param deterministic_action: ``"mean"``, ``"densest"``, see :class:`FlowDistribution`
+    :param n_candidates: how many samples are compared with the mean
     :param squash_output: whether actions are squashed by tanh onto the action box; False: SB3 clips them to it, as it
         does a Gaussian's, and the log-prob is that of the action before the clip. An unbounded box is never squashed.
     :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments`
@@ -48,13 +50,20 @@ class FlowActorCriticMixin(TrainingModeMixin, ActionDensity):
         *args: Any,
         flow: AnyFlow = DEFAULT_FLOW,
         flow_kwargs: dict[str, Any] | None = None,
+        deterministic_action: str = "mean",
+        n_candidates: int = 16,
         squash_output: bool = True,
         use_sde: bool = False,
         **kwargs: Any,
     ):
-        check_flow_arguments(action_space, use_sde, flow)
+        check_flow_arguments(action_space, use_sde, flow, deterministic_action, n_candidates, critic=False)
         # Before _build, which super().__init__ calls
-        self.flow_spec: dict[str, Any] = dict(flow=flow, flow_kwargs=flow_kwargs)
+        self.flow_spec: dict[str, Any] = dict(
+            flow=flow,
+            flow_kwargs=flow_kwargs,
+            deterministic_action=deterministic_action,
+            n_candidates=n_candidates,
+        )
         self._squash = squash_output and action_space.is_bounded()
         super().__init__(observation_space, action_space, *args, **kwargs)
         self._squash_output = self._squash
@@ -101,6 +110,7 @@ class FlowActorCriticMixin(TrainingModeMixin, ActionDensity):
             or cls._get_action_dist_from_latent is not FlowActorCriticMixin._get_action_dist_from_latent
             or cls.extract_features is not ActorCriticPolicy.extract_features
             or type(self.mlp_extractor) is not MlpExtractor
+            or (deterministic and self.action_dist.deterministic_action != "mean")
             or (with_values and not self.share_features_extractor)
         ):
             return None
