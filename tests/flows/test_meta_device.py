@@ -1,0 +1,52 @@
+"""A device is never assumed: on torch's meta device, which no tensor of another can join, every flow and loss runs."""
+
+import pytest
+import torch
+from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
+
+from flowrl import Flow
+from flowrl.algorithms.ppo import update as ppo
+from flowrl.algorithms.sac import update as sac
+from tests.models import FLOWS, build
+
+BATCH, META = 4, torch.device("meta")
+
+
+@pytest.mark.parametrize(("d", "context"), [(1, 0), (3, 3)])
+@pytest.mark.parametrize("name", FLOWS)
+def test_flows_run_on_the_device_of_their_weights(name, d, context):
+    distribution = Flow(d, context, name).to(META)(torch.empty(BATCH, context, device=META) if context else None)
+    batch = (BATCH,) if context else ()
+    x, log_prob = distribution.rsample_and_log_prob((2,))
+    assert x.shape == (2, *batch, d) and log_prob.shape == (2, *batch)
+    (x.sum() + log_prob.sum()).backward()
+    assert distribution.sample((2,)).device == distribution.mode().device == distribution.mode(5).device == META
+    assert distribution.log_prob(torch.empty(*batch, d, device=META)).shape == batch
+
+
+@pytest.mark.parametrize("flow", ["triangular", "nsf"])
+def test_losses_of_sac_run_on_the_device_of_the_networks(flow):
+    model = build("SAC", policy_kwargs=dict(flow=flow))
+    model.policy.to(META)
+    batch = ReplayBufferSamples(*(torch.empty(BATCH, n, device=META) for n in (3, 2, 3, 1, 1)))
+    actions, log_prob = model.actor.action_log_prob(batch.observations)
+    log_ent_coef = torch.empty(1, device=META, requires_grad=True)
+    target = sac.td_target(model.actor, model.critic_target, batch, log_ent_coef.exp(), 0.99)
+    losses = (
+        sac.temperature_loss(log_ent_coef, log_prob, -2.0),
+        sac.critic_loss(model.critic, batch, target),
+        sac.actor_loss(model.critic, batch.observations, actions, log_prob, log_ent_coef.exp()),
+    )
+    assert all(loss.shape == () and loss.device == META for loss in losses)
+    sum(losses).backward()
+
+
+@pytest.mark.parametrize("flow", ["triangular", "nsf"])
+def test_losses_of_ppo_run_on_the_device_of_the_networks(flow):
+    model = build("PPO", policy_kwargs=dict(flow=flow))
+    model.policy.to(META)
+    numbers = (torch.empty(BATCH, device=META) for _ in range(4))
+    batch = RolloutBufferSamples(*(torch.empty(BATCH, n, device=META) for n in (3, 2)), *numbers)
+    loss, _ = ppo.losses(model, batch, 0.2, 0.2)
+    assert loss.shape == () and loss.device == META
+    loss.backward()
