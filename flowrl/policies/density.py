@@ -54,7 +54,7 @@ class ActionDensity:
         if not self.squash_output:
             return distribution.log_prob(action)
         low, half = action_box(self.action_space, action)
-        high = torch.as_tensor(self.action_space.high.flatten()).to(low)
+        high = torch.as_tensor(self.action_space.high.flatten(), dtype=low.dtype, device=low.device)
         outside = ((action < low) | (action > high)).any(-1) & ~action.isnan().any(-1)
         action = (action - low) / half - 1
         if distribution.pre_squash:
