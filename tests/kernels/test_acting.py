@@ -54,11 +54,15 @@ def assert_same_actions(policy, obs):
         assert torch.rand(()) == after, "the same random numbers were drawn"
 
 
-@pytest.mark.parametrize("batch", [1, 5, 70])
-@pytest.mark.parametrize("algorithm", ["SAC", "TQC", "PPO"])
+@pytest.mark.parametrize("batch", [1, 70])
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 @pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
 def test_it_acts_as_the_policy_does(algorithm, flow, d, batch):
     assert_same_actions(policy_of(algorithm, flow, d), observations(batch).double())
+
+
+def test_it_acts_as_tqc_does():
+    assert_same_actions(policy_of("TQC"), observations(5).double())
 
 
 @pytest.mark.parametrize("settings", [dict(squash_output=False), dict(activation_fn=torch.nn.ReLU)], ids=str)
