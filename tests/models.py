@@ -18,6 +18,7 @@ from flowrl.flows.flow import Flow
 from tests.environments import HIGH, LOW, Aim
 
 FLOWS = flowrl.available_flows()
+POLICY_FLOWS = ["triangular", "nsf"]  # tests of policies run over these two, tests of recipes over all
 
 # Options of the flows whose densities are scored on whole grids, where a recipe's own sizes would take minutes. The
 # continuous flow evaluates its field four times a step, and its solver's error falls as steps^-4: so many reach the

@@ -12,7 +12,7 @@ from tests.models import FLOWS, build
 BATCH, META = 4, torch.device("meta")
 
 
-@pytest.mark.parametrize(("d", "context"), [(1, 0), (3, 3)])
+@pytest.mark.parametrize(("d", "context"), [(1, 0), (2, 3)])
 @pytest.mark.parametrize("name", FLOWS)
 def test_flows_run_on_the_device_of_their_weights(name, d, context):
     distribution = Flow(d, context, name).to(META)(torch.empty(BATCH, context, device=META) if context else None)
@@ -20,7 +20,7 @@ def test_flows_run_on_the_device_of_their_weights(name, d, context):
     x, log_prob = distribution.rsample_and_log_prob((2,))
     assert x.shape == (2, *batch, d) and log_prob.shape == (2, *batch)
     (x.sum() + log_prob.sum()).backward()
-    assert distribution.sample((2,)).device == distribution.mode().device == distribution.mode(5).device == META
+    assert distribution.mode().device == distribution.mode(5).device == META
     assert distribution.log_prob(torch.empty(*batch, d, device=META)).shape == batch
 
 

@@ -13,9 +13,9 @@ from tests.environments import Aim
 from tests.models import (
     ALGORITHMS,
     BOX,
-    FLOWS,
     OFF_POLICY,
     ON_POLICY,
+    POLICY_FLOWS,
     build,
     build_policy,
     env_actions,
@@ -33,7 +33,7 @@ def widen(policy, log_std: float = 1.5) -> None:
         head(policy).context_map.bias[2:4] += log_std
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_samples_fill_an_asymmetric_box_to_its_edges(algorithm, flow):
     policy = build_policy(algorithm, flow=flow)
@@ -61,7 +61,7 @@ def test_predict_never_leaves_a_box_whose_edges_are_no_round_numbers(algorithm, 
         assert box.contains(action), f"{outside:.1e} outside"
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 @torch.no_grad()
 def test_log_prob_integrates_to_one_over_the_box(algorithm, flow):
@@ -73,7 +73,7 @@ def test_log_prob_integrates_to_one_over_the_box(algorithm, flow):
     assert (log_prob.exp() * weights).sum().item() == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 @torch.no_grad()
 def test_entropy_is_minus_the_mean_log_prob_in_environment_units(algorithm, flow):
@@ -134,7 +134,7 @@ def test_scaled_edges_of_the_box_are_finite(algorithm):
     assert log_prob.isfinite().all()
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @torch.no_grad()
 def test_an_unbounded_box_is_not_squashed(flow):
     """(SB3 2.9's algorithms refuse such a box; the policy by itself is a density over all of R^d.)"""

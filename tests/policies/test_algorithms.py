@@ -12,8 +12,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from tests.environments import Aim, ReachGoal
 from tests.models import (
     ALGORITHMS,
-    FLOWS,
     OFF_POLICY,
+    POLICY_FLOWS,
     assert_same_policy,
     build,
     build_policy,
@@ -97,7 +97,7 @@ def test_steps_on_images(algorithm, tmp_path):
     assert_same_policy(model, type(model).load(tmp_path / "model", env=env), env)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO", "TRPO"])
 def test_every_flow_trains_saves_and_loads(algorithm, flow, tmp_path):
     env = Aim()
@@ -109,7 +109,7 @@ def test_every_flow_trains_saves_and_loads(algorithm, flow, tmp_path):
     assert_same_policy(model, type(model).load(tmp_path / "model", env=env), env)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", [*OFF_POLICY, "PPO"])
 def test_policy_saves_and_loads_without_its_algorithm(algorithm, flow, tmp_path):
     policy = build_policy(algorithm, flow=flow)

@@ -6,12 +6,12 @@ import torch
 from gymnasium import spaces
 
 from tests.environments import Aim
-from tests.models import FLOWS, build, build_policy, head, observations, perturb
+from tests.models import POLICY_FLOWS, build, build_policy, head, observations, perturb
 
 LINE = spaces.Box(-1.0, 1.0, (1,))
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 @torch.no_grad()
 def test_entropy_agrees_with_quadrature(algorithm, flow):
@@ -26,7 +26,7 @@ def test_entropy_agrees_with_quadrature(algorithm, flow):
     assert policy.entropy(obs, n_samples=40_000).item() == pytest.approx(expected, abs=0.02)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 def test_the_entropy_that_ppo_sees_is_reparameterised(flow):
     """`evaluate_actions` estimates it from fresh draws; its gradient is not that of the stored actions."""
     policy = build_policy("PPO", flow=flow)
@@ -44,7 +44,7 @@ def test_the_entropy_that_ppo_sees_is_reparameterised(flow):
     assert estimates[0][1].any()
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 def test_the_gradient_of_entropy_is_that_of_quadrature(flow):
     """With respect to the base's log-std: a narrow policy's entropy grows by one nat for each."""
     policy = build_policy("PPO", action_space=LINE, flow=flow, log_std_init=-3.0).double()

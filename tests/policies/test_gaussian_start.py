@@ -5,7 +5,7 @@ import torch
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from torch import Tensor
 
-from tests.models import FLOWS, OFF_POLICY, ON_POLICY, build_policy, head, observations
+from tests.models import OFF_POLICY, ON_POLICY, POLICY_FLOWS, build_policy, head, observations
 
 PARAMETERS = {"SAC": {}, "PPO": dict(log_std_init=-0.7, ortho_init=False)}
 
@@ -27,7 +27,7 @@ def parameters_of(gaussian, obs: Tensor) -> tuple[Tensor, Tensor]:
     return gaussian.action_net(latent), gaussian.log_std.expand(len(obs), -1)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 @torch.no_grad()
 def test_log_prob_is_that_of_the_squashed_gaussian(algorithm, flow):
@@ -42,7 +42,7 @@ def test_log_prob_is_that_of_the_squashed_gaussian(algorithm, flow):
     torch.testing.assert_close(policy.get_distribution(obs).log_prob(emitted), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 @torch.no_grad()
 def test_samples_have_the_mean_and_spread_of_the_gaussian(algorithm, flow):
@@ -56,7 +56,7 @@ def test_samples_have_the_mean_and_spread_of_the_gaussian(algorithm, flow):
     assert abs(correlation) < 0.03
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 @torch.no_grad()
 def test_deterministic_action_is_the_gaussian_mean(algorithm, flow):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.models import ALGORITHMS, FLOWS, OFF_POLICY, ON_POLICY, build, head, perturb
+from tests.models import ALGORITHMS, OFF_POLICY, ON_POLICY, POLICY_FLOWS, build, head, perturb
 
 
 def update_once(algorithm: str, flow, perturbed: bool):
@@ -20,7 +20,7 @@ def update_once(algorithm: str, flow, perturbed: bool):
     return model
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_every_flow_parameter_has_a_gradient_at_the_start(algorithm, flow):
     model = update_once(algorithm, flow, perturbed=False)
@@ -28,7 +28,7 @@ def test_every_flow_parameter_has_a_gradient_at_the_start(algorithm, flow):
     assert not missing
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_every_flow_parameter_moves_once_trained_a_little(algorithm, flow):
     """At the start a zero last layer hides those before it; anywhere else nothing is cut off."""
@@ -37,7 +37,7 @@ def test_every_flow_parameter_moves_once_trained_a_little(algorithm, flow):
     assert not dead
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_policy_optimiser_holds_every_flow_parameter_once(algorithm, flow):
     model = build(algorithm, policy_kwargs=dict(flow=flow))

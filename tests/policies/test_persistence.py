@@ -12,7 +12,7 @@ from flowrl.policies import FlowActorCriticPolicy
 from tests.environments import Aim
 from tests.models import (
     ALGORITHMS,
-    FLOWS,
+    POLICY_FLOWS,
     assert_same_policy,
     build,
     build_policy,
@@ -30,7 +30,7 @@ def use(policy) -> None:
     policy.entropy(obs).sum().backward()
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: through(pickle, p), lambda p: through(cloudpickle, p)])
 def test_a_used_policy_copies_and_pickles(algorithm, flow, copied):

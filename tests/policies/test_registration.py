@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 ALONE = """
 import sys
 
-HIDDEN, wanted = {"sb3_contrib", "zuko", "nflows", "normflows", "pyro"}, set()
+HIDDEN, wanted = {"sb3_contrib", "zuko", "nflows", "normflows", "pyro", "minari"}, set()
 
 class Without:
     # As if they were not installed: find_spec gives None, import raises ModuleNotFoundError.

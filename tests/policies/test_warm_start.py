@@ -13,9 +13,9 @@ import flowrl
 from tests.environments import Aim, ReachGoal
 from tests.models import (
     ALGORITHMS,
-    FLOWS,
     OFF_POLICY,
     ON_POLICY,
+    POLICY_FLOWS,
     assert_same_policy,
     build,
     head,
@@ -61,7 +61,7 @@ def test_same_actions_and_log_probs_at_the_start(algorithm):
     torch.testing.assert_close(log_prob, gaussian_log_prob(gaussian, obs, actions), atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_every_flow_can_be_warm_started(algorithm, flow):
     gaussian = trained(algorithm, steps=128)

@@ -57,14 +57,14 @@ def test_is_a_torch_transform(name, d):
 
 
 @cases
-@pytest.mark.parametrize("leading", [(), (4,), (2, 3)], ids=str)
-def test_any_leading_shape(name, d, leading):
+def test_any_leading_shape(name, d):
     transform = make_transform(name, d, 0.3)
-    x = torch.randn(*leading, 6, d)
-    for passing in (transform.call_and_ladj, transform.inverse_and_ladj):
-        value, ladj = passing(x.tanh())
-        assert value.shape == x.shape
-        assert ladj.shape == x.shape[:-1]
+    for leading in ((), (4,), (2, 3)):
+        x = torch.randn(*leading, 6, d)
+        for passing in (transform.call_and_ladj, transform.inverse_and_ladj):
+            value, ladj = passing(x.tanh())
+            assert value.shape == x.shape
+            assert ladj.shape == x.shape[:-1]
 
 
 @pytest.mark.parametrize(("name", "d"), [case for case in CASES if case[1] in (1, 3, 4)])
@@ -78,7 +78,9 @@ def test_gradients_reach_input_and_parameters_and_agree_with_finite_differences(
         x_back, ladj_back = transform.inverse_and_ladj(torch.tanh(x))
         return y, ladj, x_back, ladj_back
 
-    assert torch.autograd.gradcheck(both_passes, (parameters.requires_grad_(), x.requires_grad_()), atol=1e-5)
+    assert torch.autograd.gradcheck(
+        both_passes, (parameters.requires_grad_(), x.requires_grad_()), atol=1e-5, fast_mode=True
+    )
 
 
 @cases
