@@ -42,6 +42,10 @@ class Program:
             )
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are built anew: they have pointers of their own."""
+        return type(self), (self.steps,)
+
     def fields(self) -> dict[str, Any]:
         """What a C `Flow` is told of its program."""
         return dict(
