@@ -62,13 +62,13 @@ class RowTransform(Transform):
         self._forward_rows, self._inverse_rows, self._context = forward, inverse, context
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._through(self._forward_rows, x)
+        return self._evaluate(self._forward_rows, x)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        x, ladj = self._through(self._inverse_rows, y)
+        x, ladj = self._evaluate(self._inverse_rows, y)
         return x, -ladj
 
-    def _through(self, function: Rows, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, function: Rows, value: Tensor) -> tuple[Tensor, Tensor]:
         batch, rows = as_rows(value, *([] if self._context is None else [self._context]))
         image, ladj = function(*rows)
         # Some of normflows' flows give one log-determinant for all rows

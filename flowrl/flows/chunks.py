@@ -14,18 +14,18 @@ from flowrl.flows.flow import Flow
 class SequenceDistribution(ReparameterizedDistribution):
     """A distribution over chunks, event shape ``(horizon, d)``, from one over their flattened vectors.
 
-    :param flat: over vectors of size horizon times d
+    :param vectors: over vectors of size horizon times d
     :param horizon: number of steps
     """
 
     support = constraints.independent(constraints.real, 2)
 
-    def __init__(self, flat: ReparameterizedDistribution, horizon: int):
-        super().__init__(flat.batch_shape, horizon, flat.event_shape.numel() // horizon)
-        self.flat = flat
+    def __init__(self, vectors: ReparameterizedDistribution, horizon: int):
+        super().__init__(vectors.batch_shape, horizon, vectors.event_shape.numel() // horizon)
+        self.vectors = vectors
 
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-        x, log_prob = self.flat.rsample_and_log_prob(sample_shape)
+        x, log_prob = self.vectors.rsample_and_log_prob(sample_shape)
         return x.unflatten(-1, self.event_shape), log_prob
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -37,10 +37,10 @@ class SequenceDistribution(ReparameterizedDistribution):
         if value.shape[-2:] != self.event_shape:
             steps, features = self.event_shape
             raise ValueError(f"A chunk has shape (*, {steps}, {features}), got {tuple(value.shape)}.")
-        return self.flat.log_prob(value.flatten(-2))
+        return self.vectors.log_prob(value.flatten(-2))
 
     def center(self) -> Tensor:
-        return self.flat.center().unflatten(-1, self.event_shape)
+        return self.vectors.center().unflatten(-1, self.event_shape)
 
 
 class SequenceFlow(nn.Module):

@@ -34,7 +34,7 @@ class Flow(nn.Module):
     :param features: d, dimension of the distribution
     :param context: dimension of the context; 0 gives an unconditional flow
     :param flow: a recipe's name (see :func:`flowrl.available_flows`), a builder, or a list of layers and transforms
-        (a copy is used; a plain transform's parameters must be numbers, since `Module.to` does not move its tensors)
+        (a copy is used; the parameters of a transform of torch must be numbers: `Module.to` moves no tensors of it)
     :param options: passed to the recipe
     :raises ValueError: for an unknown name, or options that the recipe does not take
     """

@@ -33,10 +33,10 @@ def check_flow_arguments(
             f"Flow policies need a continuous action space (gymnasium.spaces.Box), got {action_space}; use SB3's "
             '"MlpPolicy" for discrete actions.'
         )
-    if (flat := np.flatnonzero(action_space.low == action_space.high)).size:
+    if (fixed := np.flatnonzero(action_space.low == action_space.high)).size:
         raise ValueError(
-            f"The box of actions has no width at index {flat.tolist()} (low == high): what cannot vary has no density. "
-            "Leave it out of the action space and add it in the environment."
+            f"The box of actions has no width at index {fixed.tolist()} (low == high): what cannot vary has no "
+            "density. Leave it out of the action space and add it in the environment."
         )
     if deterministic_action not in ("mean", "densest", "best")[: 2 + critic]:
         allowed = (

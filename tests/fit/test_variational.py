@@ -54,7 +54,7 @@ def test_a_gaussian_for_a_mixture_has_a_lower_bound_and_fewer_effective_samples(
     assert gaussian.elbo < spline.elbo - 0.1 and gaussian.ess < spline.ess - 0.1
 
 
-def test_annealing_finds_both_modes_where_the_plain_bound_loses_one():
+def test_annealing_finds_both_modes_where_the_bound_alone_loses_one():
     """The lost one goes unseen: log Z is that of the mode of weight 0.7, at nearly full effective sample size."""
     target = mixture(3.0)
 
@@ -64,9 +64,9 @@ def test_annealing_finds_both_modes_where_the_plain_bound_loses_one():
         settings = dict(annealing=annealing, learning_rate=3e-3, steps=1_000, samples=64, seed=0)
         return fit_variational(flow, target.log_prob, **settings)
 
-    annealed, plain = fit(700), fit(0)  # over twelve seeds the annealed one's effective sample size is 0.57 to 0.8
+    annealed, direct = fit(700), fit(0)  # over twelve seeds the annealed one's effective sample size is 0.57 to 0.8
     assert annealed.log_z == pytest.approx(0, abs=4 * annealed.log_z_standard_error) and annealed.ess > 0.4
-    assert plain.log_z == pytest.approx(math.log(0.7), abs=0.01) and plain.ess > 0.95
+    assert direct.log_z == pytest.approx(math.log(0.7), abs=0.01) and direct.ess > 0.95
 
 
 def test_a_conditional_flow_is_fitted_at_one_context():

@@ -67,7 +67,7 @@ def test_samples_are_chunks_whose_log_prob_is_that_of_the_value(horizon, d, coup
 @shapes
 @couplings
 def test_log_det_is_that_of_the_jacobian_of_the_whole_chunk(horizon, d, coupling):
-    transform = perturbed(horizon, d, coupling)(torch.randn(4, CONTEXT)).flat.transform
+    transform = perturbed(horizon, d, coupling)(torch.randn(4, CONTEXT)).vectors.transform
     z = torch.randn(4, horizon * d)
     jacobian = torch.autograd.functional.jacobian(lambda z: transform.call_and_ladj(z)[0].sum(0), z)
     error = torch.linalg.slogdet(jacobian.movedim(1, 0)).logabsdet - transform.call_and_ladj(z)[1]
@@ -100,7 +100,7 @@ def test_density_integrates_to_one_by_importance_sampling(horizon, d, coupling):
 @pytest.mark.parametrize(("horizon", "d"), [(5, 1), (7, 2), (8, 3)], ids=str)
 def test_steps_depend_on_earlier_and_on_later_ones(horizon, d, coupling):
     """An action's distribution depends on each other step of its chunk, and on the others of its own step."""
-    transform = perturbed(horizon, d, coupling, spread=0.3, blocks=3)(torch.randn(CONTEXT)).flat.transform
+    transform = perturbed(horizon, d, coupling, spread=0.3, blocks=3)(torch.randn(CONTEXT)).vectors.transform
     x = 0.1 * torch.randn(horizon * d)
     # The Hessian of log p: zero at (i, j) where x_i and x_j are independent given all others
     hessian = torch.autograd.functional.hessian(lambda x: _log_prob(transform, x), x)
@@ -134,9 +134,9 @@ def test_is_the_recipe_on_flattened_chunks():
     torch.manual_seed(1)
     sequence = SequenceFlow(4, 2, CONTEXT, "spline", bins=4)
     torch.manual_seed(1)
-    flat = Flow(8, CONTEXT, "waveglow", horizon=4, coupling="spline", bins=4)
+    vectors = Flow(8, CONTEXT, "waveglow", horizon=4, coupling="spline", bins=4)
     context, chunks = torch.randn(5, CONTEXT), torch.randn(5, 4, 2)
-    assert torch.equal(sequence(context).log_prob(chunks), flat(context).log_prob(chunks.flatten(1)))
+    assert torch.equal(sequence(context).log_prob(chunks), vectors(context).log_prob(chunks.flatten(1)))
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
@@ -169,11 +169,11 @@ def test_half_of_the_channels_leave_at_the_split():
     """From data to noise, what left after the first scale is untouched by the second scale's parameters."""
     flow = perturbed(8, 2, context=0, scales=2)
     chunks = torch.randn(5, 8, 2)
-    before, _ = flow().flat.transform.inverse_and_ladj(chunks.flatten(1))
+    before, _ = flow().vectors.transform.inverse_and_ladj(chunks.flatten(1))
     with torch.no_grad():
         for parameter in flow.flow.layers[0].parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    after, _ = flow().flat.transform.inverse_and_ladj(chunks.flatten(1))
+    after, _ = flow().vectors.transform.inverse_and_ladj(chunks.flatten(1))
     assert torch.equal(after[:, 8:], before[:, 8:])
     assert (after[:, :8] != before[:, :8]).all()
 
@@ -191,7 +191,7 @@ def test_data_dependent_start_centres_and_scales_every_channel(context):
     *above, norm = flow.flow.layers[0].layers[:3]
     slices = flow.flow._parameters_of(states).split(flow.flow._sizes, dim=-1)[2]
     inner = slices.split(flow.flow.layers[0].sizes, dim=-1)[:3]
-    z, _ = distribution.flat.transform.inverse_and_ladj(chunks.flatten(1))
+    z, _ = distribution.vectors.transform.inverse_and_ladj(chunks.flatten(1))
     h = z[:, :8]
     for layer, part in zip(above, inner):
         h, _ = layer(part).call_and_ladj(h)
@@ -218,8 +218,8 @@ def test_compiles_without_a_graph_break():
         return distribution.mode(), distribution.log_prob(chunks)
 
     compiled = torch.compile(both_directions, fullgraph=True, backend="eager")
-    for fast, plain in zip(compiled(context, chunks), both_directions(context, chunks), strict=True):
-        torch.testing.assert_close(fast, plain)
+    for traced, eager in zip(compiled(context, chunks), both_directions(context, chunks), strict=True):
+        torch.testing.assert_close(traced, eager)
     torch._dynamo.reset()
 
 

@@ -20,7 +20,7 @@ from flowrl.transforms import TorchTransform
 
 
 class GaussianModule(nn.Module):
-    """A user's own module: context -> plain torch distribution."""
+    """A user's own module: context -> a distribution of torch."""
 
     def __init__(self, features: int, context: int):
         super().__init__()
@@ -46,12 +46,12 @@ def test_a_list_of_torch_transforms_is_a_flow():
     x, log_prob = distribution.rsample_and_log_prob((4,))
     torch.testing.assert_close(distribution.log_prob(x), log_prob)
     mean, log_std = flow.context_map(context).chunk(2, -1)
-    plain = TransformedDistribution(
+    expected = TransformedDistribution(
         Independent(Normal(0.0, 1.0).expand((5, 2)), 1),
         [AffineTransform(0.5, 0.5), TanhTransform(), AffineTransform(mean, log_std.exp())],
         validate_args=False,
     )
-    torch.testing.assert_close(distribution.log_prob(x), plain.log_prob(x))
+    torch.testing.assert_close(distribution.log_prob(x), expected.log_prob(x))
 
 
 def test_a_registered_module_is_used_as_it_is(registered):

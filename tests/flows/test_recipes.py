@@ -164,8 +164,8 @@ def test_compiles_without_a_graph_break(name):
 
     compiled = torch.compile(both_directions, fullgraph=True, backend="eager")
     results = zip(compiled(context, z, value), both_directions(context, z, value), strict=True)
-    for fast, plain in results:
-        torch.testing.assert_close(fast, plain)
+    for traced, eager in results:
+        torch.testing.assert_close(traced, eager)
     torch._dynamo.reset()
 
 

@@ -139,7 +139,7 @@ def test_a_builder_itself_serves_as_the_flow(tmp_path):
     assert_same_policy(model, loaded, env)
 
 
-def test_density_of_a_foreign_flow_is_squashed_too():
+def test_density_of_an_external_flow_is_squashed_too():
     policy = build_policy("PPO", flow="warped").double()
     obs = observations(1)
     u = torch.tensor([[0.3, -0.7]], dtype=torch.float64)

@@ -32,7 +32,7 @@ def use(policy) -> None:
 
 @pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: through(pickle, p), lambda p: through(cloudpickle, p)])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: pickled(pickle, p), lambda p: pickled(cloudpickle, p)])
 def test_a_used_policy_copies_and_pickles(algorithm, flow, copied):
     policy = build_policy(algorithm, flow=flow)
     perturb(policy)
@@ -115,6 +115,6 @@ def test_a_submodule_in_evaluation_is_set_back_for_training(algorithm):
     assert all(module.training for module in head(policy).modules())
 
 
-def through(module, policy):
+def pickled(module, policy):
     """There and back."""
     return pickle.loads(module.dumps(policy))

@@ -178,7 +178,7 @@ def test_discrete_actions_are_refused():
         flowrl.from_gaussian(build("PPO", "CartPole-v1", "MlpPolicy"))
 
 
-class Foreign(torch.nn.Module):
+class External(torch.nn.Module):
     """A flow of one's own, of which flowrl cannot know how to start it as a given Gaussian."""
 
     def __init__(self, features: int, context: int):
@@ -189,9 +189,9 @@ class Foreign(torch.nn.Module):
         return torch.distributions.Independent(torch.distributions.Normal(self.mean(context), 1.0), 1)
 
 
-def test_a_foreign_flow_is_refused():
+def test_an_external_flow_is_refused():
     with pytest.raises(ValueError, match="no Gaussian start"):
-        flowrl.from_gaussian(build("SAC", policy="MlpPolicy"), flow=Foreign)
+        flowrl.from_gaussian(build("SAC", policy="MlpPolicy"), flow=External)
 
 
 def test_an_unknown_flow_is_refused_before_anything_is_built():

@@ -61,8 +61,8 @@ def test_any_leading_shape(name, d):
     transform = make_transform(name, d, 0.3)
     for leading in ((), (4,), (2, 3)):
         x = torch.randn(*leading, 6, d)
-        for passing in (transform.call_and_ladj, transform.inverse_and_ladj):
-            value, ladj = passing(x.tanh())
+        for one_pass in (transform.call_and_ladj, transform.inverse_and_ladj):
+            value, ladj = one_pass(x.tanh())
             assert value.shape == x.shape
             assert ladj.shape == x.shape[:-1]
 
