@@ -203,7 +203,10 @@ def test_float32_log_prob_agrees_with_float64(name):
     torch.testing.assert_close(rough.double(), precise, atol=2e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["realnvp", "nsf", "maf", "iaf", "naf", "glow", "triangular", "affine", "ffjord"])
+MIXING = [name for name in FLOWS if name not in ("gaussian", "planar", "radial", "waveglow")]
+
+
+@pytest.mark.parametrize("name", MIXING)
 @pytest.mark.parametrize("d", [2, 3, 5])
 def test_no_feature_is_left_alone(name, d):
     """Every feature's distribution depends on some other one's value."""
