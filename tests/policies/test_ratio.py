@@ -19,7 +19,8 @@ def test_ratio_is_one_before_the_first_update(flow, squash_output):
     obs = observations(256)
     actions, values, old_log_prob = policy(obs)
     new_values, log_prob, _ = policy.evaluate_actions(obs, actions)
-    torch.testing.assert_close((log_prob - old_log_prob).exp(), torch.ones(256), atol=1e-5, rtol=0)
+    # Over seeds, rounding in float32 leaves 7e-6 to 1.7e-5
+    torch.testing.assert_close((log_prob - old_log_prob).exp(), torch.ones(256), atol=4e-5, rtol=0)
     torch.testing.assert_close(new_values, values)
 
 

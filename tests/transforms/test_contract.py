@@ -70,7 +70,7 @@ def test_any_leading_shape(name, d):
 @pytest.mark.parametrize(("name", "d"), [case for case in CASES if case[1] in (1, 3, 4)])
 def test_gradients_reach_input_and_parameters_and_agree_with_finite_differences(name, d):
     layer, parameters = make_layer(name, d, 0.3)
-    x = torch.randn(6, d).clamp(-1.5, 1.5)
+    parameters, x = parameters[:2].clone(), torch.randn(2, d).clamp(-1.5, 1.5)
 
     def both_passes(parameters, x):
         transform = layer(parameters)
@@ -78,9 +78,7 @@ def test_gradients_reach_input_and_parameters_and_agree_with_finite_differences(
         x_back, ladj_back = transform.inverse_and_ladj(torch.tanh(x))
         return y, ladj, x_back, ladj_back
 
-    assert torch.autograd.gradcheck(
-        both_passes, (parameters.requires_grad_(), x.requires_grad_()), atol=1e-5, fast_mode=True
-    )
+    assert torch.autograd.gradcheck(both_passes, (parameters.requires_grad_(), x.requires_grad_()), atol=1e-5)
 
 
 @cases
