@@ -284,6 +284,7 @@ def autoregressive_entropies() -> tuple[float, float]:
     return exact, HORIZON * unit + sum(math.log(variance) for variance in variances)
 
 
+@pytest.mark.slow
 def test_autoregressive_chunks_are_learnt_almost_to_their_entropy():
     torch.set_default_dtype(torch.float32)
     chunks, states = autoregressive_chunks(3_000)
