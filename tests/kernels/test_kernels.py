@@ -91,19 +91,24 @@ def test_squash(dtype, tolerance, pre_squash):
     )
 
 
-@needs_compiler
-def test_structures_are_checked_when_a_library_is_opened(monkeypatch, tmp_path, caplog):
+@pytest.fixture
+def quick_compiler(monkeypatch, tmp_path):
+    """A cache of its own, and no optimisation, which takes seconds."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "FLAGS", ("-O0", "-shared", "-fPIC"))
+    library.load.cache_clear()
+    yield
+    library.load.cache_clear()
+
+
+@needs_compiler
+def test_structures_are_checked_when_a_library_is_opened(quick_compiler, monkeypatch, caplog):
     text = structures.source().replace("int inverse;", "int inverse, between;")
     wrong = structures.structure.__wrapped__
     monkeypatch.setattr(structures, "source", lambda: text)
     monkeypatch.setattr(structures, "structure", lambda name: wrong(name))
-    library.load.cache_clear()
-    try:
-        assert library.load(torch.float32) is None
-        assert "does without" in caplog.text
-    finally:
-        library.load.cache_clear()
+    assert library.load(torch.float32) is None
+    assert "does without" in caplog.text
 
 
 FLOWS = {
@@ -233,17 +238,12 @@ def test_without_a_compiler_the_formulas_serve_and_it_is_said_once(trouble, monk
 
 
 @needs_compiler
-def test_a_compiled_library_that_is_broken_is_compiled_again(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_a_compiled_library_that_is_broken_is_compiled_again(quick_compiler, monkeypatch):
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(library, "_compile", lambda command, path: path.write_bytes(b"half a library"))
+        assert library.load(torch.float32) is None
     library.load.cache_clear()
-    try:
-        with monkeypatch.context() as full_disk:
-            full_disk.setattr(library, "_compile", lambda command, path: path.write_bytes(b"half a library"))
-            assert library.load(torch.float32) is None
-        library.load.cache_clear()
-        assert library.load(torch.float32) is not None
-    finally:
-        library.load.cache_clear()
+    assert library.load(torch.float32) is not None
 
 
 @needs_compiler
@@ -292,16 +292,11 @@ def test_layers_and_maps_of_the_users_own_are_called():
 
 @needs_compiler
 @pytest.mark.parametrize("home", ["missing", "read-only"])
-def test_without_a_place_for_the_cache_a_temporary_one_serves(home, monkeypatch, tmp_path):
+def test_without_a_place_for_the_cache_a_temporary_one_serves(home, quick_compiler, monkeypatch, tmp_path):
     if home == "missing":
-        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.delenv("XDG_CACHE_HOME")
         monkeypatch.setattr(library.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     else:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         access = os.access
         monkeypatch.setattr(os, "access", lambda path, mode: tmp_path not in Path(path).parents and access(path, mode))
-    library.load.cache_clear()
-    try:
-        assert library.load(torch.float32) is not None
-    finally:
-        library.load.cache_clear()
+    assert library.load(torch.float32) is not None
