@@ -29,6 +29,7 @@ def tiny(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_writes_every_picture_block_and_table_of_the_document(tiny):
     pytest.importorskip("zuko")
     names = ["--flows", "nsf", "zuko NSF", "--targets", "checkerboard", "U1"]

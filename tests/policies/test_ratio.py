@@ -9,18 +9,19 @@ from torch import Tensor
 from tests.models import POLICY_FLOWS, build_policy, observations, perturb
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 4e-5)], ids=str)
 @pytest.mark.parametrize("squash_output", [True, False])
 @pytest.mark.parametrize("flow", POLICY_FLOWS)
 @torch.no_grad()
-def test_ratio_is_one_before_the_first_update(flow, squash_output):
+def test_ratio_is_one_before_the_first_update(flow, squash_output, dtype, tolerance):
     """What `forward` emits in the rollout, `evaluate_actions` scores alike."""
-    policy = build_policy("PPO", flow=flow, squash_output=squash_output)
+    policy = build_policy("PPO", flow=flow, squash_output=squash_output).to(dtype)
     perturb(policy)
     obs = observations(256)
     actions, values, old_log_prob = policy(obs)
     new_values, log_prob, _ = policy.evaluate_actions(obs, actions)
     # Over seeds, rounding in float32 leaves 7e-6 to 1.7e-5
-    torch.testing.assert_close((log_prob - old_log_prob).exp(), torch.ones(256), atol=4e-5, rtol=0)
+    torch.testing.assert_close((log_prob - old_log_prob).exp(), torch.ones(256, dtype=dtype), atol=tolerance, rtol=0)
     torch.testing.assert_close(new_values, values)
 
 
