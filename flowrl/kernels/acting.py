@@ -57,7 +57,7 @@ def act(
     """
     if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or is_traced():
         return None
-    owners = (flow, distribution, latent, *(value or ()))
+    owners = (distribution, latent, *(value or ()))
     actors = _FUSED.setdefault(flow, {})
     fused = actors.get(len(owners))
     if fused is None or fused.was_hooked or not are_same(fused.owners, owners) or not fused.guard.holds():
@@ -78,8 +78,8 @@ class FusedActor:
     def __init__(
         self, flow: Flow, distribution: Any, latent: nn.Module, value: tuple[nn.Module, nn.Module] | None
     ) -> None:
-        self.owners = (flow, distribution, latent, *(value or ()))
-        modules = [part for owner in self.owners if isinstance(owner, nn.Module) for part in owner.modules()]
+        self.owners = (distribution, latent, *(value or ()))  # not the flow, which would then never be forgotten
+        modules = [part for owner in (flow, latent, *(value or ())) for part in owner.modules()]
         self.guard = Guard(modules)
         self.dtype = next(flow.parameters(), torch.empty(0)).dtype
         found = lowered(flow)

@@ -1,5 +1,7 @@
 """An update in C is that in torch: losses, gradients, parameters, moments, targets, random numbers."""
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -270,3 +272,14 @@ def test_flows_of_other_steps_go_by_torch(flow, monkeypatch):
     """`twice`: layers that share weights, where the second one's gradients would overwrite the first one's."""
     monkeypatch.setitem(recipes._RECIPES, "twice", lambda features, context: [*recipes.nsf(features, context)] * 2)
     assert make("SAC", 2, flow).update_form == "torch"
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_a_model_that_nobody_holds_is_forgotten(algorithm):
+    model = make(algorithm, 2)
+    trained(model, "C", *((32,) if algorithm == "SAC" else ()))
+    model.predict(np.zeros(3))
+    held = [weakref.ref(model), weakref.ref(model.policy)]
+    del model
+    gc.collect()
+    assert [reference() for reference in held] == [None, None]
