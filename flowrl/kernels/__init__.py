@@ -4,14 +4,14 @@ A leaf: the library works without this folder. `flowrl.compiled` alone asks it f
 """
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from stable_baselines3 import PPO, SAC
 
+from flowrl.kernels import ppo, sac
 from flowrl.kernels.acting import act
 from flowrl.kernels.fused_flow import compiled_flow
 from flowrl.kernels.networks import STATELESS_EXTRACTORS
-from flowrl.kernels.ppo import ppo_update
-from flowrl.kernels.sac import sac_update
 
 __all__ = ["STATELESS_EXTRACTORS", "act", "compiled_flow", "compiled_update"]
 
@@ -21,8 +21,19 @@ def compiled_update(model: Any) -> tuple[Any, str]:
     :param model: an algorithm, whose networks, optimisers and hooks are looked at anew
     :return: its update in C and ""; or None and the reason
     """
-    if isinstance(model, SAC):
-        return sac_update(model)
-    if isinstance(model, PPO):
-        return ppo_update(model)
-    return None, f"{type(model).__name__} has no compiled update"
+    found = next((parts for algorithm, parts in _ALGORITHMS.items() if isinstance(model, algorithm)), None)
+    if found is None:
+        return None, f"{type(model).__name__} has no compiled update"
+    read_parts, make = found
+    update = _UPDATES.get(model)
+    if update is None or not update.is_of(model):
+        parts, reason = read_parts(model)
+        if parts is None:
+            return None, reason
+        update = _UPDATES[model] = make(model, parts)
+    reason = update.why_not(model)
+    return (None, reason) if reason else (update, "")
+
+
+_ALGORITHMS: dict[type, Any] = {SAC: (sac.read_parts, sac.SACUpdate), PPO: (ppo.read_parts, ppo.PPOUpdate)}
+_UPDATES: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()

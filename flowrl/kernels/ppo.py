@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from functools import lru_cache
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from stable_baselines3 import PPO
@@ -146,23 +145,6 @@ def _sizes(steps: int, size: int) -> list[int]:
     return [min(size, steps - first) for first in range(0, steps, size)]
 
 
-def ppo_update(model: PPO) -> tuple[PPOUpdate | None, str]:
-    """
-    :param model: PPO, whose networks, optimiser and hooks are looked at anew
-    :return: its update and ""; or None and the reason
-    """
-    update = _UPDATES.get(model)
-    if update is None or not update.is_of(model):
-        parts, reason = _parts(model)
-        if parts is None:
-            return None, reason
-        update = _UPDATES[model] = PPOUpdate(model, parts)
-    reason = update.why_not(model)
-    return (None, reason) if reason else (update, "")
-
-
-_UPDATES: WeakKeyDictionary[PPO, PPOUpdate] = WeakKeyDictionary()
-
 CALLED_BY_TORCH = {
     "evaluate_actions": ActorCriticPolicy,
     "extract_features": ActorCriticPolicy,
@@ -170,7 +152,11 @@ CALLED_BY_TORCH = {
 }
 
 
-def _parts(model: PPO) -> tuple[Parts | None, str]:
+def read_parts(model: PPO) -> tuple[Parts | None, str]:
+    """
+    :param model: whose networks are looked at anew
+    :return: what its update is made of and ""; or None and why C cannot serve
+    """
     policy: Any = model.policy
     if type(model.rollout_buffer) is not RolloutBuffer:
         return None, f"the rollout lies in a {type(model.rollout_buffer).__name__}, not in arrays"

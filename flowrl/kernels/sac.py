@@ -6,7 +6,6 @@ import ctypes
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -176,33 +175,20 @@ def flow_job(program: Any, size: int, features: int, new: Callable[..., int]) ->
     )
 
 
-def sac_update(model: SAC) -> tuple[SACUpdate | None, str]:
-    """
-    :param model: SAC, whose networks, optimisers and hooks are looked at anew
-    :return: its update and ""; or None and the reason
-    """
-    update = _UPDATES.get(model)
-    if update is None or not update.is_of(model):
-        parts, reason = _parts(model)
-        if parts is None:
-            return None, reason
-        update = _UPDATES[model] = SACUpdate(model, parts)
-    reason = update.why_not(model)
-    return (None, reason) if reason else (update, "")
-
-
 def _owners(model: SAC) -> list[Any]:
     """What a user may put another one in place of."""
     critics = (*model.critic.q_networks, *model.critic_target.q_networks)
     return [model.policy, model.actor, model.critic, model.critic_target, *critics, model.log_ent_coef]
 
 
-_UPDATES: WeakKeyDictionary[SAC, SACUpdate] = WeakKeyDictionary()
-
 CALLED_BY_TORCH = ("action_log_prob", "get_distribution", "extract_features")
 
 
-def _parts(model: SAC) -> tuple[Parts | None, str]:
+def read_parts(model: SAC) -> tuple[Parts | None, str]:
+    """
+    :param model: whose networks are looked at anew
+    :return: what its update is made of and ""; or None and why C cannot serve
+    """
     actor: Any = model.actor
     critic, target = model.critic, model.critic_target
     if model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
