@@ -1,5 +1,7 @@
 """flowrl: normalizing-flow action distributions for Stable-Baselines3; importing it registers the flow policies."""
 
+import importlib
+
 from flowrl import envs  # registers them
 from flowrl.callbacks import DensityFigure, FlowLogger
 from flowrl.fit import fit_density, fit_variational
@@ -16,6 +18,12 @@ __version__ = "0.1.0"
 
 find_moved_modules()
 register_policies()
+
+try:
+    importlib.import_module("flowrl.kernels")  # the compiled forms, which nothing needs
+except ModuleNotFoundError as error:
+    if error.name != "flowrl.kernels":
+        raise
 
 __all__ = [
     "DEFAULT_FLOW",

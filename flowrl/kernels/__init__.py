@@ -1,13 +1,15 @@
 """What makes it fast on a CPU: flows, acting and updates in C, compiled at first use where a C compiler is found.
 
-A leaf: the library works without this folder. `flowrl.compiled` alone asks it for compiled forms.
+A leaf: the library works without this folder. Importing it puts it into `flowrl.compiled`, which alone asks it.
 """
 
+import sys
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from stable_baselines3 import PPO, SAC
 
+from flowrl import compiled
 from flowrl.kernels import ppo, sac
 from flowrl.kernels.acting import act
 from flowrl.kernels.fused_flow import compiled_flow
@@ -37,3 +39,5 @@ def compiled_update(model: Any) -> tuple[Any, str]:
 
 _ALGORITHMS: dict[type, Any] = {SAC: (sac.read_parts, sac.SACUpdate), PPO: (ppo.read_parts, ppo.PPOUpdate)}
 _UPDATES: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+compiled.kernels = sys.modules[__name__]

@@ -65,7 +65,7 @@ def act(
     if not fused.is_ready():
         return None
     x = features()
-    if x.dtype != fused.dtype or x.dim() != 2 or x.shape[1] != fused.inputs:
+    if x.dtype != fused.dtype or x.device.type != "cpu" or x.dim() != 2 or x.shape[1] != fused.inputs:
         return None  # torch raises the clearer error about a wrong shape
     return fused(x.contiguous(), deterministic)
 
@@ -85,6 +85,7 @@ class FusedActor:
         found = lowered(flow)
         self._tensors: list[Tensor] = []  # none: only torch can act
         self._seen: list[int] = []  # where they were
+        self._shapes: list[Any] = []
         self.was_hooked = not are_silent(modules)
         if found is None or type(distribution) is not FlowDistribution or self.was_hooked:
             return
@@ -97,6 +98,7 @@ class FusedActor:
         self._kept = networks
         self.inputs, self.features, self.has_values = networks[0].widths[0], distribution.action_dim, len(read) > 1
         self._tensors = [*(tensor for network in networks for tensor in network.parameters()), *found.weights()]
+        self._shapes = [(tensor.shape, tensor.stride()) for tensor in self._tensors]
         self._addresses = (ctypes.c_void_p * len(self._tensors))()
         self._rows = self.inputs + max(network.rows for network in networks)  # a state's numbers, layer by layer
         self._rows += (len(self.program.steps) + 1) * self.features + self.program.outputs
@@ -111,6 +113,9 @@ class FusedActor:
     def is_ready(self) -> bool:
         """Whether the weights, wherever they are now, are such as the kernel reads."""
         seen = [tensor.data_ptr() for tensor in self._tensors]
+        shapes = [(tensor.shape, tensor.stride()) for tensor in self._tensors]
+        if shapes != self._shapes:
+            return False
         if seen != self._seen:
             self._seen = []
             for tensor in self._tensors:

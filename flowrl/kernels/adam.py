@@ -48,7 +48,7 @@ class AdamStep:
             },
         )
         self._kind = (self.parameters[0].dtype, torch.device("cpu"))
-        self._seen: list[int] = []
+        self._seen: Any = None  # addresses and strides that were found to fit
 
     def read(self, optimizer: Optimizer) -> bool:
         """
@@ -67,11 +67,12 @@ class AdamStep:
                 moments["exp_avg"], moments["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
             tensors += (parameter, parameter.grad, moments["exp_avg"], moments["exp_avg_sq"], moments["step"])
         tensors += self.targets
-        seen = [tensor.data_ptr() for tensor in tensors]
+        seen: list[Any] = [tensor.data_ptr() for tensor in tensors]
+        kinds = [tensor.stride() for tensor in self.parameters]
         job, n = self.job, len(self.parameters)
         job.rate, (job.beta1, job.beta2), job.eps = group["lr"], group["betas"], group["eps"]
         job.decay, job.maximize = group["weight_decay"], group["maximize"]
-        if seen == self._seen:
+        if (seen, kinds) == self._seen:
             return True
         of_each = seen[: 5 * n]
         self.values[:], self.gradients[:], self._averages[:] = of_each[::5], of_each[1::5], of_each[2::5]
@@ -79,7 +80,7 @@ class AdamStep:
         if self.target_values is not None:
             self.target_values[:] = seen[5 * n :]
         fits = self._fit(tensors)
-        self._seen = seen if fits else []
+        self._seen = (seen, kinds) if fits else None
         return fits
 
     def follow(self, share: float | None) -> None:

@@ -178,7 +178,16 @@ def flow_job(program: Any, size: int, features: int, new: Callable[..., int]) ->
 def _owners(model: SAC) -> list[Any]:
     """What a user may put another one in place of."""
     critics = (*model.critic.q_networks, *model.critic_target.q_networks)
-    return [model.policy, model.actor, model.critic, model.critic_target, *critics, model.log_ent_coef]
+    trains_temperature = model.ent_coef_optimizer is not None
+    return [
+        model.policy,
+        model.actor,
+        model.critic,
+        model.critic_target,
+        *critics,
+        model.log_ent_coef,
+        trains_temperature,
+    ]
 
 
 CALLED_BY_TORCH = ("action_log_prob", "get_distribution", "extract_features")
@@ -201,6 +210,8 @@ def read_parts(model: SAC) -> tuple[Parts | None, str]:
             return None, f"{type(actor).__name__}.{name} is overridden"
     if type(critic) is not ContinuousCritic or type(target) is not ContinuousCritic:
         return None, f"the critic is {type(critic).__name__}, not Stable-Baselines3's ContinuousCritic"
+    if "extract_features" in vars(critic) or "extract_features" in vars(target):
+        return None, "the critic's extract_features is overridden"
     extractors: list[Any] = [actor.features_extractor, critic.features_extractor, target.features_extractor]
     if not all(map(is_stateless, extractors)):
         return None, f"the features extractor is {type(extractors[0]).__name__}, which may hold state"

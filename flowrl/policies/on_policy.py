@@ -27,6 +27,8 @@ from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.density import ActionDensity
 from flowrl.policies.training_mode import TrainingModeMixin
 
+OVERRIDDEN = ("get_distribution", "_get_action_dist_from_latent", "extract_features")  # if set on an instance
+
 
 class FlowActorCriticMixin(TrainingModeMixin, ActionDensity):
     """Turns an `ActorCriticPolicy` (SB3 2.9, common/policies.py) into a flow policy.
@@ -109,6 +111,7 @@ class FlowActorCriticMixin(TrainingModeMixin, ActionDensity):
             cls.get_distribution is not ActorCriticPolicy.get_distribution
             or cls._get_action_dist_from_latent is not FlowActorCriticMixin._get_action_dist_from_latent
             or cls.extract_features is not ActorCriticPolicy.extract_features
+            or not vars(self).keys().isdisjoint(OVERRIDDEN)
             or type(self.mlp_extractor) is not MlpExtractor
             or (deterministic and self.action_dist.deterministic_action != "mean")
             or (with_values and not self.share_features_extractor)

@@ -265,3 +265,26 @@ def test_from_gaussian_goes_on_in_the_same_algorithm():
     )
     warm.learn(30, reset_num_timesteps=False)
     assert build("SAC").policy_class is FlowPolicy, "SB3's own knows the policy as before"
+
+
+class Scaled(FlattenExtractor):
+    """An extractor that is trained."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.scale = torch.nn.Parameter(torch.ones(self.features_dim))
+
+    def forward(self, observations):
+        return super().forward(observations) * self.scale
+
+
+def test_an_extractor_that_actor_and_critic_share_is_trained_as_sb3_trains_it():
+    """By the actor's loss alone, in which the critics' parameters are left out."""
+    found = []
+    for module in (stable_baselines3, algorithms):
+        policy_kwargs = dict(net_arch=[16], features_extractor_class=Scaled, share_features_extractor=True)
+        model = module.SAC("FlowPolicy", Aim(), **SAC | dict(policy_kwargs=policy_kwargs))
+        model.set_random_seed(0)
+        found.append(model.learn(60).actor.features_extractor.scale)
+    assert not torch.equal(found[1], torch.ones(3))
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)

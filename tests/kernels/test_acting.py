@@ -246,3 +246,19 @@ def test_other_networks_and_flows_act_in_torch(algorithm, kwargs):
     policy = build_policy(algorithm, **kwargs)
     assert fused(policy, observations(2)) is None
     assert policy.predict(observations(2).numpy())[0].shape[0] == 2
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_a_method_of_an_instance_acts(algorithm):
+    policy, obs = policy_of(algorithm), observations(2).double()
+    owner = policy.actor if algorithm == "SAC" else policy
+    owner.get_distribution = lambda obs, own=owner.get_distribution: own(obs)
+    assert fused(policy, obs) is None
+
+
+def test_weights_that_are_transposed_in_place_are_left_to_torch():
+    policy, obs = policy_of("SAC", net_arch=[3, 16]), observations(2).double()
+    fused(policy, obs)
+    weight = policy.actor.latent_pi[0].weight
+    weight.data = weight.data.t()
+    assert fused(policy, obs) is None

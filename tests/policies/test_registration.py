@@ -88,4 +88,4 @@ def test_flows_do_not_need_sb3(folder):
 
 def test_one_file_alone_knows_of_the_kernels():
     others = [path for path in (ROOT / "flowrl").rglob("*.py") if "kernels" not in path.parts]
-    assert [path.name for path in others if "flowrl.kernels" in path.read_text()] == ["compiled.py"]
+    assert [path.name for path in others if '"flowrl.kernels"' in path.read_text()] == ["__init__.py"]

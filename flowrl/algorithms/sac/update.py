@@ -5,7 +5,7 @@ Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", section 5
 `torch.compile` and CUDA graphs take the losses as they are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,7 +65,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
     target = td_target(model.actor, model.critic_target, batch, ent_coef, model.gamma)
     of_critic = critic_loss(model.critic, batch, target)
     descend(of_critic, model.critic.optimizer)
-    with frozen(model.critic):
+    with frozen(set(model.critic.parameters()) - set(model.actor.parameters())):  # they may share an extractor
         of_actor = actor_loss(model.critic, batch.observations, actions, log_prob, ent_coef)
         descend(of_actor, model.actor.optimizer)
 
@@ -84,9 +84,9 @@ def descend(loss: Tensor, optimizer: Optimizer) -> None:
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Leave a module's parameters out of the gradient: the actor's loss moves no critic."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def frozen(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Leave parameters out of the gradient: the actor's loss moves no critic."""
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
