@@ -80,7 +80,8 @@ class FlowLogger(BaseCallback):
             self._log_distribution()
             self._log_gradients()
         rollout_length = self.num_timesteps - self.rollout_start
-        if self.num_timesteps + rollout_length >= self.next_step:  # the last update before the next measurement
+        # The last update before the next measurement
+        if self.hooks and self.num_timesteps + rollout_length >= self.next_step:
             self.optimizers_to_measure = {optimizer for optimizer, _ in parameter_groups(self.model)}
 
     def _log_speed(self) -> None:

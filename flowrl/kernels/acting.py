@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flowrl.flows.flow import Flow
 from flowrl.kernels.guard import Guard, are_same, are_silent
-from flowrl.kernels.library import load, run
+from flowrl.kernels.library import POINTER, load, run
 from flowrl.kernels.networks import Networks, Perceptron
 from flowrl.kernels.program import Program, lowered
 from flowrl.kernels.structures import structure
@@ -106,7 +106,7 @@ class FusedActor:
         job = Act(features=self.inputs, actions=self.features)
         for name, network in zip(("actor", "critic"), networks):
             setattr(job, name, Stack(weights=start, **network.fields()))
-            start += ctypes.sizeof(ctypes.c_void_p) * len(network.parameters())
+            start += POINTER * len(network.parameters())
         job.flow = FlowJob(features=self.features, weights=start, density=True, **self.program.fields())
         self._job = job
 

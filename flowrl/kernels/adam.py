@@ -36,16 +36,11 @@ class AdamStep:
         self.job = Adam(
             tensors=n,
             sizes=ctypes.addressof(self._sizes),
-            **{
-                name: ctypes.addressof(addresses)
-                for name, addresses in dict(
-                    values=self.values,
-                    gradients=self.gradients,
-                    averages=self._averages,
-                    squares=self._squares,
-                    steps=self._steps,
-                ).items()
-            },
+            values=ctypes.addressof(self.values),
+            gradients=ctypes.addressof(self.gradients),
+            averages=ctypes.addressof(self._averages),
+            squares=ctypes.addressof(self._squares),
+            steps=ctypes.addressof(self._steps),
         )
         self._kind = (self.parameters[0].dtype, torch.device("cpu"))
         self._seen: Any = None  # addresses and strides that were found to fit

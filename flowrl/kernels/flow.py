@@ -1,7 +1,7 @@
 """Calls of the C kernel of a whole flow, networks of its couplings included: one pass each way."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -109,3 +109,27 @@ def _job(program: Program, saved: Saved, inverse: bool, density: bool) -> tuple[
         **program.fields(),
     )
     return job, weights
+
+
+def flow_job(program: Program, size: int, features: int, new: Callable[..., int]) -> Any:
+    """
+    A C `Flow` for batches of a size, with memory for its states, outputs and the gradients in them.
+
+    :param program: its steps
+    :param size: of the batch
+    :param features: d
+    :param new: where new memory of a shape begins
+    """
+    return Flow(
+        n=size,
+        lanes=size,
+        features=features,
+        density=True,
+        states=new(len(program.steps) + 1, features, size),
+        outputs=new(program.outputs, size),
+        ladj=new(size),
+        to_state=new(features, size),
+        scratch=new(max(features, 2), size),
+        gradients=new(program.outputs, size),
+        **program.fields(),
+    )

@@ -32,6 +32,8 @@ FLAGS = (
     "-shared",
     "-fPIC",
 )
+POINTER = ctypes.sizeof(ctypes.c_void_p)
+MAX_SIZES = 2  # of batches that an update keeps memory for
 REAL = {torch.float32: ("-DREAL=float", "-DSINGLE"), torch.float64: ("-DREAL=double",)}
 
 
@@ -106,6 +108,23 @@ def run(dtype: torch.dtype, name: str, job: ctypes.Structure) -> int:
     :return: what it returns; no number of a meaning where that is nothing
     """
     return function(dtype, name)(torch.get_num_threads(), ctypes.addressof(job))
+
+
+class Memory:
+    """
+    What a job works in, kept alive as long as this is.
+
+    :param dtype: of its numbers
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.kept: list[Any] = []
+
+    def __call__(self, *shape: int) -> int:
+        """Where new memory of a shape begins."""
+        self.kept.append(torch.empty(shape, dtype=self.dtype, device="cpu"))
+        return self.kept[-1].data_ptr()
 
 
 def pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:

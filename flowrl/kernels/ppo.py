@@ -15,18 +15,17 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 
 from flowrl.kernels.adam import AdamStep, why_not_adam
+from flowrl.kernels.flow import flow_job
 from flowrl.kernels.guard import Guard, are_silent
-from flowrl.kernels.library import function, load, pointers
+from flowrl.kernels.library import MAX_SIZES, POINTER, Memory, function, load, pointers
 from flowrl.kernels.networks import Networks, Perceptron, is_stateless
 from flowrl.kernels.program import LoweredFlow, lowered
-from flowrl.kernels.sac import POINTER, flow_job
 from flowrl.kernels.structures import enumeration, structure
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.on_policy import FlowActorCriticMixin
 
 Ppo = structure("Ppo")
 LOSSES = tuple(name.lower() for name in enumeration("Loss") if name != "LOSSES")
-MAX_SIZES = 2  # of minibatches that memory is kept for
 
 
 class Parts(NamedTuple):
@@ -110,14 +109,9 @@ class PPOUpdate:
         rows = [losses[i : i + len(LOSSES)] for i in range(0, count * len(LOSSES), len(LOSSES))]
         return [dict(zip(LOSSES, row)) for row in rows]
 
-    def _new_memory(self, n: int) -> tuple[Any, Any]:
+    def _new_memory(self, n: int) -> tuple[Any, Memory]:
         """The job for minibatches of a size at most, and the memory that it works in."""
-        kept: list[Any] = []
-
-        def new(*shape: int) -> int:
-            kept.append(torch.empty(shape, dtype=self.dtype, device="cpu"))
-            return kept[-1].data_ptr()
-
+        new = Memory(self.dtype)
         features, d = self.actor.widths[0], self.parts.distribution.action_dim
         job = Ppo(features=features, actions=d)
         job.x, job.to_ladj = new(features, n), new(n)
@@ -134,11 +128,11 @@ class PPOUpdate:
             flow.weights, flow.to_weights, flow.to_ladj = values + first_of_flow, gradients + first_of_flow, job.to_ladj
         apart = [torch.empty_like(weight) for weight in self.flow_weights]
         table, sizes = pointers(apart), (ctypes.c_int64 * len(apart))(*(weight.numel() for weight in apart))
-        kept += [apart, table, sizes]
+        new.kept += [apart, table, sizes]
         job.sampled.to_weights = job.to_sampled_weights = ctypes.addressof(table)
         job.sampled.to_parameters = new(self.actor.widths[-1], n)
         job.flow_sizes, job.flow_tensors = ctypes.addressof(sizes), len(apart)
-        return job, kept
+        return job, new
 
 
 def _sizes(steps: int, size: int) -> list[int]:

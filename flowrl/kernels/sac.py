@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -15,17 +14,16 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
 from flowrl.kernels.adam import AdamStep, why_not_adam
+from flowrl.kernels.flow import flow_job
 from flowrl.kernels.guard import Guard, are_same, are_silent
-from flowrl.kernels.library import load, run
+from flowrl.kernels.library import MAX_SIZES, POINTER, Memory, load, run
 from flowrl.kernels.networks import Networks, Perceptron, is_stateless
 from flowrl.kernels.program import LoweredFlow, lowered
 from flowrl.kernels.structures import structure
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.off_policy import FlowActorMixin
 
-Sac, FlowJob = structure("Sac"), structure("Flow")
-MAX_SIZES = 2  # of batches that memory is kept for
-POINTER = ctypes.sizeof(ctypes.c_void_p)
+Sac = structure("Sac")
 
 
 class Parts(NamedTuple):
@@ -118,19 +116,14 @@ class SACUpdate:
         run(self.dtype, "sac_update", job)
         return list(job.losses)
 
-    def _new_memory(self, n: int) -> tuple[Any, Any, list[Tensor]]:
+    def _new_memory(self, n: int) -> tuple[Any, Any, Memory]:
         """The job for batches of a size, the two halves of its noise, and the memory that it works in."""
-        kept: list[Tensor] = []
-
-        def new(*shape: int) -> int:
-            kept.append(torch.empty(shape, dtype=self.dtype, device="cpu"))
-            return kept[-1].data_ptr()
-
+        new = Memory(self.dtype)
         features = self.actor.widths[0]
         d = self.critics.widths[0] - features
         job = Sac(n=n, features=features, actions=d)
         job.noise = new(2 * n, d)
-        noise = kept[-1].split(n)
+        noise = new.kept[-1].split(n)
         job.all_states, job.state_actions = new(features, 2 * n), new(features + d, n)
         job.to_state_actions = new(self.critics.count, features + d, n)
         job.td_target, job.to_log_prob = new(n), new(n)
@@ -143,36 +136,9 @@ class SACUpdate:
         job.targets = self.critics.job(n, new, **critics)
         first_of_flow = POINTER * len(self.actor.parameters())
         job.flow = flow_job(self.program, 2 * n, d, new)
-        last = self.actor.rows - self.actor.widths[-1]  # the first row of the last layer, which gives the parameters
-        offset = last * 2 * n * torch.empty((), dtype=self.dtype).element_size()
-        job.flow.parameters, job.flow.to_parameters = job.actor.outputs + offset, job.actor.gradients + offset
         job.flow.weights, job.flow.to_weights = values + first_of_flow, gradients + first_of_flow
         job.flow.to_ladj = job.to_log_prob
-        return job, noise, kept
-
-
-def flow_job(program: Any, size: int, features: int, new: Callable[..., int]) -> Any:
-    """
-    A C `Flow` for batches of a size, with memory for its states, outputs and the gradients in them.
-
-    :param program: its steps
-    :param size: of the batch
-    :param features: d
-    :param new: where new memory of a shape begins
-    """
-    return FlowJob(
-        n=size,
-        lanes=size,
-        features=features,
-        density=True,
-        states=new(len(program.steps) + 1, features, size),
-        outputs=new(program.outputs, size),
-        ladj=new(size),
-        to_state=new(features, size),
-        scratch=new(max(features, 2), size),
-        gradients=new(program.outputs, size),
-        **program.fields(),
-    )
+        return job, noise, new
 
 
 def _owners(model: SAC) -> list[Any]:

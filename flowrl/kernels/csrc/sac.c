@@ -125,6 +125,8 @@ void sac_update(Size threads, Sac *s) {
     transpose(n, s->features, s->states, s->all_states, 2 * n);
     transpose(n, s->features, s->next_states, s->all_states + n, 2 * n);
     stack_forward(threads, &s->actor);
+    s->flow.parameters = last_layers(&s->actor, s->actor.outputs);
+    s->flow.to_parameters = last_layers(&s->actor, s->actor.gradients);
     transpose(2 * n, s->actions, s->noise, s->flow.states, 2 * n);
     flow_forward(threads, &s->flow);
     double alpha = s->losses[1] = temperature(threads, s);
