@@ -5,3 +5,4 @@ import gymnasium as gym
 # By name: nothing of them is imported before somebody makes one.
 gym.register("flowrl/TwoGoodActions-v0", entry_point="flowrl.envs.two_good_actions:TwoGoodActions")
 gym.register("flowrl/Obstacle-v0", entry_point="flowrl.envs.obstacle:Obstacle", max_episode_steps=20)
+gym.register("flowrl/HiddenGoal-v0", entry_point="flowrl.envs.hidden_goal:HiddenGoal")

@@ -10,6 +10,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowrl.envs import quadrature
+
 GRID = 200  # points along each side of the action box for the quadrature
 
 
@@ -58,5 +60,5 @@ def best_log_prob(action: Tensor, temperature: float) -> Tensor:
 
 def grid() -> tuple[Tensor, float]:
     """Midpoints of equal cells of the action box, shape ``(GRID^2, 2)``, and the area of a cell."""
-    axis = -1 + (torch.arange(GRID) + 0.5) * 2 / GRID
-    return torch.cartesian_prod(axis, axis), (2 / GRID) ** 2
+    actions, cell = quadrature.grid(GRID)
+    return torch.as_tensor(actions, dtype=torch.float32), cell

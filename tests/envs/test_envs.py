@@ -5,15 +5,36 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import flowrl  # noqa: F401  registers them
 from flowrl.envs.two_good_actions import best_log_prob, grid, reward
 
+ALL = [name for name in gym.registry if name.startswith("flowrl/")]
 
-@pytest.mark.parametrize("name", ["TwoGoodActions", "Obstacle"])
+
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.filterwarnings("error::UserWarning")
-def test_gymnasium_finds_nothing_to_complain_of(name):
-    check_env(gym.make(f"flowrl/{name}-v0").unwrapped, skip_render_check=True)
+def test_gymnasium_and_stable_baselines3_find_nothing_to_complain_of(name):
+    check_env(gym.make(name).unwrapped)
+    check_env_for_sb3(gym.make(name).unwrapped)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_same_seed_and_actions_give_the_same_episode(name):
+    episodes = []
+    for _ in range(2):
+        env = gym.make(name)
+        env.action_space.seed(3)
+        episode = [env.reset(seed=7)[0]]
+        for _ in range(5):
+            observation, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            assert observation.dtype == np.float32
+            episode += [observation, reward]
+            if terminated or truncated:
+                break
+        episodes.append(np.hstack(episode))
+    assert np.array_equal(*episodes)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0])

@@ -1,0 +1,64 @@
+"""What the constructors of environments refuse."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def whole(name: str, value: int, least: int, most: int | None = None) -> int:
+    """
+    A whole number within limits.
+
+    :param name: the argument, for the error
+    :param value: what was given
+    :param least: the smallest that is allowed
+    :param most: the largest, if there is one
+    :return: the number
+    :raises ValueError: for anything else
+    """
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not (integer and least <= value and (most is None or value <= most)):
+        limits = f"from {least} to {most}" if most is not None else f"of at least {least}"
+        raise ValueError(f"{name} must be a whole number {limits}, got {value!r}.")
+    return int(value)
+
+
+def between(name: str, value: float, low: float, high: float = math.inf) -> float:
+    """
+    A number strictly between two others.
+
+    :param name: the argument, for the error
+    :param value: what was given
+    :param low: its lower limit, which is not allowed itself
+    :param high: its upper limit, neither
+    :return: the number
+    :raises ValueError: for anything else
+    """
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not (number and low < value < high):
+        limits = f"greater than {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ValueError(f"{name} must be a number {limits}, got {value!r}.")
+    return float(value)
+
+
+def points(name: str, value: ArrayLike, dimensions: int, bound: float) -> NDArray[np.float64]:
+    """
+    At least one point of a box.
+
+    :param name: the argument, for the error
+    :param value: a sequence of points
+    :param dimensions: numbers in a point
+    :param bound: the box is [-bound, bound]^dimensions
+    :return: shape ``(n, dimensions)``
+    :raises ValueError: for another shape, for none, and for points outside the box
+    """
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if array.ndim != 2 or array.shape[1] != dimensions or len(array) == 0 or not (np.abs(array) <= bound).all():
+        raise ValueError(
+            f"{name} must be one or more points of {dimensions} numbers from -{bound:g} to {bound:g}, got {value!r}."
+        )
+    return array
