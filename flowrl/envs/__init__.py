@@ -5,4 +5,5 @@ import gymnasium as gym
 # By name: nothing of them is imported before somebody makes one.
 gym.register("flowrl/TwoGoodActions-v0", entry_point="flowrl.envs.two_good_actions:TwoGoodActions")
 gym.register("flowrl/Obstacle-v0", entry_point="flowrl.envs.obstacle:Obstacle", max_episode_steps=20)
+gym.register("flowrl/EnergyBandit-v0", entry_point="flowrl.envs.energy_bandit:EnergyBandit")
 gym.register("flowrl/HiddenGoal-v0", entry_point="flowrl.envs.hidden_goal:HiddenGoal")
