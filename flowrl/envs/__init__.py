@@ -7,3 +7,4 @@ gym.register("flowrl/TwoGoodActions-v0", entry_point="flowrl.envs.two_good_actio
 gym.register("flowrl/Obstacle-v0", entry_point="flowrl.envs.obstacle:Obstacle", max_episode_steps=20)
 gym.register("flowrl/EnergyBandit-v0", entry_point="flowrl.envs.energy_bandit:EnergyBandit")
 gym.register("flowrl/HiddenGoal-v0", entry_point="flowrl.envs.hidden_goal:HiddenGoal")
+gym.register("flowrl/MultiGoal-v0", entry_point="flowrl.envs.multi_goal:MultiGoal", max_episode_steps=30)
