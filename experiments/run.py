@@ -13,6 +13,7 @@ examples:
   python experiments/run.py --env HalfCheetah --agent flow-sac
   python experiments/run.py --env Hopper --agent flow-ppo --flow nsf --steps 500000 --seed 3
   python experiments/run.py --env Pendulum --agent sac --set learning_rate=3e-4 --set policy_kwargs.net_arch=[64,64]
+  python experiments/run.py --env flowrl/HiddenGoal --env-set tries=8 --agent flow-ppo
   python experiments/run.py --env HalfCheetah --agent flow-bc --demos halfcheetah/flow-sac-v0
   python experiments/run.py --env HalfCheetah --agent flow-sac --from runs/HalfCheetah-v5/flow-bc/...
   python experiments/run.py --resume runs/HalfCheetah-v5/flow-sac/2026-01-31_12-00-00_seed0
@@ -38,6 +39,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--agent", help="flow-sac (default), flow-ppo, flow-bc, sac, ppo, bc")
     what.add_argument("--flow", help="the flow agents' recipe (nsf, gaussian, ...; see --list)")
     what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter; repeatable")
+    what.add_argument(
+        "--env-set", metavar="KEY=VALUE", action="append", help="any argument of the environment; repeatable"
+    )
     what.add_argument("--list", action="store_true", help="list agents, flows and known environments")
 
     what.add_argument("--demos", metavar="NAME", help="flow-bc, bc: the Minari data set to clone (see collect.py)")

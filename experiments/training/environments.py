@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 import flowrl  # noqa: F401  registers its environments
 from experiments.training.errors import TrainingError, UsageError, did_you_mean
+from experiments.training.overrides import parse
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,25 @@ def find_environment(name: str) -> Environment:
     versioned = re.search(r"-v\d+$", local_name) is not None
     valid = gym.registry if versioned else [_short_name(spec) for spec in newest.values()]
     raise UsageError(f"unknown environment {name!r}: {did_you_mean(local_name, valid)}")
+
+
+def with_options(environment: Environment, options: Iterable[str]) -> Environment:
+    """
+    Lay ``key=value`` pairs over what ``gymnasium.make`` gets.
+
+    :param environment: the environment
+    :param options: ``tries=8``, ``goals=((5,0),(-5,0))``, ``max_episode_steps=100``, ...
+    :return: the environment with them; :func:`make_environment` refuses those that it does not take
+    """
+    kwargs = dict(environment.kwargs)
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals:
+            raise UsageError(f"--env-set {option}: expected key=value, for example --env-set max_episode_steps=100")
+        if key == "render_mode":
+            raise UsageError("--env-set render_mode: training draws nothing; see evaluate.py RUN_DIR --video")
+        kwargs[key] = parse(text)
+    return replace(environment, kwargs=kwargs)
 
 
 def _short_name(spec: EnvSpec) -> str:
@@ -117,6 +137,14 @@ def make_environment(environment: Environment, **kwargs: Any) -> gym.Env:
             raise
         setting = f"MUJOCO_GL={os.environ['MUJOCO_GL']}"
         raise UsageError(f"MuJoCo does not load with {setting} here ({error}); unset it, or try egl") from None
+    except (TypeError, ValueError) as error:
+        if not environment.kwargs:
+            raise
+        given = ", ".join(f"{key}={value!r}" for key, value in environment.kwargs.items())
+        reason = (
+            str(error).partition(" was raised from")[0].rstrip(".")
+        )  # what gymnasium adds names the same arguments again
+        raise UsageError(f"--env-set: {environment.id} does not take {given}: {reason}") from error
     except gym.error.Error as error:
         raise UsageError(f"cannot make {environment.id}: {error}") from None
     space = env.action_space

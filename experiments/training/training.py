@@ -30,6 +30,7 @@ from experiments.training.environments import (
     find_environment,
     make_environment,
     make_vector_environment,
+    with_options,
 )
 from experiments.training.errors import TrainingError, UsageError, did_you_mean
 from experiments.training.evaluation import Evaluation
@@ -54,7 +55,7 @@ def start(arguments: Namespace) -> int:
     :param arguments: the command line
     :return: the exit code
     """
-    environment = find_environment(arguments.env)
+    environment = with_options(find_environment(arguments.env), arguments.env_set or ())
     try:
         agent = find_agent(arguments.agent or "flow-sac")
     except ValueError as error:
@@ -180,7 +181,7 @@ def resume(arguments: Namespace) -> int:
     :param arguments: the command line
     :return: the exit code
     """
-    for name in ("env", "agent", "seed", "num_envs", "flow", "set", "plain", "demos", "source"):
+    for name in ("env", "env_set", "agent", "seed", "num_envs", "flow", "set", "plain", "demos", "source"):
         if getattr(arguments, name) is not None:
             flag = {"source": "from"}.get(name, name.replace("_", "-"))
             raise UsageError(f"--{flag} cannot change when a run is resumed; drop --{flag}, or start a new run")

@@ -13,6 +13,7 @@ from experiments.training.environments import (
     find_environment,
     make_environment,
     make_vector_environment,
+    with_options,
 )
 from experiments.training.errors import UsageError, did_you_mean
 
@@ -36,6 +37,30 @@ from experiments.training.errors import UsageError, did_you_mean
 def test_names_resolve(name, full_id, short):
     found = find_environment(name)
     assert (found.id, found.name) == (full_id, short)
+
+
+def test_options_reach_the_environment_as_python_would_read_them():
+    options = ("tries=2", "goals=((.5,.5),(-.5,-.5))", "max_episode_steps=7")
+    environment = with_options(find_environment("flowrl/HiddenGoal"), options)
+    assert environment.kwargs == dict(tries=2, goals=((0.5, 0.5), (-0.5, -0.5)), max_episode_steps=7)
+    made = make_environment(environment)
+    assert (made.unwrapped.tries, len(made.unwrapped.goals), made.spec.max_episode_steps) == (2, 2, 7)
+    vectorised = make_vector_environment(environment, 2, normalize=True, gamma=0.9, training=False)
+    assert vectorised.get_attr("tries") == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("tries", "--env-set tries: expected key=value"),
+        ("trys=8", "flowrl/HiddenGoal-v0 does not take trys=8: .*unexpected keyword argument 'trys'$"),
+        ("tries=eight", "does not take tries='eight': tries must be a whole number of at least 1, got 'eight'$"),
+        ("render_mode=rgb_array", "--env-set render_mode: .*--video"),
+    ],
+)
+def test_an_option_that_the_environment_does_not_take_is_refused(option, message):
+    with pytest.raises(UsageError, match=message):
+        make_environment(with_options(find_environment("flowrl/HiddenGoal"), [option]))
 
 
 def test_every_environment_with_hyperparameters_is_registered():

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import flowrl
 from agents import AGENTS
+from experiments.evaluate import main as evaluate_main
 from experiments.run import main, parse_arguments
 from experiments.training.callbacks import Interruption
 from experiments.training.clock import TrainingClock
@@ -68,6 +70,17 @@ def test_plain_is_stable_baselines3s_own_update_and_stays_so_on_resume(tmp_path,
     monkeypatch.setattr(SAC, "train", lambda self, *_, **__: seen.append(type(self)))
     assert main(["--resume", str(path), "--steps", "70"]) == 0
     assert set(seen) == {SAC}
+
+
+def test_the_environments_options_are_in_the_configuration_and_in_every_environment(tmp_path, monkeypatch):
+    made = []
+    make = gym.make
+    monkeypatch.setattr(gym, "make", lambda *args, **kwargs: made.append(kwargs) or make(*args, **kwargs))
+    path = train(tmp_path, "flow-sac", "--env-set", "g=3.5", "--eval-every", "30", steps=60)
+    assert RunDirectory.open(path).config["environment"]["kwargs"] == {"g": 3.5}
+    assert main(["--resume", str(path), "--steps", "70"]) == 0
+    evaluate_main([str(path), "--episodes", "1"])
+    assert len(made) > 3 and all(kwargs == {"g": 3.5} for kwargs in made)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +312,7 @@ def test_interruption_saves_and_says_how_to_resume(tmp_path):
         (["--env", "CartPole"], "Discrete"),
         (["--env", "LunarLander"], "LunarLanderContinuous"),
         (["--env", "HalfCheetah-v3"], "HalfCheetah-v5"),
+        (["--env", "Pendulum", "--env-set", "gravity=1"], "gravity=1"),
         (["--env", "Pendulum", "--agent", "flow-sca"], "flow-sac"),
         (["--env", "Pendulum", "--flow", "realnpv"], "realnvp"),
         (["--env", "Pendulum", "--agent", "sac", "--flow", "nsf"], "flow-sac"),
@@ -310,6 +324,7 @@ def test_interruption_saves_and_says_how_to_resume(tmp_path):
         (["--env", "Pendulum", "--agent", "ppo", "--set", "batch_size=1"], "batch_size"),
         (["--resume", "no/such/run"], "no/such/run"),
         (["--resume", "runs", "--agent", "sac"], "--agent"),
+        (["--resume", "runs", "--env-set", "g=1"], "--env-set"),
         *([(["--env", "Pendulum", "--device", "cuda"], "CUDA")] if not torch.cuda.is_available() else []),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
