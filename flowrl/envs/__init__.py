@@ -1,4 +1,4 @@
-"""Tasks whose best policy is no Gaussian; importing flowrl registers them with Gymnasium, under ``flowrl/``."""
+"""Tasks whose best policy is known, most of them no Gaussian; importing flowrl registers them under ``flowrl/``."""
 
 import gymnasium as gym
 
@@ -8,3 +8,4 @@ gym.register("flowrl/Obstacle-v0", entry_point="flowrl.envs.obstacle:Obstacle", 
 gym.register("flowrl/EnergyBandit-v0", entry_point="flowrl.envs.energy_bandit:EnergyBandit")
 gym.register("flowrl/HiddenGoal-v0", entry_point="flowrl.envs.hidden_goal:HiddenGoal")
 gym.register("flowrl/MultiGoal-v0", entry_point="flowrl.envs.multi_goal:MultiGoal", max_episode_steps=30)
+gym.register("flowrl/NoisyLQR-v0", entry_point="flowrl.envs.noisy_lqr:NoisyLQR", max_episode_steps=200)

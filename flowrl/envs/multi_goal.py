@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from flowrl.envs.options import between, points
+from flowrl.envs.options import between, fraction, points
 
 BOUND = 7.0  # the state lies in [-BOUND, BOUND]^2
 START = 0.1  # standard deviation of the first state, around the origin
@@ -93,8 +93,7 @@ class MultiGoal(gym.Env):
         :param gamma: discount
         :return: shape ``(n,)``; the end, within 1 of the goal, is counted as reached at a distance of 1
         """
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma must be a number from 0 to 1, got {gamma!r}.")
+        fraction("gamma", gamma)
         return np.array([self._walk(goal, gamma) for goal in self.goals])
 
     def _walk(self, goal: NDArray[np.float64], gamma: float) -> float:

@@ -35,10 +35,23 @@ def between(name: str, value: float, low: float, high: float = math.inf) -> floa
     :return: the number
     :raises ValueError: for anything else
     """
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not (number and low < value < high):
+    if not (_is_number(value) and low < value < high):
         limits = f"greater than {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
         raise ValueError(f"{name} must be a number {limits}, got {value!r}.")
+    return float(value)
+
+
+def fraction(name: str, value: float) -> float:
+    """
+    A number from 0 to 1, both allowed.
+
+    :param name: the argument, for the error
+    :param value: what was given
+    :return: the number
+    :raises ValueError: for anything else
+    """
+    if not (_is_number(value) and 0 <= value <= 1):
+        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}.")
     return float(value)
 
 
@@ -62,3 +75,7 @@ def points(name: str, value: ArrayLike, dimensions: int, bound: float) -> NDArra
             f"{name} must be one or more points of {dimensions} numbers from -{bound:g} to {bound:g}, got {value!r}."
         )
     return array
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
