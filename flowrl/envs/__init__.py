@@ -10,3 +10,4 @@ gym.register("flowrl/HiddenGoal-v0", entry_point="flowrl.envs.hidden_goal:Hidden
 gym.register("flowrl/MultiGoal-v0", entry_point="flowrl.envs.multi_goal:MultiGoal", max_episode_steps=30)
 gym.register("flowrl/NoisyLQR-v0", entry_point="flowrl.envs.noisy_lqr:NoisyLQR", max_episode_steps=200)
 gym.register("flowrl/Corridor-v0", entry_point="flowrl.envs.corridor:Corridor")
+gym.register("flowrl/ReturnChain-v0", entry_point="flowrl.envs.return_chain:ReturnChain")
