@@ -102,12 +102,12 @@ class Corridor(gym.Env):
         from flowrl.envs.picture import pixels, square_axes
 
         axes = square_axes(1.0)
+        places = np.linspace(-0.9, 0.8, 1 + self.length)  # along the lanes, which begin where the first step ends
         for low, high in ((-1.0, -WALL), (-OBSTACLE, OBSTACLE), (WALL, 1.0)):
-            axes.fill_between([-0.7, 1.0], low, high, color="0.6")
+            axes.fill_between([places[1], 1.0], low, high, color="0.6")
         gate = np.multiply(-self.open, [OBSTACLE, WALL])  # across the closed lane
         axes.plot([0.9, 0.9], gate, color="#d95f02", linewidth=5)
-        along = -0.9 + 1.7 * np.arange(len(self.track)) / self.length
-        axes.plot(along, self.track, color="#08519c", marker="o")
+        axes.plot(places[: len(self.track)], self.track, color="#08519c", marker="o")
         return pixels(axes)
 
     def optimum(self) -> float:
