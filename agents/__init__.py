@@ -5,6 +5,7 @@ name           algorithm  policy
 =============  =========  ===========================================================
 ``flow-sac``   SAC        ``FlowPolicy`` (``FlowCnnPolicy``, ``FlowMultiInputPolicy``)
 ``flow-ppo``   PPO        the same
+``nfq``        NFQ        the same, whose flow is the soft Q-function too
 ``sac``        SAC        Stable-Baselines3's own Gaussian ``MlpPolicy`` (and so on)
 ``ppo``        PPO        the same
 ``flow-bc``    cloning    that of ``flow-sac``
@@ -15,11 +16,21 @@ name           algorithm  policy
 """
 
 from agents.agent import AGENTS, Agent, find_agent, make_agent
-from agents.hyperparameters import BC_DEFAULTS, PPO, PPO_DEFAULTS, SAC, SAC_DEFAULTS, hyperparameters, model_arguments
+from agents.hyperparameters import (
+    BC_DEFAULTS,
+    NFQ_DEFAULTS,
+    PPO,
+    PPO_DEFAULTS,
+    SAC,
+    SAC_DEFAULTS,
+    hyperparameters,
+    model_arguments,
+)
 
 __all__ = [
     "AGENTS",
     "BC_DEFAULTS",
+    "NFQ_DEFAULTS",
     "PPO",
     "PPO_DEFAULTS",
     "SAC",

@@ -12,6 +12,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
 from flowrl import algorithms
+from flowrl.algorithms.offline import OfflineMixin
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Agent:
 
     :param name: what the user types
     :param algorithm: Stable-Baselines3's algorithm, or flowrl's faster form of it
-    :param table: which table of hyperparameters it reads, ``"sac"``, ``"ppo"`` or ``"bc"``
+    :param table: which table of hyperparameters it reads, ``"sac"``, ``"nfq"``, ``"ppo"`` or ``"bc"``
     :param flow: whether its policy is a flow policy; otherwise it is the algorithm's Gaussian
     :param description: one line for ``--list``
     """
@@ -38,9 +39,19 @@ class Agent:
         return self.table == "bc"
 
     @property
-    def sb3_algorithm(self) -> type[BaseAlgorithm]:
-        """Stable-Baselines3's own form of the algorithm."""
-        return SB3[self.table]
+    def is_its_own_critic(self) -> bool:
+        """Whether its policy is a critic too, so that it starts from another run's with both."""
+        return self.table == "nfq"
+
+    @property
+    def learns_offline(self) -> bool:
+        """Whether it can learn from a data set of transitions in place of the environment."""
+        return issubclass(self.algorithm, OfflineMixin)
+
+    @property
+    def sb3_algorithm(self) -> type[BaseAlgorithm] | None:
+        """Stable-Baselines3's own form of the algorithm, where it has one."""
+        return SB3.get(self.table)
 
     def policy_name(self, observation_space: spaces.Space) -> str:
         """
@@ -70,7 +81,6 @@ class Agent:
 SB3: dict[str, type[BaseAlgorithm]] = {
     "sac": stable_baselines3.SAC,
     "ppo": stable_baselines3.PPO,
-    "bc": algorithms.BehaviourCloning,
 }
 
 AGENTS: dict[str, Agent] = {
@@ -78,10 +88,17 @@ AGENTS: dict[str, Agent] = {
     for agent in (
         Agent("flow-sac", algorithms.SAC, "sac", flow=True, description="SAC with a normalizing-flow policy"),
         Agent("flow-ppo", algorithms.PPO, "ppo", flow=True, description="PPO with a normalizing-flow policy"),
+        Agent("nfq", algorithms.NFQ, "nfq", flow=True, description="a normalizing flow as the soft Q-function"),
         Agent("sac", SB3["sac"], "sac", flow=False, description="SAC with Stable-Baselines3's squashed Gaussian"),
         Agent("ppo", SB3["ppo"], "ppo", flow=False, description="PPO with Stable-Baselines3's Gaussian"),
-        Agent("flow-bc", SB3["bc"], "bc", flow=True, description="cloning of --demos with flow-sac's policy"),
-        Agent("bc", SB3["bc"], "bc", flow=False, description="cloning of --demos with sac's policy"),
+        Agent(
+            "flow-bc",
+            algorithms.BehaviourCloning,
+            "bc",
+            flow=True,
+            description="cloning of --demos with flow-sac's policy",
+        ),
+        Agent("bc", algorithms.BehaviourCloning, "bc", flow=False, description="cloning of --demos with sac's policy"),
     )
 }
 
@@ -112,7 +129,10 @@ def make_agent(
     :param plain: whether to take Stable-Baselines3's own algorithm, which computes the same more slowly
     :param kwargs: what is not a hyperparameter: ``seed``, ``device``, ``verbose``
     :return: the model, ready to ``learn``
+    :raises ValueError: for an unknown agent, or ``plain`` where Stable-Baselines3 has no such algorithm
     """
     agent = find_agent(agent) if isinstance(agent, str) else agent
     algorithm = agent.sb3_algorithm if plain else agent.algorithm
+    if algorithm is None:
+        raise ValueError(f"Stable-Baselines3 has no algorithm that {agent.name} could take instead")
     return algorithm(agent.policy_name(env.observation_space), env, **settings, **kwargs)

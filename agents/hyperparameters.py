@@ -39,6 +39,14 @@ SAC_DEFAULTS: Hyperparameters = dict(
     policy_kwargs=dict(net_arch=[256, 256]),
 )
 
+SMALL: Hyperparameters = dict(
+    steps=20_000,
+    learning_rate=1e-3,
+    buffer_size=50_000,
+    learning_starts=1_000,
+    policy_kwargs=dict(net_arch=[64, 64]),
+)
+
 SAC: dict[str, Hyperparameters] = {
     "HalfCheetah": {},
     "Hopper": {},
@@ -84,7 +92,27 @@ SAC: dict[str, Hyperparameters] = {
         tau=0.01,
         policy_kwargs=dict(net_arch=[64, 64]),
     ),
+    # The tasks of flowrl.envs, whose best policy is known at a given temperature.
+    "EnergyBandit": SMALL | dict(ent_coef=1.0),
+    "HiddenGoal": SMALL | dict(ent_coef=0.02),
 }
+
+
+# NFQ: SAC's, so that a comparison of the two compares the methods. Its flow must be able to show more than one mode.
+def with_flow(row: Hyperparameters, flow: str) -> Hyperparameters:
+    """
+    A row of SAC's table whose policy has a flow.
+
+    :param row: the row; one without networks has the default's
+    :param flow: the recipe
+    :return: a new row
+    """
+    policy_kwargs: Hyperparameters = row.get("policy_kwargs") or SAC_DEFAULTS["policy_kwargs"]
+    return row | dict(policy_kwargs=policy_kwargs | dict(flow=flow))
+
+
+NFQ_DEFAULTS = with_flow(SAC_DEFAULTS, "nsf")
+NFQ: dict[str, Hyperparameters] = {name: with_flow(row, "nsf") for name, row in SAC.items()}
 
 # PPO: the paper's continuous-control settings (Schulman et al. 2017), with the normalisation of observations and
 # rewards that Engstrom et al. 2020 and Andrychowicz et al. 2021 found to matter as much as the algorithm.
@@ -127,6 +155,7 @@ PPO: dict[str, Hyperparameters] = {
         n_envs=16, normalize=False, n_steps=1024, n_epochs=4, gamma=0.999, gae_lambda=0.98, ent_coef=0.01
     ),
     "MountainCarContinuous": dict(steps=200_000, n_envs=4, n_steps=1024, gamma=0.9999, gae_lambda=0.98, ent_coef=0.01),
+    "HiddenGoal": dict(steps=100_000, n_envs=8, normalize=False, n_steps=256, batch_size=256, ent_coef=0.02),
 }
 
 # Behaviour cloning: a step is an update on a minibatch of the demonstrations.
@@ -149,6 +178,7 @@ BC: dict[str, Hyperparameters] = {
 
 TABLES: dict[str, tuple[Hyperparameters, dict[str, Hyperparameters]]] = {
     "sac": (SAC_DEFAULTS, SAC),
+    "nfq": (NFQ_DEFAULTS, NFQ),
     "ppo": (PPO_DEFAULTS, PPO),
     "bc": (BC_DEFAULTS, BC),
 }
@@ -161,7 +191,7 @@ def hyperparameters(algorithm: str, environment: str) -> Hyperparameters:
     """
     The hyperparameters of an algorithm on an environment; the defaults where the environment has no entry.
 
-    :param algorithm: ``"sac"``, ``"ppo"`` or ``"bc"``
+    :param algorithm: ``"sac"``, ``"nfq"``, ``"ppo"`` or ``"bc"``
     :param environment: an environment's name without its version (``"HalfCheetah"``)
     :return: a fresh dictionary that the caller may change
     """

@@ -1,4 +1,4 @@
-"""Demonstrations from Minari data sets: found, checked against the environment, and split by episodes."""
+"""Minari data sets: found, checked against the environment; as demonstrations split by episodes, or as transitions."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from experiments.training.errors import UsageError, did_you_mean
-from flowrl.algorithms import Demonstrations
+from flowrl.algorithms import Demonstrations, Transitions
 
 HELD_OUT = 0.1  # of the episodes, at least one where there are two
 NAME = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
@@ -51,6 +51,44 @@ def load(name: str, observation_space: spaces.Space, action_space: spaces.Box) -
     :return: demonstrations to learn from, and those of one episode in ten, always the same, to judge by (of none where
         there is but one episode)
     """
+    episodes = load_episodes(name, observation_space, action_space)
+    order = np.random.default_rng(0).permutation(len(episodes))
+    count = max(round(HELD_OUT * len(episodes)), min(len(episodes) - 1, 1))
+    held_out, train = order[:count], order[count:]
+    return _steps([episodes[i] for i in train], episodes[0]), _steps([episodes[i] for i in held_out], episodes[0])
+
+
+def load_transitions(name: str, observation_space: spaces.Space, action_space: spaces.Box) -> Transitions:
+    """
+    Read a local data set whole; nothing is downloaded.
+
+    :param name: the data set's name
+    :param observation_space: the environment's
+    :param action_space: the environment's
+    :return: what was seen, done, earned and seen next, episode after episode
+    """
+    episodes = load_episodes(name, observation_space, action_space)
+    steps = _steps(episodes, episodes[0])
+    truncations = [np.append(episode.truncations[:-1], not episode.terminations[-1]) for episode in episodes]
+    return Transitions(
+        steps.observations,
+        steps.actions,
+        np.concatenate([episode.rewards for episode in episodes]).astype(np.float32),
+        _observations(episodes, episodes[0], slice(1, None)),
+        np.concatenate([episode.terminations for episode in episodes]).astype(bool),
+        np.concatenate(truncations).astype(bool),
+    )
+
+
+def load_episodes(name: str, observation_space: spaces.Space, action_space: spaces.Box) -> list[Any]:
+    """
+    The episodes of a local data set that have a step.
+
+    :param name: the data set's name
+    :param observation_space: the environment's
+    :param action_space: the environment's
+    :return: Minari's episodes
+    """
     minari = import_minari()
     from minari.storage import get_dataset_path
 
@@ -72,10 +110,7 @@ def load(name: str, observation_space: spaces.Space, action_space: spaces.Box) -
     episodes = [episode for episode in dataset.iterate_episodes() if len(episode)]
     if not episodes:
         raise UsageError(f"the Minari data set {name!r} is empty")
-    order = np.random.default_rng(0).permutation(len(episodes))
-    count = max(round(HELD_OUT * len(episodes)), min(len(episodes) - 1, 1))
-    held_out, train = order[:count], order[count:]
-    return _steps([episodes[i] for i in train], episodes[0]), _steps([episodes[i] for i in held_out], episodes[0])
+    return episodes
 
 
 def _same(theirs: spaces.Space, ours: spaces.Space) -> bool:
@@ -93,11 +128,16 @@ def _same(theirs: spaces.Space, ours: spaces.Space) -> bool:
 def _steps(episodes: list[Any], like: Any) -> Demonstrations:
     """The steps of some episodes; an observation follows the last one, in which nothing was done."""
     actions = np.concatenate([like.actions[:0], *(episode.actions for episode in episodes)])
+    return Demonstrations(_observations(episodes, like, slice(-1)), actions)
+
+
+def _observations(episodes: list[Any], like: Any, part: slice) -> Any:
+    """A part of every episode's observations."""
     if isinstance(like.observations, dict):
-        observations: Any = {
-            key: np.concatenate([like.observations[key][:0], *(episode.observations[key][:-1] for episode in episodes)])
+        return {
+            key: np.concatenate(
+                [like.observations[key][:0], *(episode.observations[key][part] for episode in episodes)]
+            )
             for key in like.observations
         }
-    else:
-        observations = np.concatenate([like.observations[:0], *(episode.observations[:-1] for episode in episodes)])
-    return Demonstrations(observations, actions)
+    return np.concatenate([like.observations[:0], *(episode.observations[part] for episode in episodes)])

@@ -1,4 +1,5 @@
-"""Fine-tuning: an agent of SAC's form that starts with the actor of another run, as a rule a cloned one."""
+"""Fine-tuning: an agent of SAC's form that starts with the actor of another run, as a rule a cloned one; or an agent
+whose policy is its critic too, which starts with the whole of it, in another task if need be."""
 
 import pickle
 from pathlib import Path
@@ -14,10 +15,13 @@ from agents import Agent, find_agent
 from experiments.training.checkpoints import NORMALIZATION
 from experiments.training.errors import UsageError
 from experiments.training.run_directory import RunDirectory
+from flowrl.algorithms import NFQ
 
 # Steps for the new critics, at least. A clone of Pendulum's expert (return -146) fell to -1,650 when its actor moved
 # from the start or after 200 steps, to -1,200 after 1,000, and to -630 after 3,000, from where it was back in 1,500.
 MIN_CRITIC_WARMUP = 3_000
+MAX_STEPS_BEFORE_LEARNING = 1_000  # of a policy that brings its critic: as many as make minibatches differ
+SOURCES = {"sac": ("sac", "bc"), "nfq": ("nfq",)}  # whose runs the agents of a table start from
 
 
 def open_source(path: Path, agent: Agent, environment: str) -> RunDirectory:
@@ -32,12 +36,14 @@ def open_source(path: Path, agent: Agent, environment: str) -> RunDirectory:
     run = RunDirectory.open(path)
     config = run.config
     source = find_agent(config["agent"])
-    if agent.table != "sac":
-        raise UsageError(f"--from: {agent.name} starts from no other run; flow-sac and sac do")
-    if source.table not in ("sac", "bc") or source.flow != agent.flow:
+    if agent.table not in SOURCES:
+        raise UsageError(f"--from: {agent.name} starts from no other run; flow-sac, sac and nfq do")
+    if agent.is_its_own_critic and source is not agent:
+        raise UsageError(f"--from {path}: {agent.name} starts from a run of {agent.name}, that one is of {source.name}")
+    if source.table not in SOURCES[agent.table] or source.flow != agent.flow:
         fitting = f"use --agent {'flow-' if source.flow else ''}sac" if source.table != "ppo" else "its actor is PPO's"
         raise UsageError(f"--from {path}: {agent.name} cannot start with the actor of {source.name}; {fitting}")
-    if config["environment"]["id"] != environment:
+    if config["environment"]["id"] != environment and not agent.is_its_own_critic:
         raise UsageError(f"--from {path}: its environment is {config['environment']['id']}, not {environment}")
     return run
 
@@ -48,19 +54,22 @@ def settings_of_source(settings: dict[str, Any], source: RunDirectory) -> dict[s
 
     :param settings: the agent's own
     :param source: the other run
-    :return: the same, with the other's networks, flow and normalisation of observations, and steps enough for critics
+    :return: the same, with the other's networks, flow and normalisation of observations, and steps enough for new
+        critics, or no more than a minibatch needs where there are none
     """
-    config = source.config
+    config, steps = source.config, settings["learning_starts"]
+    new_critics = not find_agent(config["agent"]).is_its_own_critic
     return settings | dict(
         policy_kwargs=config["hyperparameters"]["policy_kwargs"],
         normalize=config["normalize"],
-        learning_starts=max(settings["learning_starts"], MIN_CRITIC_WARMUP),
+        learning_starts=max(steps, MIN_CRITIC_WARMUP) if new_critics else min(steps, MAX_STEPS_BEFORE_LEARNING),
     )
 
 
-def take_actor(model: BaseAlgorithm, source: RunDirectory) -> None:
+def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:
     """
-    Give a new model the actor of another run's best model, and the statistics by which its observations are normalised.
+    Give a new model the actor of another run's best model, and the statistics by which its observations are normalised;
+    where the policy is its own critic, the whole of it, and the temperature that it was learned with.
 
     :param model: a model of SAC's form
     :param source: the other run
@@ -68,16 +77,21 @@ def take_actor(model: BaseAlgorithm, source: RunDirectory) -> None:
     which = next((which for which in ("best", "last") if (source.path / f"{which}_model.zip").exists()), None)
     if which is None:
         raise UsageError(f"--from {source.path}: it has no model yet")
-    _, parameters, _ = load_from_zip_file(source.path / f"{which}_model.zip", device=model.device)
+    _, parameters, variables = load_from_zip_file(source.path / f"{which}_model.zip", device=model.device)
     weights: Any = parameters["policy"]
-    actor = {name.removeprefix("actor."): value for name, value in weights.items() if name.startswith("actor.")}
     try:
-        model.actor.load_state_dict(actor)  # type: ignore[attr-defined]
+        if isinstance(model, NFQ):
+            model.policy.load_state_dict(weights)
+            model.take_temperature(variables or {})
+            model.random_start = False
+        else:
+            actor = {name.removeprefix("actor."): value for name, value in weights.items() if name.startswith("actor.")}
+            model.actor.load_state_dict(actor)  # type: ignore[attr-defined]
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UsageError(
-            f"--from {source.path}: the actors differ ({reason}); leave out --flow and --set policy_kwargs..., which "
-            "are taken from there"
+            f"--from {source.path}: the policies differ ({reason}); leave out --flow and --set policy_kwargs..., which "
+            "are taken from there, and act in a task with the same observations and actions"
         ) from error
     normalization = model.get_vec_normalize_env()
     if normalization is not None:

@@ -34,13 +34,14 @@ from experiments.training.environments import (
 )
 from experiments.training.errors import TrainingError, UsageError, did_you_mean
 from experiments.training.evaluation import Evaluation
-from experiments.training.fine_tuning import CriticWarmup, open_source, settings_of_source, take_actor
+from experiments.training.fine_tuning import CriticWarmup, open_source, settings_of_source, take_policy
 from experiments.training.lessons import missing_lessons
 from experiments.training.overrides import apply_overrides, check_flow_options
 from experiments.training.progress import ProgressDisplay, say
 from experiments.training.provenance import ROOT, session
 from experiments.training.run_directory import RunDirectory
 from flowrl.algorithms import BehaviourCloning
+from flowrl.algorithms.offline import OfflineMixin
 from flowrl.callbacks import DensityFigure, FlowLogger
 
 MAX_LOG_EVERY = 1_000  # steps; short runs log more often
@@ -82,9 +83,9 @@ def start(arguments: Namespace) -> int:
     elif arguments.flow:
         raise UsageError(f"--flow {arguments.flow}: {agent.name} has a Gaussian policy; use --agent flow-{agent.name}")
 
-    # With an actor to start with, it acts from the first step on; only the critics need those steps.
-    critic_warmup = settings["learning_starts"] if source is not None else 0
-    if source is not None:
+    # With an actor to start with, it acts from the first step on; only new critics need those steps.
+    critic_warmup = settings["learning_starts"] if source is not None and not agent.is_its_own_critic else 0
+    if arguments.demos or critic_warmup:
         settings["learning_starts"] = 0
 
     config = dict(
@@ -114,7 +115,7 @@ def start(arguments: Namespace) -> int:
     except (ValueError, AssertionError, TypeError, RuntimeError, MemoryError) as error:
         raise UsageError(f"{agent.name} refuses these hyperparameters: {error}") from error
     if source is not None:
-        take_actor(model, source)
+        take_policy(model, source)
     imitate(model, config)
     run = RunDirectory.create(Path(arguments.logdir), environment.id, agent.name, seed)
     with run.locked():
@@ -123,7 +124,7 @@ def start(arguments: Namespace) -> int:
 
 def check_source_of_learning(agent: Agent, arguments: Namespace) -> None:
     """
-    Refuse cloning without demonstrations, and demonstrations for what does not clone.
+    Refuse cloning without a data set, and a data set for what neither clones nor learns offline.
 
     :param agent: the agent
     :param arguments: the command line
@@ -133,31 +134,38 @@ def check_source_of_learning(agent: Agent, arguments: Namespace) -> None:
             f"{agent.name} learns from demonstrations: add --demos NAME, a local Minari data set "
             "(python experiments/collect.py RUN_DIR --name NAME records one)"
         )
-    if arguments.demos and not agent.imitates:
+    if arguments.demos and not (agent.imitates or agent.learns_offline):
         prefix = "flow-" if agent.flow else ""
         raise UsageError(
             f"--demos: {agent.name} learns from rewards; clone with --agent {prefix}bc, then fine-tune with "
             f"--agent {prefix}sac --from RUN_DIR"
         )
-    if agent.imitates and arguments.plain:
+    if agent.sb3_algorithm is None and arguments.plain:
         raise UsageError(f"--plain: Stable-Baselines3 has no algorithm that {agent.name} could take instead; drop it")
-    if agent.imitates and (arguments.num_envs or 1) > 1:
+    if arguments.demos and arguments.source:
+        raise UsageError("--demos and --from: an agent starts from one of the two")
+    if arguments.demos and (arguments.num_envs or 1) > 1:
         raise UsageError(f"--num-envs {arguments.num_envs}: {agent.name} learns without stepping in an environment")
 
 
 def imitate(model: BaseAlgorithm, config: dict[str, Any]) -> None:
     """
-    Give a cloning model its demonstrations; any other is left alone.
+    Give a model its data set, if it learns from one: demonstrations to clone, or transitions.
 
     :param model: the model
     :param config: the run's configuration
     """
+    if not config["demonstrations"]:
+        return
+    probe = make_environment(Environment(**config["environment"]))
+    probe.close()
+    assert isinstance(probe.action_space, spaces.Box)  # make_environment refuses any other
+    data_set = (config["demonstrations"], probe.observation_space, probe.action_space)
     if isinstance(model, BehaviourCloning):
-        probe = make_environment(Environment(**config["environment"]))
-        assert isinstance(probe.action_space, spaces.Box)  # make_environment refuses any other
-        train, held_out = demonstrations.load(config["demonstrations"], probe.observation_space, probe.action_space)
-        probe.close()
+        train, held_out = demonstrations.load(*data_set)
         model.imitate(train, held_out if len(held_out) else None)
+    elif isinstance(model, OfflineMixin):
+        model.learn_from(demonstrations.load_transitions(*data_set))
 
 
 def keep_update_ratio(settings: dict[str, Any], n_envs: int) -> dict[str, Any]:
@@ -198,7 +206,7 @@ def resume(arguments: Namespace) -> int:
         settings = config["hyperparameters"]
         env = make_vector_environment(environment, config["n_envs"], config["normalize"], settings["gamma"])
         agent = find_agent(config["agent"])
-        algorithm = agent.sb3_algorithm if config.get("plain") else agent.algorithm
+        algorithm: Any = agent.sb3_algorithm if config.get("plain") else agent.algorithm
         model = run.load_checkpoint(algorithm, named, env, check_device(arguments.device))
         step = model.num_timesteps
         if step >= config["steps"]:

@@ -1,7 +1,9 @@
 """Who learns: one folder an algorithm, each on Stable-Baselines3's interface."""
 
 from flowrl.algorithms.cloning import BehaviourCloning, Demonstrations
+from flowrl.algorithms.nfq import NFQ
+from flowrl.algorithms.offline import Transitions
 from flowrl.algorithms.ppo import PPO
 from flowrl.algorithms.sac import SAC
 
-__all__ = ["PPO", "SAC", "BehaviourCloning", "Demonstrations"]
+__all__ = ["NFQ", "PPO", "SAC", "BehaviourCloning", "Demonstrations", "Transitions"]

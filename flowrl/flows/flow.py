@@ -40,6 +40,8 @@ class Flow(nn.Module):
     """
 
     context_map: ContextMap | _Bias
+    log_std_max = LOG_STD_MAX
+    """Beyond which the log-std of the context goes by at most one unit."""
 
     def __init__(self, features: int, context: int = 0, flow: AnyFlow = DEFAULT_FLOW, **options: Any):
         super().__init__()
@@ -96,7 +98,7 @@ class Flow(nn.Module):
         """
         mean, log_std, *slices = parameters.split(self._sizes, dim=-1)
         transforms = [layer(part) for layer, part in zip(self._layers(), slices, strict=True)]
-        return Compose([*transforms, Affine(mean, soft_clamp(log_std))])
+        return Compose([*transforms, Affine(mean, soft_clamp(log_std, self.log_std_max))])
 
     def _check(self, context: Tensor | None) -> None:
         if (context is None) != (self.context == 0) or (context is not None and context.shape[-1] != self.context):
@@ -147,10 +149,10 @@ class Flow(nn.Module):
         shift_bias, scale_bias, *_ = self.context_map.bias.split(self._sizes)
         residual = data - mean
         shift_bias += residual.mean(0)
-        standardized = (residual - residual.mean(0)) * (-soft_clamp(log_std)).exp()
+        standardized = (residual - residual.mean(0)) * (-soft_clamp(log_std, self.log_std_max)).exp()
         scale_bias += standardized.std(0).clamp_min(MIN_STD).log()
         mean, log_std, *slices = self._parameters_of(context).split(self._sizes, dim=-1)
-        y, _ = Affine(mean, soft_clamp(log_std)).inverse_and_ladj(data)
+        y, _ = Affine(mean, soft_clamp(log_std, self.log_std_max)).inverse_and_ladj(data)
         initialize_layers(self._layers(), y, slices)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -200,12 +202,12 @@ class _Bias(nn.Module):
         return self.bias
 
 
-def soft_clamp(log_std: Tensor) -> Tensor:
-    """The log-std itself within SB3's bounds [-20, 2], and at most one unit beyond them, smoothly.
+def soft_clamp(log_std: Tensor, high: float = LOG_STD_MAX) -> Tensor:
+    """The log-std itself within bounds, SB3's [-20, 2] by default, and at most one unit beyond them, smoothly.
 
     SB3 clips there, which stops the gradient; inside the bounds the two agree to the last bit.
     """
-    inside = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    inside = log_std.clamp(LOG_STD_MIN, high)
     return inside + torch.tanh(log_std - inside)
 
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from flowrl.flows.flow import LOG_STD_MAX, LOG_STD_MIN, Flow
+from flowrl.flows.flow import LOG_STD_MIN, Flow
 from flowrl.kernels.guard import Guard, are_silent
 from flowrl.kernels.lowering import KINDS, Step, lower, network_weights
 from flowrl.kernels.structures import structure
@@ -22,10 +22,11 @@ class Program:
     Steps in the form that the kernel reads.
 
     :param steps: from noise to value
+    :param log_std_max: see :class:`flowrl.Flow`
     """
 
-    def __init__(self, steps: Sequence[Step]):
-        self.steps = tuple(steps)
+    def __init__(self, steps: Sequence[Step], log_std_max: float):
+        self.steps, self.log_std_max = tuple(steps), log_std_max
         rows = [sum(step.widths) for step in steps]
         self.outputs = sum(rows)  # of all layers of all networks
         weights = accumulate((max(2 * len(step.widths) - 1, 0) for step in steps), initial=0)
@@ -44,7 +45,7 @@ class Program:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are built anew: they have pointers of their own."""
-        return type(self), (self.steps,)
+        return type(self), (self.steps, self.log_std_max)
 
     def fields(self) -> dict[str, Any]:
         """What a C `Flow` is told of its program."""
@@ -53,7 +54,7 @@ class Program:
             steps=ctypes.addressof(self.array),
             limit=RAW_LIMIT,
             low=LOG_STD_MIN,
-            high=LOG_STD_MAX,
+            high=self.log_std_max,
         )
 
     def with_squash(self, later: bool) -> Program:
@@ -62,7 +63,7 @@ class Program:
 
         :param later: whether values are those before the tanh, and the density is that after it
         """
-        return Program([*self.steps, Step(KINDS["SQUASH"], 0, int(later))])
+        return Program([*self.steps, Step(KINDS["SQUASH"], 0, int(later))], self.log_std_max)
 
     def _pointer(self, integers: tuple[int, ...]) -> int:
         self._integers.append((ctypes.c_int64 * len(integers))(*integers))
@@ -82,7 +83,7 @@ class LoweredFlow:
         offsets = accumulate((layer.context_size for layer in self.layers), initial=2 * flow.features)
         steps = [lower(layer, offset) for layer, offset in zip(self.layers, islice(offsets, len(self.layers)))]
         gaussian = Step(KINDS["GAUSSIAN"], offset=0)
-        self.program = None if None in steps else Program([*steps, gaussian])  # type: ignore[list-item]
+        self.program = None if None in steps else Program([*steps, gaussian], flow.log_std_max)  # type: ignore[list-item]
 
     def weights(self) -> list[Tensor]:
         """Those of the couplings' networks, in the kernel's order."""

@@ -7,6 +7,10 @@ from torch import Tensor
 
 from flowrl.flows.recipes import AnyFlow, find_flow
 
+EDGE = 1e-4
+"""Where a given action lies on the edge of the box, or nearer to it than this (in half-widths of the box), it is taken
+for the action so far inside: the edge itself is the image of u = tanh^-1(1) = infinity."""
+
 
 def action_box(action_space: spaces.Box, like: Tensor) -> tuple[Tensor, Tensor]:
     """Lower edge and half-width of a box of actions, each of shape ``(d,)``, with the dtype and device of ``like``."""
@@ -54,3 +58,9 @@ def check_flow_arguments(
 def into_box(action: np.ndarray, action_space: spaces.Box) -> np.ndarray:
     """The action itself, or the box's edge where rescaling in float32 has rounded to just beyond it."""
     return np.minimum(np.maximum(action, action_space.low), action_space.high)
+
+
+def inside_box(action: np.ndarray, action_space: spaces.Box) -> np.ndarray:
+    """The action itself, or the nearest that lies :data:`EDGE` half-widths within the box."""
+    margin = EDGE * (action_space.high - action_space.low) / 2
+    return np.clip(action, action_space.low + margin, action_space.high - margin)

@@ -32,6 +32,8 @@ class FlowActorMixin:
     mu: nn.Linear
     log_std: nn.Linear
     action_dist: FlowDistribution
+    pre_squash = False
+    """Whether it emits and scores actions before the tanh."""
 
     def __init__(
         self,
@@ -49,7 +51,9 @@ class FlowActorMixin:
             deterministic_action=deterministic_action,
             n_candidates=n_candidates,
         )
-        self.action_dist = FlowDistribution(get_action_dim(self.action_space), **self.flow_spec)
+        self.action_dist = FlowDistribution(
+            get_action_dim(self.action_space), pre_squash=self.pre_squash, **self.flow_spec
+        )
         self.flow = self.action_dist.proba_distribution_net(self.mu.in_features)
         if not self.flow.is_external:
             self.flow.set_gaussian(self.mu.weight, self.mu.bias, self.log_std.weight, self.log_std.bias)

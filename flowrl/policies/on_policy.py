@@ -7,7 +7,6 @@ log-probs are those of the executed action. To score environment actions yoursel
 from functools import partial
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -22,15 +21,16 @@ from torch import Tensor
 from flowrl.compiled import compiled_act
 from flowrl.flows.flow import Flow
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
-from flowrl.policies.action_box import check_flow_arguments, into_box
+from flowrl.policies.action_box import check_flow_arguments
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.density import ActionDensity
+from flowrl.policies.pre_squash import PreSquashMixin
 from flowrl.policies.training_mode import TrainingModeMixin
 
 OVERRIDDEN = ("get_distribution", "_get_action_dist_from_latent", "extract_features")  # if set on an instance
 
 
-class FlowActorCriticMixin(TrainingModeMixin, ActionDensity):
+class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
     """Turns an `ActorCriticPolicy` (SB3 2.9, common/policies.py) into a flow policy.
 
     :param flow: see :class:`flowrl.Flow`
@@ -124,20 +124,6 @@ class FlowActorCriticMixin(TrainingModeMixin, ActionDensity):
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> FlowDistribution:
         return self.action_dist.proba_distribution(self.action_net(latent_pi))
-
-    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
-        """Stored action u -> environment action, through tanh."""
-        if not self.squash_output:
-            return into_box(scaled_action, self.action_space)
-        return into_box(super().unscale_action(np.tanh(scaled_action)), self.action_space)
-
-    def scale_action(self, action: np.ndarray) -> np.ndarray:
-        """Environment action -> the u that is stored; one on the box's edge counts as the nearest float inside."""
-        if not self.squash_output:
-            return action
-        scaled = super().scale_action(action)
-        limit = 1 - np.finfo(scaled.dtype).eps / 2
-        return np.arctanh(np.clip(scaled, -limit, limit))
 
 
 class FlowActorCriticPolicy(FlowActorCriticMixin, ActorCriticPolicy):

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from flowrl import algorithms
 from flowrl.algorithms import BehaviourCloning, Demonstrations
-from flowrl.algorithms.cloning.behaviour_cloning import EDGE
+from flowrl.policies.action_box import EDGE
 from tests.environments import HIGH, LOW, Aim
 from tests.models import assert_same_policy, perturb
 

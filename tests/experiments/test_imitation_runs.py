@@ -12,7 +12,7 @@ from experiments import collect, evaluate
 from experiments.run import main
 from experiments.training import demonstrations
 from experiments.training.run_directory import RunDirectory
-from flowrl.algorithms import SAC
+from flowrl.algorithms import NFQ, SAC
 from tests.experiments.test_run import HAS_COMPILER, train
 
 minari = pytest.importorskip("minari", reason="minari is the 'demos' extra")
@@ -179,9 +179,9 @@ def test_normalised_clones_take_their_statistics_along(expert, root):
         (["--agent", "flow-bc", "--demos", NAME, "--plain"], "--plain"),
         (["--agent", "flow-bc", "--demos", "nothing/here-v0"], "no Minari data set 'nothing/here-v0'"),
         (["--agent", "flow-bc", "--demos", NAME, "--num-envs", "2"], "--num-envs"),
-        (["--agent", "flow-ppo", "--from", "EXPERT"], "flow-sac and sac do"),
+        (["--agent", "flow-ppo", "--from", "EXPERT"], "flow-sac, sac and nfq do"),
         (["--agent", "sac", "--from", "EXPERT"], "--agent flow-sac"),
-        (["--agent", "flow-sac", "--from", "EXPERT", "--flow", "radial"], "the actors differ"),
+        (["--agent", "flow-sac", "--from", "EXPERT", "--flow", "radial"], "the policies differ"),
         (["--agent", "flow-sac", "--from", "nowhere"], "nowhere is no run directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -192,3 +192,33 @@ def test_a_mistake_gives_one_line_and_exit_code_2(expert, tmp_path, capsys, argu
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1 and expected in message
     assert not list(tmp_path.iterdir()), "nothing is written for a run that never starts"
+
+
+# -- NFQ ------------------------------------------------------------------------------------------------------------
+
+
+def test_transitions_hold_what_minari_holds(expert):
+    data = demonstrations.load_transitions(NAME, PENDULUM.observation_space, PENDULUM.action_space)
+    episodes = list(minari.load_dataset(NAME).iterate_episodes())
+    assert len(data) == 600 and data.truncations.sum() == 3 and not data.terminations.any()
+    np.testing.assert_array_equal(data.next_observations[:199], data.observations[1:200])
+    np.testing.assert_array_equal(data.next_observations[199], episodes[0].observations[200])
+    np.testing.assert_allclose(data.rewards[200:400], episodes[1].rewards, rtol=1e-6)
+
+
+def test_nfq_learns_from_a_data_set_resumes_and_hands_all_it_knows_on(expert, root):
+    more = ("--flow", "triangular", "--eval-every", "0")
+    path = train(root / "offline", "nfq", "--demos", NAME, *more, "--checkpoint-every", "10", steps=20)
+    assert main(["--resume", str(path), "--steps", "30", "--no-progress"]) == 0
+    model = RunDirectory.open(path).load_model(NFQ, "last", None, "cpu")
+    assert model.num_timesteps == 30 and model.is_offline
+    tuned = train(root / "online", "nfq", "--from", str(path), "--eval-every", "0", steps=20)
+    other = RunDirectory.open(tuned)
+    assert other.config["critic_warmup"] == 0 and other.config["hyperparameters"]["learning_starts"] == 50
+    weights, taken = model.policy.state_dict(), other.load_model(NFQ, "last", None, "cpu").policy.state_dict()
+    assert all(torch.equal(weights[name], taken[name]) for name in weights), "nothing was learned in 20 steps"
+
+
+def test_nfq_starts_from_its_own_kind_alone(expert, capsys):
+    assert main(["--env", "Pendulum", "--agent", "nfq", "--from", str(expert)]) == 2
+    assert "nfq starts from a run of nfq" in capsys.readouterr().err

@@ -11,15 +11,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import RolloutReturn
 from torch import Tensor
 
-from flowrl.policies.action_box import action_box
+from flowrl.algorithms.offline import Observations, fit_normalization, step_without_environment, take
+from flowrl.policies.action_box import EDGE, action_box
 from flowrl.policies.density import action_log_prob
 
-# Where a demonstrated action lies on the edge of the box, or nearer to it than this (in half-widths of the box), its
-# likelihood is that of the action so far inside: the edge itself is the image of u = tanh^-1(1) = infinity.
-EDGE = 1e-4
 HELD_OUT_BATCH = 4_096
-
-Observations = NDArray[Any] | dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Demonstrations:
 
     def take(self, index: Any) -> "Demonstrations":
         """Some of the steps."""
-        return Demonstrations(_take(self.observations, index), self.actions[index])
+        return Demonstrations(take(self.observations, index), self.actions[index])
 
 
 class BehaviourCloning(sac.SAC):
@@ -67,15 +63,8 @@ class BehaviourCloning(sac.SAC):
         :return: the model itself
         """
         self.demonstrations, self.held_out = demonstrations, held_out
-        normalization = self._vec_normalize_env
-        if normalization is not None and normalization.norm_obs:
-            statistics = normalization.obs_rms
-            if isinstance(statistics, dict):
-                for key, one in statistics.items():
-                    _set_statistics(one, demonstrations.observations[key])
-            else:
-                _set_statistics(statistics, demonstrations.observations)
-            normalization.training = False
+        if self._vec_normalize_env is not None:
+            fit_normalization(self._vec_normalize_env, demonstrations.observations)
         return self
 
     def log_likelihood(self, demonstrations: Demonstrations) -> Tensor:
@@ -113,15 +102,7 @@ class BehaviourCloning(sac.SAC):
         if self.demonstrations is None:
             raise ValueError("BehaviourCloning has no demonstrations: call imitate(demonstrations) before learn.")
         self.minibatch = self.demonstrations.take(np.random.randint(len(self.demonstrations), size=self.batch_size))
-        callback.on_rollout_start()
-        self.num_timesteps += 1
-        new_obs = _take(self.minibatch.observations, slice(1))
-        callback.update_locals(locals())
-        if not callback.on_step():
-            return RolloutReturn(1, 0, continue_training=False)
-        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-        callback.on_rollout_end()
-        return RolloutReturn(1, 0, continue_training=True)
+        return step_without_environment(self, callback, take(self.minibatch.observations, slice(1)))
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """One step up the log-likelihood of the minibatch."""
@@ -142,14 +123,3 @@ class BehaviourCloning(sac.SAC):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "demonstrations", "held_out", "minibatch"]
-
-
-def _take(observations: Observations, index: Any) -> Observations:
-    if isinstance(observations, dict):
-        return {key: value[index] for key, value in observations.items()}
-    return observations[index]
-
-
-def _set_statistics(statistics: Any, observations: NDArray[Any]) -> None:
-    statistics.mean, statistics.var = observations.mean(0, np.float64), observations.var(0, np.float64)
-    statistics.count = len(observations)

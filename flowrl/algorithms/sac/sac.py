@@ -7,7 +7,7 @@ from stable_baselines3 import sac
 
 from flowrl.algorithms.finite import check_losses
 from flowrl.algorithms.gradients import gradient_norm
-from flowrl.algorithms.sac.replay import sample
+from flowrl.algorithms.replay import sample
 from flowrl.algorithms.sac.update import update
 from flowrl.algorithms.update_form import UpdateFormMixin
 

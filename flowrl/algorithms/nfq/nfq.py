@@ -1,0 +1,173 @@
+"""NFQ: Stable-Baselines3's SAC without an actor of its own, since its soft Q-function is one already."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3 import sac
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+
+from flowrl.algorithms.finite import check_losses
+from flowrl.algorithms.gradients import gradient_norm
+from flowrl.algorithms.nfq.cost import why_slow
+from flowrl.algorithms.nfq.update import update
+from flowrl.algorithms.offline import OfflineMixin
+from flowrl.algorithms.replay import sample
+from flowrl.critics.soft_q import soft_q
+from flowrl.policies.action_box import EDGE
+from flowrl.policies.soft_q import SoftQCnnPolicy, SoftQMultiInputPolicy, SoftQPolicy
+
+LOSSES = ("ent_coef_loss", "ent_coef", "critic_loss", "value")
+"""What an update returns, by the names under ``train/``."""
+
+
+class NFQ(OfflineMixin, sac.SAC):
+    """
+    A normalizing flow as the soft Q-function, Q_i(s, a) = V_i(s) + alpha log pi(a|s): see
+    `flowrl.algorithms.nfq.update`.
+
+    It acts by sampling the flow pi, which is the soft-optimal policy of Q exactly. Arguments are those of SB3's SAC,
+    and these. The replay buffer holds u = atanh(a), as the policy emits it.
+
+    :param ent_coef: alpha: SAC's ``"auto"`` (the alpha inside Q moves), ``"auto_0.1"`` or a number; or a schedule, of
+        the training that remains (1 to 0), or ``"linear_0.2_0.02"``: from the first to the second
+    :param max_grad_norm: to which the gradients of pi and of V are clipped, apart, lest a few replayed actions far
+        out in a tail move all of pi; None: they are not
+    :raises ValueError: for a schedule that is none; in training, where a loss is NaN or infinite
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "FlowPolicy": SoftQPolicy,
+        "FlowCnnPolicy": SoftQCnnPolicy,
+        "FlowMultiInputPolicy": SoftQMultiInputPolicy,
+    }
+    policy: Any
+    actor: Any
+    critic: Any
+    action_space: spaces.Box
+    random_start = True
+    """Whether actions are random before learning starts; False: the policy's own, which has learned before."""
+    update_form, update_reason = "torch", "NFQ has no other form"
+
+    def __init__(
+        self,
+        policy: str | type[SoftQPolicy],
+        env: Any,
+        *args: Any,
+        ent_coef: str | float | Schedule = "auto",
+        max_grad_norm: float | None = 1.0,
+        **kwargs: Any,
+    ):
+        self.max_grad_norm = max_grad_norm
+        self.ent_coef_schedule = _schedule(ent_coef)
+        super().__init__(policy, env, *args, ent_coef=ent_coef, **kwargs)  # type: ignore[misc, arg-type]
+
+    def _setup_model(self) -> None:
+        given = self.ent_coef
+        if self.ent_coef_schedule is not None:
+            self.ent_coef = self.ent_coef_schedule(1.0)
+        super()._setup_model()
+        self.ent_coef = given
+        reason = why_slow(self.actor.flow)
+        if reason:
+            warnings.warn(
+                f"NFQ asks its flow for densities of given actions and for samples, and of flow "
+                f"{self.policy.flow_spec['flow']!r} {reason}: it will be slow; nsf, realnvp and triangular are fast.",
+                stacklevel=3,
+            )
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """See SB3's `SAC.train`."""
+        self.policy.set_training_mode(True)
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        if self.ent_coef_optimizer is not None:
+            optimizers.append(self.ent_coef_optimizer)
+        self._update_learning_rate(optimizers)
+        if self.ent_coef_schedule is not None:
+            self.ent_coef_tensor.fill_(self.ent_coef_schedule(self._current_progress_remaining))
+        losses: list[list[Tensor]] = []
+        for step in range(gradient_steps):
+            batch = sample(self.replay_buffer, batch_size, self._vec_normalize_env)  # type: ignore[arg-type]
+            losses.append(update(self, batch, step % self.target_update_interval == 0))
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if not losses:
+            return
+        means = dict(zip(LOSSES, torch.stack([torch.stack(each) for each in losses]).mean(0).tolist(), strict=True))
+        check_losses(means, self.num_timesteps)
+        for name, mean in means.items():
+            if name != "ent_coef_loss" or self.ent_coef_optimizer is not None:
+                self.logger.record(f"train/{name}", mean)
+
+    @torch.no_grad()
+    def q_values(self, observations: Any, actions: NDArray[Any]) -> NDArray[Any]:
+        """
+        :param observations: as `predict` takes them, a batch
+        :param actions: in the environment's units, shape ``(batch, *action_shape)``
+        :return: Q_i(s, a), shape ``(batch, n)``; alpha's log pi is the density on the box scaled to [-1, 1]
+        """
+        obs, _ = self.policy.obs_to_tensor(observations)
+        u = torch.as_tensor(self.policy.scale_action(actions), dtype=torch.float32, device=self.device).flatten(1)
+        log_prob = self.actor.get_distribution(obs).log_prob(u)
+        return soft_q(self.critic(obs), log_prob, self.temperature).cpu().numpy()
+
+    @property
+    def temperature(self) -> float:
+        """Alpha as it is now."""
+        if self.ent_coef_optimizer is None:
+            return float(self.ent_coef_tensor)
+        assert self.log_ent_coef is not None
+        return self.log_ent_coef.detach().exp().item()
+
+    def take_temperature(self, variables: Mapping[str, Tensor]) -> None:
+        """
+        Start from another model's alpha, where this one's is learned.
+
+        :param variables: what SB3 saved beside its networks: ``log_ent_coef`` or ``ent_coef_tensor``
+        """
+        if self.log_ent_coef is not None:
+            log_ent_coef = (
+                variables["log_ent_coef"] if "log_ent_coef" in variables else variables["ent_coef_tensor"].log()
+            )
+            self.log_ent_coef.data.copy_(log_ent_coef.data)
+
+    def gradient_norms(self) -> dict[str, float]:
+        """Of the flow's and the values' gradients in the last update."""
+        return {name: gradient_norm(getattr(self, name).parameters()) for name in ("actor", "critic")}
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """As SB3's (2.9, `OffPolicyAlgorithm`), but for what is stored: the flow's own u, not tanh^-1 of the action."""
+        learning_starts = learning_starts if self.random_start else 0
+        if self.num_timesteps < learning_starts or action_noise is not None:
+            action, u = super()._sample_action(learning_starts, None, n_envs)
+            if action_noise is None:
+                return action, u
+            u = np.arctanh(np.clip(np.tanh(u) + action_noise(), EDGE - 1, 1 - EDGE))
+        else:
+            obs, _ = self.policy.obs_to_tensor(self._last_obs)
+            self.policy.set_training_mode(False)
+            with torch.no_grad():
+                u = self.policy._predict(obs).cpu().numpy()
+            u = u.reshape(-1, *self.action_space.shape)
+        return self.policy.unscale_action(u), u
+
+
+def _schedule(ent_coef: Any) -> Schedule | None:
+    if callable(ent_coef):
+        return ent_coef
+    if isinstance(ent_coef, str) and ent_coef.startswith("linear"):
+        try:
+            first, last = map(float, ent_coef.split("_")[1:])
+        except ValueError:
+            raise ValueError(f'ent_coef="linear_FIRST_LAST" takes two numbers, got {ent_coef!r}.') from None
+        return lambda remaining: last + remaining * (first - last)
+    return None

@@ -1,0 +1,73 @@
+r"""An update of NFQ: soft Q-learning whose Q-function is a flow and networks of the state.
+
+.. math:: Q_i(s, a) = V_i(s) + \alpha \log \pi(a|s)
+
+    y = r + \gamma (1 - d) \min_j \bar V_j(s'), \qquad
+    L = \tfrac{1}{2} \sum_i E (Q_i(s, a) - y)^2
+
+The soft Bellman backup of Haarnoja et al. 2017 (eq. 3 to 6) with its integral over actions in closed form. Closest
+published: MEow (Chao et al. 2024, "Maximum Entropy Reinforcement Learning via Energy-Based Normalizing Flow"), whose
+flow is not normalised by itself and needs volume changes that depend on the state alone; V_1 and V_2 are what its
+learnable reward shifting adds, and the minimum of the targets is its clipped double Q.
+"""
+
+from typing import Any
+
+import torch
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.utils import polyak_update
+from torch import Tensor, nn
+
+from flowrl.algorithms.sac.update import temperature_loss
+from flowrl.critics.soft_q import soft_q
+
+
+@torch.no_grad()
+def td_target(target_values: nn.Module, batch: ReplayBufferSamples, gamma: float) -> Tensor:
+    """y = r + gamma (1 - done) min_j V'_j(s'), shape ``(batch, 1)``."""
+    discounts = gamma if batch.discounts is None else batch.discounts
+    next_value = target_values(batch.next_observations).amin(1, keepdim=True)
+    return batch.rewards + (1 - batch.dones) * discounts * next_value
+
+
+def soft_q_loss(values: Tensor, log_prob: Tensor, ent_coef: Tensor, target: Tensor) -> Tensor:
+    """1/2 sum_i mean (V_i(s) + alpha log pi(a|s) - y)^2."""
+    return 0.5 * (soft_q(values, log_prob, ent_coef) - target).square().mean(0).sum()
+
+
+def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[Tensor]:
+    """
+    Move the flow and the values together, then the temperature and the targets.
+
+    :param model: NFQ
+    :param batch: of transitions, whose actions are u = atanh(a)
+    :param move_targets: whether the target networks follow
+    :return: the losses of the temperature, the temperature, of Q, and the mean of V
+    """
+    pi = model.actor.get_distribution(batch.observations).distribution
+    target = td_target(model.critic_target, batch, model.gamma)
+    ent_coef = model.ent_coef_tensor if model.ent_coef_optimizer is None else model.log_ent_coef.detach().exp()
+    values = model.critic(batch.observations)
+    loss = soft_q_loss(values, pi.log_prob(batch.actions), ent_coef, target)
+
+    optimizers = (model.actor.optimizer, model.critic.optimizer)
+    of_temperature = torch.zeros(())
+    if model.ent_coef_optimizer is not None:
+        with torch.no_grad():
+            _, sampled_log_prob = pi.rsample_and_log_prob()
+        of_temperature = temperature_loss(model.log_ent_coef, sampled_log_prob, model.target_entropy)
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    if model.max_grad_norm is not None:
+        for module in (model.actor, model.critic):
+            nn.utils.clip_grad_norm_(module.parameters(), model.max_grad_norm)
+    for optimizer in optimizers:
+        optimizer.step()
+    if model.ent_coef_optimizer is not None:
+        model.ent_coef_optimizer.zero_grad()
+        of_temperature.backward()
+        model.ent_coef_optimizer.step()
+    if move_targets:
+        polyak_update(model.critic.parameters(), model.critic_target.parameters(), model.tau)
+    return [x.detach().reshape(()).to(loss.device) for x in (of_temperature, ent_coef, loss, values.mean())]

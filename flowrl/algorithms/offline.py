@@ -1,0 +1,165 @@
+"""Learning from a fixed data set: transitions in the replay buffer, and `learn` without a step in the environment."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import RolloutReturn
+from stable_baselines3.her import HerReplayBuffer
+
+from flowrl.policies.action_box import inside_box
+
+Observations = NDArray[Any] | dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """
+    What was seen, done, earned and seen next, one row a step.
+
+    :param observations: as the environment gives them, not normalised; a dictionary of such arrays where it gives
+        dictionaries
+    :param actions: in the environment's units, shape ``(steps, *action_shape)``
+    :param rewards: shape ``(steps,)``
+    :param next_observations: as the observations
+    :param terminations: whether the episode ended there, shape ``(steps,)``
+    :param truncations: whether it was cut off there, or what follows is of another episode, shape ``(steps,)``
+    """
+
+    observations: Observations
+    actions: NDArray[Any]
+    rewards: NDArray[Any]
+    next_observations: Observations
+    terminations: NDArray[Any]
+    truncations: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+class OfflineMixin:
+    """Gives an off-policy algorithm of SB3 (2.9) a fixed data set to learn from."""
+
+    is_offline = False
+
+    def learn_from(self, transitions: Transitions) -> Any:
+        """
+        Fill the replay buffer; from then on, a step of `learn` is an update, and nothing is collected.
+
+        :param transitions: the data set; where the environment is a `VecNormalize`, its statistics of observations
+            become those of the data set, once and for all, and rewards are taken as they are
+        :return: the model itself
+        :raises ValueError: for data of other shapes than the environment's
+        """
+        model: Any = self
+        check_shapes(transitions, model)
+        model.buffer_size = len(transitions)
+        buffer = model.replay_buffer = model.replay_buffer_class(
+            len(transitions),
+            model.observation_space,
+            model.action_space,
+            model.device,
+            n_envs=1,
+            **model.replay_buffer_kwargs,
+        )
+        actions = model.policy.scale_action(inside_box(transitions.actions, model.action_space))
+        ends = transitions.terminations | transitions.truncations
+        for i in range(len(transitions)):
+            row = slice(i, i + 1)
+            buffer.add(
+                take(transitions.observations, row),
+                take(transitions.next_observations, row),
+                actions[row],
+                transitions.rewards[row],
+                ends[row],
+                [{"TimeLimit.truncated": bool(transitions.truncations[i] and not transitions.terminations[i])}],
+            )
+        if model._vec_normalize_env is not None:
+            fit_normalization(model._vec_normalize_env, transitions.observations)
+        self.is_offline = True
+        return self
+
+    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """As SB3's, or one step without the environment."""
+        model: Any = self
+        if not self.is_offline:
+            return super().collect_rollouts(env, callback, *args, **kwargs)  # type: ignore[misc]
+        return step_without_environment(model, callback, take(model.replay_buffer.observations, 0))
+
+
+def check_shapes(transitions: Transitions, model: Any) -> None:
+    """
+    :param transitions: the data set
+    :param model: the algorithm that shall learn from it
+    :raises ValueError: where an observation or action has another shape than the environment's; for no transitions, or
+        a replay buffer that relabels goals
+    """
+    if issubclass(model.replay_buffer_class, HerReplayBuffer):
+        raise ValueError("HerReplayBuffer relabels goals of its own environment: learn from a data set without it.")
+    if not len(transitions):
+        raise ValueError("The data set is empty: there is nothing to learn from.")
+    space = model.observation_space
+    pairs = [("actions", transitions.actions, model.action_space)]
+    for name in ("observations", "next_observations"):
+        data = getattr(transitions, name)
+        if isinstance(space, spaces.Dict) != isinstance(data, dict) or (
+            isinstance(data, dict) and set(data) != set(space)
+        ):
+            raise ValueError(f"The data set's {name} must be like the environment's, {space}.")
+        pairs += (
+            [(f"{name}[{key!r}]", data[key], space[key]) for key in data]
+            if isinstance(data, dict)
+            else [(name, data, space)]
+        )
+    for name, data, one in pairs:
+        if data.shape != (len(transitions), *one.shape):
+            raise ValueError(
+                f"The data set's {name} have shape {data.shape}, the environment's are {one}: expected "
+                f"{(len(transitions), *one.shape)}."
+            )
+
+
+def step_without_environment(model: Any, callback: BaseCallback, observation: Any) -> RolloutReturn:
+    """
+    What SB3's `OffPolicyAlgorithm.collect_rollouts` (2.9) does beside stepping in the environment.
+
+    :param model: the algorithm
+    :param callback: of its training
+    :param observation: one that callbacks may look at, batch first
+    :return: one step
+    """
+    callback.on_rollout_start()
+    model.num_timesteps += 1
+    callback.update_locals(dict(self=model, new_obs=observation))
+    if not callback.on_step():
+        return RolloutReturn(1, 0, continue_training=False)
+    model._update_current_progress_remaining(model.num_timesteps, model._total_timesteps)
+    callback.on_rollout_end()
+    return RolloutReturn(1, 0, continue_training=True)
+
+
+def fit_normalization(normalization: Any, observations: Observations) -> None:
+    """
+    Make a `VecNormalize`'s statistics of observations those of a data set, and keep them.
+
+    :param normalization: the environment
+    :param observations: of the data set
+    """
+    if normalization.norm_obs:
+        statistics = normalization.obs_rms
+        pairs: Any = [(statistics, observations)]
+        if isinstance(observations, dict):
+            pairs = [(statistics[key], data) for key, data in observations.items()]
+        for one, data in pairs:
+            one.mean, one.var, one.count = data.mean(0, np.float64), data.var(0, np.float64), len(data)
+    normalization.training = normalization.norm_reward = False
+
+
+def take(observations: Observations, index: Any) -> Any:
+    """Some rows of observations."""
+    if isinstance(observations, dict):
+        return {key: value[index] for key, value in observations.items()}
+    return observations[index]

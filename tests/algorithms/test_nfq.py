@@ -1,0 +1,275 @@
+"""NFQ: its Q is soft-optimal by construction, its gradients are right, and it lives as SB3's algorithms do."""
+
+import logging
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+from flowrl.algorithms import NFQ, Transitions
+from flowrl.algorithms.nfq.update import soft_q_loss, td_target, update
+from flowrl.critics.soft_q import soft_q
+from flowrl.policies.action_box import EDGE
+from tests.environments import HIGH, LOW, Aim
+from tests.models import OBSERVATIONS, Precise, observations, perturb, widen_moderately
+
+FLOWS = ["nsf", "triangular", "realnvp"]
+
+
+def nfq(env=None, flow="nsf", double=False, policy_kwargs=None, **kwargs):
+    extractor = dict(features_extractor_class=Precise) if double else {}
+    kwargs = dict(learning_starts=50, batch_size=32, buffer_size=2_000, seed=0, device="cpu") | kwargs
+    model = NFQ(
+        "FlowPolicy",
+        env or Aim(),
+        policy_kwargs=dict(net_arch=[16], flow=flow) | extractor | (policy_kwargs or {}),
+        **kwargs,
+    )
+    if double:
+        model.policy.double()
+        perturb(model.policy)
+        widen_moderately(model.actor.flow.double())
+    return model
+
+
+def batch(n=40, d=2, seed=4):
+    random = torch.Generator().manual_seed(seed)
+    rows = [torch.randn(n, k, generator=random, dtype=torch.float64) for k in (3, d, 3)]
+    dones = (torch.rand(n, 1, generator=random) < 0.3).double()
+    return ReplayBufferSamples(rows[0], rows[1], rows[2], dones, torch.randn(n, 1, generator=random).double())
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@torch.no_grad()
+def test_q_minus_v_over_alpha_is_log_pi_and_integrates_to_one(flow):
+    model, n = nfq(flow=flow, double=True, ent_coef=0.3), 160
+    middles = (np.arange(n) + 0.5) / n
+    grid = np.stack(np.meshgrid(*(low + (high - low) * middles for low, high in zip(LOW, HIGH))), -1).reshape(-1, 2)
+    state = np.tile(np.float32([[0.1, -0.2, 0.3]]), (len(grid), 1))
+    obs = torch.as_tensor(state)
+    values = model.critic(obs)
+    scaled = 2 * (grid - LOW) / (np.array(HIGH) - LOW) - 1
+    u = torch.atanh(torch.as_tensor(scaled))
+    q = soft_q(values, model.actor.get_distribution(obs).log_prob(u), 0.3)
+    assert q.dtype == torch.float64 and q.shape == (len(grid), 2)
+    # log pi on [-1, 1]^d, by another way: the policy's density in the environment's units
+    half = torch.as_tensor((np.array(HIGH) - LOW) / 2)
+    log_pi = model.policy.log_prob(obs, torch.as_tensor(grid)) + half.log().sum()
+    for i in range(2):
+        torch.testing.assert_close((q[:, i] - values[:, i]) / 0.3, log_pi, atol=1e-10, rtol=0)
+        mass = ((q[:, i] - values[:, i]) / 0.3).exp().sum() * (2 / n) ** 2
+        assert mass.item() == pytest.approx(1, abs=5e-3)
+    assert values.std(0).max() < 1e-12, "V does not depend on the action"
+    np.testing.assert_allclose(model.q_values(state, grid.astype(np.float32)), q, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_the_gradient_of_the_loss_agrees_with_finite_differences(flow):
+    model, data, alpha = nfq(flow=flow, double=True), batch(), torch.tensor(0.4, dtype=torch.float64)
+    target = td_target(model.critic_target, data, 0.9)
+
+    def loss():
+        log_prob = model.actor.get_distribution(data.observations).log_prob(data.actions)
+        return soft_q_loss(model.critic(data.observations), log_prob, alpha, target)
+
+    parameters = [p for module in (model.actor, model.critic) for p in module.parameters()]
+    gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        way = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+        slope = sum((g * w).sum() for g, w in zip(gradients, way) if g is not None)
+        values = []
+        for sign in (1, -2, 1):
+            with torch.no_grad():
+                for p, w in zip(parameters, way):
+                    p += sign * 1e-6 * w
+                values.append(loss())
+        assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope.item(), rel=1e-5)
+
+
+def test_the_target_is_masked_by_termination_and_takes_the_lower_value():
+    model, data = nfq(double=True), batch()
+    with torch.no_grad():
+        expected = (
+            data.rewards + 0.9 * (1 - data.dones) * model.critic_target(data.next_observations).min(1)[0][:, None]
+        )
+    torch.testing.assert_close(td_target(model.critic_target, data, 0.9), expected)
+    three_steps = data._replace(discounts=torch.full_like(data.rewards, 0.9**3))
+    assert not torch.equal(td_target(model.critic_target, three_steps, 0.9), expected)
+
+
+def test_one_update_moves_flow_values_temperature_and_targets():
+    model = nfq(double=True, learning_rate=1e-3)
+    model.log_ent_coef.data = model.log_ent_coef.data.double()
+    groups = dict(actor=model.actor, critic=model.critic, target=model.critic_target)
+    before = {name: [p.clone() for p in module.parameters()] for name, module in groups.items()}
+    alpha = model.temperature
+    update(model, batch(), move_targets=False)
+    assert all(torch.equal(a, b) for a, b in zip(before["target"], model.critic_target.parameters()))
+    update(model, batch(), move_targets=True)
+    for name, module in groups.items():
+        assert any(not torch.equal(a, b) for a, b in zip(before[name], module.parameters())), name
+    assert model.temperature != alpha
+
+
+@pytest.mark.parametrize("alpha", [0.005, 0.05, 1.0])
+def test_log_pi_spans_the_range_of_q_over_alpha(alpha):
+    """The base's tail reaches any depth; beyond the splines' interval, though, in a Gaussian's shape."""
+    model = nfq(flow="triangular", double=True, ent_coef=alpha, learning_rate=1e-2, policy_kwargs=dict(n_critics=1))
+    data = batch(64)
+    a = torch.tanh(data.actions)
+    q = 1 - a.square().sum(1)  # from 1 down to -1
+    with torch.no_grad():
+        span = (q.max() - q.min()) / alpha
+    for _ in range(300):
+        log_prob = model.actor.get_distribution(torch.zeros_like(data.observations)).log_prob(data.actions)
+        values = model.critic(torch.zeros_like(data.observations))
+        loss = soft_q_loss(values, log_prob, torch.tensor(alpha).double(), q[:, None])
+        for optimizer in (model.actor.optimizer, model.critic.optimizer):
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in (model.actor.optimizer, model.critic.optimizer):
+            optimizer.step()
+    with torch.no_grad():
+        log_prob = model.actor.get_distribution(torch.zeros_like(data.observations)).log_prob(data.actions)
+    assert (log_prob.max() - log_prob.min()).item() == pytest.approx(span.item(), rel=0.25 if alpha > 0.01 else 0.4)
+
+
+def test_what_is_stored_is_the_flows_own_u():
+    env = make_vec_env(Aim, n_envs=2)
+    model = nfq(env, learning_starts=20)
+    model.learn(200)
+    buffer = model.replay_buffer
+    u = buffer.actions[: buffer.pos]
+    assert np.abs(u).max() > 1, "before the tanh"
+    executed = model.policy.unscale_action(u.reshape(-1, 2))
+    assert (executed >= LOW).all() and (executed <= HIGH).all()
+    assert buffer.sample(8).actions.shape == (8, 2)
+
+
+@pytest.mark.parametrize(
+    "ent_coef", ["auto_0.2", 0.1, "linear_0.5_0.1", lambda remaining: 0.1 + 0.4 * remaining], ids=str
+)
+def test_the_temperature_is_learned_fixed_or_scheduled(ent_coef, tmp_path):
+    model = nfq(flow="gaussian", ent_coef=ent_coef)
+    first = model.temperature
+    model.learn(100)
+    if ent_coef == 0.1:
+        assert first == model.temperature == pytest.approx(0.1)
+    elif ent_coef == "auto_0.2":
+        assert first == pytest.approx(0.2) and model.temperature != first
+    else:
+        assert first == pytest.approx(0.5) and model.temperature == pytest.approx(0.1, abs=0.01)
+    model.save(tmp_path / "model")
+    loaded = NFQ.load(tmp_path / "model", env=model.env)
+    assert loaded.temperature == model.temperature
+    loaded.learn(20, reset_num_timesteps=False)
+
+
+def test_it_learns_and_its_deterministic_action_is_the_densest(tmp_path):
+    model = nfq(flow="triangular", learning_rate=1e-2, ent_coef=0.1, learning_starts=100)
+    model.learn(500)
+    obs = observations(64).numpy()
+    action, _ = model.predict(obs, deterministic=True)
+    best = (np.array(HIGH) + LOW) / 2 + (np.array(HIGH) - LOW) / 2 * 0.8 * obs[:, :2]
+    assert np.abs((action - best) / (np.array(HIGH) - LOW) * 2).mean() < 0.25
+    drawn = np.stack([model.predict(obs)[0] for _ in range(8)])
+    q = model.q_values(obs, action)[:, 0]
+    assert (q >= np.max([model.q_values(obs, a)[:, 0] for a in drawn], 0) - 1).mean() > 0.9
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(NFQ.load(tmp_path / "model").predict(obs, deterministic=True)[0], action)
+
+
+def test_it_learns_from_a_data_set_without_a_step():
+    env = Aim()
+    random = np.random.default_rng(0)
+    obs = random.uniform(-1, 1, (600, 3)).astype(np.float32)
+    actions = random.uniform(LOW, HIGH, (600, 2)).astype(np.float32)
+    actions[:1] = HIGH  # on the edge, where u would be infinite
+    scaled = 2 * (actions - LOW) / (np.array(HIGH) - LOW) - 1
+    rewards = -np.square(scaled - 0.8 * obs[:, :2]).sum(1)
+    ends = np.ones(600, bool)
+    data = Transitions(obs, actions, rewards.astype(np.float32), obs, ends, ~ends)
+    model = nfq(env, "triangular", learning_rate=1e-2, learning_starts=0, ent_coef=0.1, batch_size=64).learn_from(data)
+    assert np.abs(np.tanh(model.replay_buffer.actions)).max() == pytest.approx(1 - EDGE, abs=1e-6)
+    model.env.step = None  # it would raise
+    model.learn(300)
+    action, _ = model.predict(obs, deterministic=True)
+    best = (np.array(HIGH) + LOW) / 2 + (np.array(HIGH) - LOW) / 2 * 0.8 * obs[:, :2]
+    assert np.abs((action - best) / (np.array(HIGH) - LOW) * 2).mean() < 0.25
+    with pytest.raises(ValueError, match="shape"):
+        model.learn_from(Transitions(obs[:, :2], actions, rewards, obs, ends, ~ends))
+
+
+def test_truncated_episodes_of_a_data_set_are_bootstrapped_through():
+    n = 4
+    obs, actions = np.zeros((n, 3), np.float32), np.zeros((n, 2), np.float32)
+    terminations, truncations = np.array([0, 1, 0, 0], bool), np.array([0, 0, 0, 1], bool)
+    data = Transitions(obs, actions, np.ones(n, np.float32), obs, terminations, truncations)
+    buffer = nfq().learn_from(data).replay_buffer
+    np.testing.assert_array_equal(buffer.dones[:, 0], [0, 1, 0, 1])
+    np.testing.assert_array_equal(buffer.timeouts[:, 0], [0, 0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "flow, words", [("maf", "a sample takes 2 passes"), ("iaf", "a density"), ("ffjord", "integration")]
+)
+def test_a_slow_flow_runs_with_a_warning(flow, words):
+    kwargs = dict(flow_kwargs=dict(hidden=[8, 8]))
+    with pytest.warns(UserWarning, match=words):
+        nfq(flow=flow, policy_kwargs=kwargs).learn(60)
+
+
+def test_a_fast_flow_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nfq()
+
+
+@pytest.mark.parametrize(
+    "kwargs, words",
+    [
+        (dict(ent_coef="linear_0.5"), "two numbers"),
+        (dict(policy_kwargs=dict(flow="nfs")), "Did you mean"),
+        (dict(use_sde=True), "use_sde"),
+    ],
+)
+def test_bad_input_is_refused_with_the_cure(kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        nfq(**kwargs)
+
+
+def test_discrete_actions_are_refused():
+    with pytest.raises((ValueError, AssertionError), match=r"[Bb]ox"):
+        NFQ("FlowPolicy", "CartPole-v1")
+
+
+def test_noise_n_steps_one_value_and_clipped_gradients_train():
+    noise = NormalActionNoise(np.zeros(2), np.full(2, 0.3))
+    model = nfq(
+        n_steps=3, action_noise=noise, max_grad_norm=0.5, policy_kwargs=dict(n_critics=1, share_features_extractor=True)
+    )
+    model.learn(150)
+    norms = model.gradient_norms()
+    assert 0 < norms["actor"] <= 0.5 + 1e-6 and 0 < norms["critic"] <= 0.5 + 1e-6
+
+
+def test_dictionaries_of_observations():
+    env = Aim()
+    space = spaces.Dict(a=OBSERVATIONS)
+    import gymnasium as gym
+
+    wrapped = gym.wrappers.TransformObservation(env, lambda obs: dict(a=obs), space)
+    model = NFQ("FlowMultiInputPolicy", wrapped, learning_starts=20, policy_kwargs=dict(net_arch=[8]), device="cpu")
+    model.learn(60)
+
+
+def test_nothing_is_logged_of_a_form_that_it_does_not_have(caplog):
+    with caplog.at_level(logging.INFO):
+        assert nfq().update_form == "torch"
+    assert not caplog.records
