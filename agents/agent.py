@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from flowrl import algorithms
 from flowrl.algorithms.offline import OfflineMixin
+from flowrl.algorithms.schedules import linear_schedule
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def make_agent(
 
     :param agent: the agent or its name
     :param env: the vectorised training environment
-    :param settings: the algorithm's arguments, ``policy_kwargs`` among them (a flow agent's may name a ``flow``)
+    :param settings: the algorithm's arguments, ``policy_kwargs`` among them (a flow agent's may name a ``flow``); the
+        ``learning_rate`` may be ``"linear_FIRST_LAST"``
     :param plain: whether to take Stable-Baselines3's own algorithm, which computes the same more slowly
     :param kwargs: what is not a hyperparameter: ``seed``, ``device``, ``verbose``
     :return: the model, ready to ``learn``
@@ -135,4 +137,6 @@ def make_agent(
     algorithm = agent.sb3_algorithm if plain else agent.algorithm
     if algorithm is None:
         raise ValueError(f"Stable-Baselines3 has no algorithm that {agent.name} could take instead")
+    if isinstance(settings.get("learning_rate"), str):
+        settings = settings | dict(learning_rate=linear_schedule(settings["learning_rate"]))
     return algorithm(agent.policy_name(env.observation_space), env, **settings, **kwargs)

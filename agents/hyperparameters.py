@@ -3,7 +3,8 @@
 Behaviour cloning has one row for all environments, and in each the networks and the normalisation of SAC, which can
 then go on from what was cloned.
 
-Every key is an argument of the Stable-Baselines3 algorithm, except these three (``NOT_ARGUMENTS``):
+Every key is an argument of the Stable-Baselines3 algorithm (a ``learning_rate`` of ``"linear_FIRST_LAST"`` becomes its
+schedule), except these three (``NOT_ARGUMENTS``):
 
 - ``steps``: how long to train when the user does not say;
 - ``n_envs``: how many environments run side by side;
@@ -41,7 +42,7 @@ SAC_DEFAULTS: Hyperparameters = dict(
 
 SMALL: Hyperparameters = dict(
     steps=20_000,
-    learning_rate=1e-3,
+    learning_rate="linear_1e-3_1e-5",
     buffer_size=50_000,
     learning_starts=1_000,
     policy_kwargs=dict(net_arch=[64, 64]),
@@ -92,9 +93,13 @@ SAC: dict[str, Hyperparameters] = {
         tau=0.01,
         policy_kwargs=dict(net_arch=[64, 64]),
     ),
-    # The tasks of flowrl.envs, whose best policy is known at a given temperature.
-    "EnergyBandit": SMALL | dict(ent_coef=1.0),
+    # The tasks of flowrl.envs, at a temperature at which the best policy is known; the last policy counts, so that the
+    # learning rate falls.
+    "EnergyBandit": SMALL | dict(ent_coef=1.0, policy_kwargs=dict(net_arch=[256, 256])),
     "HiddenGoal": SMALL | dict(ent_coef=0.02),
+    "MultiGoal": SMALL | dict(steps=30_000, ent_coef=10.0),
+    "Corridor": SMALL | dict(steps=50_000, ent_coef=0.02),
+    "NoisyLQR": SMALL | dict(steps=50_000, ent_coef=1.0, gamma=0.9),
 }
 
 
@@ -156,6 +161,9 @@ PPO: dict[str, Hyperparameters] = {
     ),
     "MountainCarContinuous": dict(steps=200_000, n_envs=4, n_steps=1024, gamma=0.9999, gae_lambda=0.98, ent_coef=0.01),
     "HiddenGoal": dict(steps=100_000, n_envs=8, normalize=False, n_steps=256, batch_size=256, ent_coef=0.02),
+    "Corridor": dict(
+        steps=250_000, n_envs=8, normalize=False, learning_rate=1e-3, n_steps=256, batch_size=256, ent_coef=0.01
+    ),
 }
 
 # Behaviour cloning: a step is an update on a minibatch of the demonstrations.

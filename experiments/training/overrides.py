@@ -14,6 +14,7 @@ from torch import nn
 from agents import Agent
 from agents.hyperparameters import Hyperparameters
 from experiments.training.errors import UsageError, did_you_mean
+from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.flows.recipes import find_flow
 
 # What the run itself decides (other flags), or what the environment does.
@@ -63,13 +64,34 @@ def apply_overrides(
             raise UsageError(f"--set {override}: expected key=value, for example --set batch_size=512")
         if key not in types_of:
             raise UsageError(f"--set {key}: unknown key; {did_you_mean(key, types_of)}")
-        value = convert(parse(text), types_of[key], key)
+        value = text if is_schedule(key, text) else convert(parse(text), types_of[key], key)
         target = result
         *parents, name = key.split(".")
         for parent in parents:
             target = target.setdefault(parent, {})
         target[name] = value
     return result
+
+
+def is_schedule(key: str, text: str) -> bool:
+    """
+    Whether a value is a learning rate that falls (or rises) as training goes on; a malformed one is refused.
+
+    :param key: the hyperparameter
+    :param text: ``linear_1e-3_1e-5``
+    :return: whether it is
+    """
+    if key != "learning_rate" or not text.startswith(PREFIX):
+        return False
+    try:
+        schedule = linear_schedule(text)
+        if schedule.start <= 0 or schedule.end < 0:
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"--set {key}={text}: expected linear_FIRST_LAST, the first above 0 and the last at least 0"
+        ) from None
+    return True
 
 
 def constructor_types(cls: type) -> dict[str, Any]:

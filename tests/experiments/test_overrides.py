@@ -21,6 +21,7 @@ def override(agent, *overrides):
     [
         ("learning_rate=1e-3", "learning_rate", 1e-3),
         ("learning_rate=1", "learning_rate", 1),
+        ("learning_rate=linear_1e-3_0", "learning_rate", "linear_1e-3_0"),
         ("ent_coef=auto_0.1", "ent_coef", "auto_0.1"),
         ("ent_coef=0.2", "ent_coef", 0.2),
         ("train_freq=(4,'step')", "train_freq", (4, "step")),
@@ -38,6 +39,9 @@ def test_values_are_read_as_python_reads_them(text, key, value):
         "batch_size=1.5",
         "batch_size=True",
         "learning_rate=fast",
+        "learning_rate=linear_1e-3",
+        "learning_rate=linear_0_1e-3",
+        "learning_rate=linear_1e-3_-1",
         "normalize=1",
         "train_freq=[4]",
         "policy_kwargs.net_arch=['a']",

@@ -20,6 +20,7 @@ from flowrl.algorithms.nfq.cost import why_slow
 from flowrl.algorithms.nfq.update import update
 from flowrl.algorithms.offline import OfflineMixin
 from flowrl.algorithms.replay import sample
+from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.critics.soft_q import soft_q
 from flowrl.policies.action_box import EDGE
 from flowrl.policies.soft_q import SoftQCnnPolicy, SoftQMultiInputPolicy, SoftQPolicy
@@ -164,10 +165,6 @@ class NFQ(OfflineMixin, sac.SAC):
 def _schedule(ent_coef: Any) -> Schedule | None:
     if callable(ent_coef):
         return ent_coef
-    if isinstance(ent_coef, str) and ent_coef.startswith("linear"):
-        try:
-            first, last = map(float, ent_coef.split("_")[1:])
-        except ValueError:
-            raise ValueError(f'ent_coef="linear_FIRST_LAST" takes two numbers, got {ent_coef!r}.') from None
-        return lambda remaining: last + remaining * (first - last)
+    if isinstance(ent_coef, str) and ent_coef.startswith(PREFIX):
+        return linear_schedule(ent_coef)
     return None
