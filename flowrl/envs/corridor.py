@@ -21,6 +21,10 @@ peak, or two at the edges, which are walls here. :meth:`Corridor.gaussian_optimu
 
 Nor can a policy that sees its state split the decision into small steps, of which the first breaks the tie by chance:
 the obstacle stands right before the start, and the first step is in a lane or in the obstacle.
+
+A temperature must be small: a maximum-entropy agent is paid alpha times up to d log 2 nats for every step, and who
+fails at random takes more of them. That pays more than to spread over both lanes from alpha of about 0.09 (2
+dimensions), 0.05 (8) and 0.03 (17) on.
 """
 
 from typing import Any
