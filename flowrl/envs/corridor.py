@@ -16,8 +16,9 @@ inequality of arithmetic and geometric means
     p^(1/G) + q^(1/G) <= 1/G sum_k (p_k + q_k) <= 1:
 
 for three carts and six tries that allows a success of at most 0.551, at p = q = 1/8, whatever the shape of each
-dimension's density. With two dimensions, and so two carts, it allows more, but not to a squashed Gaussian: it has one
-peak, or two at the edges, which are walls here. :meth:`Corridor.gaussian_optimum` searches: 0.506.
+dimension's density. With two dimensions, and so two carts, it allows 0.822, at p = q = 1/4: that is where a flow gets
+stuck that bends each dimension for itself. Not so a squashed Gaussian: it has one peak, or two at the edges, which are
+walls here. :meth:`Corridor.gaussian_optimum` searches: 0.506.
 
 Nor can a policy that sees its state split the decision into small steps, of which the first breaks the tie by chance:
 the obstacle stands right before the start, and the first step is in a lane or in the obstacle.

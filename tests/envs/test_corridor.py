@@ -88,20 +88,21 @@ def test_a_gaussian_succeeds_in_little_more_than_half(dimensions):
     assert 0.5 - 1e-6 <= best < 0.56
 
 
-def test_independent_carts_reach_the_bound_and_not_more():
-    """A density of whatever shape in each dimension: a coin for each cart gives both lanes 1/8, success 0.551."""
-    env, random = Corridor(8), np.random.default_rng(0)
+@pytest.mark.parametrize(("dimensions", "bound"), [(2, 0.822), (8, 0.551)])
+def test_independent_carts_reach_the_bound_and_not_more(dimensions, bound):
+    """A density of whatever shape in each dimension: a coin for each of G carts gives both lanes 2^-G."""
+    env, random = Corridor(dimensions), np.random.default_rng(0)
     env.reset(seed=1)
-    t = np.linspace(0, 1, 1_001)
-    bound = env.success(t**3, (1 - t) ** 3).max()
-    assert env.gaussian_optimum() == pytest.approx(bound, abs=1e-4)
 
     def coins():
-        return sum(random.choice((-1, 1)) * pull(env, UP) * np.isin(np.arange(8), cart) for cart in env.carts)
+        every = np.arange(dimensions)
+        return sum(random.choice((-1, 1)) * pull(env, UP) * np.isin(every, cart) for cart in env.carts)
 
     assert play(env, coins, 1_000) == pytest.approx(bound, abs=0.05)
-    for p, q in random.dirichlet((1, 1), (200, 3)).transpose(0, 2, 1).prod(-1):
-        assert env.success(p, q) <= bound + 1e-9
+    for p, q in random.dirichlet((1, 1), (200, len(env.carts))).transpose(0, 2, 1).prod(-1):
+        assert env.success(p, q) <= bound + 1e-3
+    if dimensions == 8:  # carts of several dimensions, to which every p_k + q_k <= 1 is granted
+        assert env.gaussian_optimum() == pytest.approx(bound, abs=1e-3)
 
 
 @pytest.mark.parametrize("dimensions", [2, 8])
