@@ -95,7 +95,7 @@ SAC: dict[str, Hyperparameters] = {
     ),
     # The tasks of flowrl.envs, at a temperature at which the best policy is known; the last policy counts, so that the
     # learning rate falls.
-    "EnergyBandit": SMALL | dict(ent_coef=1.0, policy_kwargs=dict(net_arch=[256, 256])),
+    "EnergyBandit": SMALL | dict(steps=15_000, ent_coef=1.0, policy_kwargs=dict(net_arch=[128, 128])),
     "HiddenGoal": SMALL | dict(ent_coef=0.02),
     "MultiGoal": SMALL | dict(steps=30_000, ent_coef=10.0),
     "Corridor": SMALL | dict(steps=50_000, ent_coef=0.02),

@@ -33,6 +33,7 @@ class Task:
     :param agents: each with its flow, "" for the Gaussian of Stable-Baselines3
     :param measure: of `experiments.studies.measures`, by name
     :param options: of the environment, as ``run.py --env-set`` takes them
+    :param layers: of the spline flow, where not the recipe's own number
     :param arguments: further ones of ``run.py``
     """
 
@@ -40,6 +41,7 @@ class Task:
     agents: list[tuple[str, str]]
     measure: str
     options: list[str] = field(default_factory=list)
+    layers: int | None = None
     arguments: list[str] = field(default_factory=list)
 
 
@@ -50,7 +52,7 @@ EVERY = ["--eval-episodes", "200", "--eval-every", "10000"]
 TASKS = {
     "energy-bandit-4": Task("EnergyBandit", OFF_POLICY, "energy_bandit", arguments=["--eval-every", "0"]),
     "energy-bandit-40": Task(
-        "EnergyBandit", OFF_POLICY, "energy_bandit", ["n_modes=40"], arguments=["--eval-every", "0"]
+        "EnergyBandit", OFF_POLICY, "energy_bandit", ["n_modes=40"], layers=4, arguments=["--eval-every", "0"]
     ),
     "hidden-goal": Task("HiddenGoal", [*ON_POLICY, *OFF_POLICY], "hidden_goal", arguments=EVERY),
     "multi-goal": Task("MultiGoal", OFF_POLICY, "multi_goal", arguments=["--eval-every", "0"]),
@@ -83,6 +85,8 @@ class Job:
         task = TASKS[self.task]
         command = ["experiments/run.py", "--env", f"flowrl/{task.env}", "--agent", self.agent, "--seed", str(self.seed)]
         command += ["--flow", self.flow] if self.flow else []
+        if task.layers and self.flow == "nsf":
+            command += ["--set", f"policy_kwargs.flow_kwargs={{'layers':{task.layers}}}"]
         command += [word for option in task.options for word in ("--env-set", option)]
         command += ["--checkpoint-every", "0", "--no-progress", "--logdir", str(self.directory)]
         return command + task.arguments
