@@ -49,7 +49,7 @@ class Flow(nn.Module):
             raise ValueError(f"Flow needs features >= 1 and context >= 0, got features={features}, context={context}.")
         self.features = features
         self.context = context
-        parts = adapt(_build(flow, features, context, options), features, context)
+        parts = adapt(build_parts(flow, features, context, options), features, context)
         self.external = parts if isinstance(parts, nn.Module) else None
         self.layers = nn.ModuleList([] if isinstance(parts, nn.Module) else map(_as_layer, parts))
         if self.external is None:
@@ -211,7 +211,8 @@ def soft_clamp(log_std: Tensor, high: float = LOG_STD_MAX) -> Tensor:
     return inside + torch.tanh(log_std - inside)
 
 
-def _build(flow: AnyFlow, features: int, context: int, options: dict[str, Any]) -> nn.Module | FlowParts:
+def build_parts(flow: AnyFlow, features: int, context: int, options: dict[str, Any]) -> nn.Module | FlowParts:
+    """What a flow is made of, noise to value; see :class:`Flow` for what names it and for what is refused."""
     if isinstance(flow, Sequence) and not isinstance(flow, str):
         if options:
             raise ValueError(f"A list of transforms takes no options, got {sorted(options)}.")

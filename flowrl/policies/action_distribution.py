@@ -4,7 +4,8 @@ Stable-Baselines3's interface to it."""
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import torch
 from stable_baselines3.common.distributions import Distribution
@@ -107,24 +108,45 @@ class ActionFlow(ReparameterizedDistribution):
         return u if self.squash is None or self.pre_squash else torch.tanh(u)
 
 
-@register_kl(ActionFlow, ActionFlow)
-def _kl_on_scored_actions(p: ActionFlow, q: ActionFlow) -> Tensor:
-    r"""KL(p || q) = E_q[r log r - (r - 1)], r = p/q, on actions of q: those that p has scored, else a fresh draw.
+Scored = TypeVar("Scored", bound="HasScored")
 
-    Every term is non-negative; at p = q its value and gradient are zero and its Hessian is Fisher's, as TRPO needs.
-    It has no gradient in q, and q's score of the same actions is kept: TRPO's line search moves the weights of the
-    networks that q's layers still read, and q must stay what it was.
+
+class HasScored(Protocol):
+    """A distribution that remembers what it was last asked to score, and the log-densities that it gave."""
+
+    scored: tuple[Tensor, Tensor] | None
+
+
+def kl_on_scored(
+    p: Scored, q: Scored, score: Callable[[Scored, Tensor], Tensor], draw: Callable[[Scored], tuple[Tensor, Tensor]]
+) -> Tensor:
+    r"""KL(p || q) = E_q[r log r - (r - 1)], r = p/q, on values of q: those that p has scored, else a fresh draw.
+
+    Every term is non-negative; at p = q its value and gradient are zero and its Hessian is Fisher's, as TRPO needs
+    (Tang and Agrawal 2018 estimate a flow policy's KL from samples, too). It has no gradient in q, and q's score of the
+    same values is kept: TRPO's line search moves the weights of the networks that q's layers still read, and q must
+    stay what it was.
+
+    :param p: the new distribution
+    :param q: the old one
+    :param score: log-density of a value under one of them; it leaves both in ``scored``
+    :param draw: a value of one of them, and its log-density
     """
     with torch.no_grad():
         if p.scored is None:
-            q.scored = q.rsample_and_log_prob()
+            q.scored = draw(q)
         elif q.scored is None or not torch.equal(q.scored[0], p.scored[0]):
-            q.log_prob(p.scored[0])
+            score(q, p.scored[0])
     assert q.scored is not None
     value, log_q = q.scored
-    log_p = p.scored[1] if p.scored is not None else p.log_prob(value)
+    log_p = p.scored[1] if p.scored is not None else score(p, value)
     log_ratio = log_p - log_q.detach()
     return log_ratio.exp() * log_ratio - torch.expm1(log_ratio)
+
+
+@register_kl(ActionFlow, ActionFlow)
+def _kl_on_scored_actions(p: ActionFlow, q: ActionFlow) -> Tensor:
+    return kl_on_scored(p, q, ActionFlow.log_prob, ActionFlow.rsample_and_log_prob)
 
 
 class FlowDistribution(Distribution):

@@ -1,0 +1,197 @@
+"""Flows with noise between their layers, whose density is exact for a whole path (Wu, Koehler and Noe 2020)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from flowrl.flows.distribution import standard_normal_log_prob
+from flowrl.flows.flow import Flow, build_parts, soft_clamp
+from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
+from flowrl.layers.noise import GaussianNoise, NoiseStep
+from flowrl.transforms import Affine, Compose, Transform
+
+NOISE_LAYERS, NOISE_STD = 1, 0.3  # unless one says otherwise
+
+
+class PathFlow(Flow):
+    r"""A conditional flow with K noise layers, evenly between the layers of a recipe: it gives paths.
+
+    The noise layers cut the recipe's layers into the segments :math:`T_0, ..., T_K`, the last of which ends with the
+    scale and mean of the context. A path is what each segment gives:
+
+    .. math:: w_0 = T_0(z), \; z \sim N(0, I); \qquad
+              y_k \sim q_k(y \mid w_{k-1}), \; w_k = T_k(y_k), \; k = 1, ..., K
+
+    (see :class:`flowrl.layers.noise.GaussianNoise` for q), and its end :math:`u = w_K` is the flow's value. A value's
+    density is an integral over all paths that end there. A path's is exact:
+
+    .. math:: \log p(w_0, ..., w_K) = \log N(T_0^{-1}(w_0); 0, I) - \log|\det T_0'|
+              + \sum_{k=1}^K \left( \log q_k(T_k^{-1}(w_k) \mid w_{k-1}) - \log|\det T_k'| \right)
+
+    Each segment's output is taken down, rather than its input or the noise, so that every layer enters the density as
+    that of a flow does. Noise layers keep N(0, I) what it is: a new flow's values have the Gaussian of its context as
+    every new :class:`flowrl.Flow`.
+
+    :param features: d
+    :param context: dimension of the context; 0: an unconditional flow
+    :param flow: see :class:`flowrl.Flow`; layers, not a module of another library
+    :param noise_layers: K, at most as many as the flow has layers (one, where it has none)
+    :param noise_std: standard deviation of the noise at the start, in (0, 1)
+    :param options: passed to the recipe
+    :raises ValueError: for another K or standard deviation, or a flow that is no list of layers
+    """
+
+    def __init__(
+        self,
+        features: int,
+        context: int = 0,
+        flow: AnyFlow = DEFAULT_FLOW,
+        noise_layers: int = NOISE_LAYERS,
+        noise_std: float = NOISE_STD,
+        **options: Any,
+    ):
+        check_noise(noise_layers, noise_std)
+        parts = build_parts(flow, features, context, options)
+        if not isinstance(parts, (Sequence, nn.ModuleList)):
+            raise ValueError(
+                f"noise_layers={noise_layers}: noise goes between the layers of a flow, and {flow!r} is a module of "
+                "another library. Take one of flowrl's recipes or a list of layers, or noise_layers=0."
+            )
+        if noise_layers > max(len(parts), 1):
+            raise ValueError(
+                f"noise_layers={noise_layers} is more than the {len(parts)} layers of flow {flow!r} that they could go "
+                "between: take fewer, or more of the others (flow_kwargs=dict(layers=...))."
+            )
+        # After the j-th layer, j from 1 on, as evenly as they can be
+        places = [math.ceil(k * len(parts) / (noise_layers + 1)) for k in range(1, noise_layers + 1)]
+        segments = [list(parts[i:j]) for i, j in zip([0, *places], [*places, len(parts)])]
+        mixed: Any = segments[0]
+        for segment in segments[1:]:
+            mixed += [GaussianNoise(features, noise_std), *segment]
+        super().__init__(features, context, mixed)
+
+    def from_parameters(self, parameters: Tensor) -> "PathDistribution":  # type: ignore[override]
+        mean, log_std, *slices = parameters.split(self._sizes, dim=-1)
+        segments: list[list[Transform]] = [[]]
+        steps: list[NoiseStep] = []
+        for layer, part in zip(self._layers(), slices, strict=True):
+            if isinstance(layer, GaussianNoise):
+                steps.append(layer(part))
+                segments.append([])
+            else:
+                segments[-1].append(layer(part))
+        segments[-1].append(Affine(mean, soft_clamp(log_std)))
+        return PathDistribution([Compose(segment) for segment in segments], steps, mean)
+
+    def transform_of(self, parameters: Tensor) -> Transform:
+        raise TypeError("A PathFlow is no transform: there is noise between its layers.")
+
+    def initialize(self, data: Tensor, context: Tensor | None = None) -> None:
+        raise TypeError("A PathFlow has no start from data: values do not tell the paths that end there.")
+
+
+class PathDistribution(Distribution):
+    """Paths of a :class:`PathFlow` in given contexts, each as one vector (w_0, ..., w_K) of (K + 1) d numbers.
+
+    :param segments: T_0, ..., T_K
+    :param steps: the noise between them, K
+    :param like: any tensor of shape ``(*batch, d)`` with the dtype and device of the samples
+    """
+
+    arg_constraints: dict = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, segments: Sequence[Transform], steps: Sequence[NoiseStep], like: Tensor):
+        size = len(segments) * like.shape[-1]
+        super().__init__(like.shape[:-1], torch.Size([size]), validate_args=False)
+        self.segments, self.steps = segments, steps
+        self._like = like
+
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        """Paths, shape ``(*sample_shape, *batch, (K + 1) d)``."""
+        return self.rsample_and_path_log_prob(sample_shape)[0]
+
+    def rsample_and_path_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        """
+        :param sample_shape: shape of the draw
+        :return: paths, shape ``(*sample_shape, *batch, (K + 1) d)``, and their log-densities, without the last side
+        """
+        path, log_prob, _ = self._walk(self._noise(sample_shape))
+        return path, log_prob
+
+    def rsample_with_way_back(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor, Tensor]:
+        r"""
+        As above, and the log-density of the path's beginning given its end, by the backward kernels.
+
+        .. math:: \log r(w_0, ..., w_{K-1} \mid w_K) = \sum_{k=1}^K \log r_k(w_{k-1} \mid T_k^{-1}(w_k))
+
+        :param sample_shape: shape of the draw
+        :return: paths, their log-densities, and those of the way back, shape ``(*sample_shape, *batch)``
+        """
+        path, log_prob, way_back = self._walk(self._noise(sample_shape), with_way_back=True)
+        return path, log_prob, way_back  # type: ignore[return-value]
+
+    def path_log_prob(self, path: Tensor) -> Tensor:
+        """
+        :param path: shape ``(*batch, (K + 1) d)``
+        :return: its log-density, shape ``(*batch,)``
+        """
+        w = path.unflatten(-1, (len(self.segments), -1)).unbind(-2)
+        z, ladj = self.segments[0].inverse_and_ladj(self._expanded(w[0]))
+        log_prob = standard_normal_log_prob(z) - ladj
+        for step, segment, before, after in zip(self.steps, self.segments[1:], w, w[1:], strict=False):
+            y, ladj = segment.inverse_and_ladj(self._expanded(after))
+            log_prob = log_prob + step.log_forward(y, before) - ladj
+        return log_prob
+
+    def log_det(self, path: Tensor) -> Tensor:
+        """Sum of the segments' log-determinants along a path, shape ``(*batch,)``."""
+        w = path.unflatten(-1, (len(self.segments), -1)).unbind(-2)
+        return sum(segment.inverse_and_ladj(end)[1] for segment, end in zip(self.segments, w))  # type: ignore[return-value]
+
+    def center(self) -> Tensor:
+        """The path of no noise at all, shape ``(*batch, (K + 1) d)``: a deterministic policy's action is its end."""
+        return self._walk([torch.zeros_like(self._like)] * len(self.segments))[0]
+
+    def _walk(self, noise: Sequence[Tensor], with_way_back: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The path of some noise, its log-density, and that of the way back if it is asked for."""
+        w, ladj = self.segments[0].call_and_ladj(noise[0])
+        log_prob, way_back = standard_normal_log_prob(noise[0]) - ladj, torch.zeros_like(ladj)
+        path = [w]
+        for step, segment, epsilon in zip(self.steps, self.segments[1:], noise[1:], strict=True):
+            y, log_forward = step.sample(w, epsilon)
+            if with_way_back:
+                way_back = way_back + step.log_backward(w, y)
+            w, ladj = segment.call_and_ladj(y)
+            log_prob = log_prob + log_forward - ladj
+            path.append(w)
+        return torch.cat(path, dim=-1), log_prob, way_back if with_way_back else None
+
+    def _noise(self, sample_shape: tuple[int, ...]) -> Sequence[Tensor]:
+        shape = (len(self.segments), *sample_shape, *self._like.shape)
+        return torch.randn(shape, dtype=self._like.dtype, device=self._like.device).unbind(0)
+
+    def _expanded(self, w: Tensor) -> Tensor:
+        return w.expand(torch.broadcast_shapes(w.shape, self._like.shape))
+
+
+def check_noise(noise_layers: int, noise_std: float) -> None:
+    """
+    :param noise_layers: how many
+    :param noise_std: of each, at the start
+    :raises ValueError: for less than one, or a standard deviation outside (0, 1)
+    """
+    if isinstance(noise_layers, bool) or not isinstance(noise_layers, int) or noise_layers < 1:
+        raise ValueError(
+            f"noise_layers must be an integer >= 1 (a flow without noise is a flowrl.Flow), got {noise_layers!r}."
+        )
+    if not (isinstance(noise_std, (int, float)) and 0 < noise_std < 1):
+        raise ValueError(
+            f"noise_std must lie between 0 and 1, got {noise_std!r}: of a standard deviation of one, the part that is "
+            "drawn anew."
+        )
