@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from flowrl.algorithms.gradients import actor_and_critic, gradient_norm
 from flowrl.plots.policies import density_figure
-from flowrl.policies.density import diagnose, has_density
+from flowrl.policies.density import diagnose, has_diagnostics
 
 # The formats of SB3's logger that can hold neither figures nor hyperparameters.
 TEXT_FORMATS = ("stdout", "log", "json", "csv")
@@ -32,7 +32,8 @@ class FlowLogger(BaseCallback):
     Log the policy's distribution, the gradients and the speed; and the hyperparameters, once.
 
     - ``flow/entropy``, ``flow/saturation`` (the fraction of action components beyond 0.99 of
-      the box), ``flow/log_det_min``, ``flow/log_det_max``: over the states visited last;
+      the box), ``flow/log_det_min``, ``flow/log_det_max``: over the states visited last; of a flow with noise layers
+      ``flow/entropy_bound`` in the entropy's place, and ``flow/noise_std``;
     - ``train/grad_norm_actor``, ``train/grad_norm_critic``: of the gradients that the optimiser gets (PPO clips them
       before, so that they end at its ``max_grad_norm``);
     - ``time/steps_per_second``: since the last measurement.
@@ -91,7 +92,7 @@ class FlowLogger(BaseCallback):
 
     def _log_distribution(self) -> None:
         policy = self.model.policy
-        if not has_density(policy):
+        if not has_diagnostics(policy):
             return
         obs = policy.obs_to_tensor(_concatenate(self.recent))[0]
         with isolated_random_numbers(self.model.device):
@@ -138,7 +139,7 @@ class DensityFigure(BaseCallback):
         self.next_step = next_multiple(self.num_timesteps, self.every)
 
     def _on_step(self) -> bool:
-        if self.every == 0 or not has_density(self.model.policy):
+        if self.every == 0 or not has_diagnostics(self.model.policy):
             return True
         normalization = self.model.get_vec_normalize_env()
         if normalization is not None and not normalization.norm_obs:

@@ -5,5 +5,6 @@ from flowrl.algorithms.nfq import NFQ
 from flowrl.algorithms.offline import Transitions
 from flowrl.algorithms.ppo import PPO
 from flowrl.algorithms.sac import SAC
+from flowrl.algorithms.snf import SNF
 
-__all__ = ["NFQ", "PPO", "SAC", "BehaviourCloning", "Demonstrations", "Transitions"]
+__all__ = ["NFQ", "PPO", "SAC", "SNF", "BehaviourCloning", "Demonstrations", "Transitions"]

@@ -152,8 +152,6 @@ def read_parts(model: PPO) -> tuple[Parts | None, str]:
     :return: what its update is made of and ""; or None and why C cannot serve
     """
     policy: Any = model.policy
-    if type(model.rollout_buffer) is not RolloutBuffer:
-        return None, f"the rollout lies in a {type(model.rollout_buffer).__name__}, not in arrays"
     if model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return None, f"the device is {model.device}, or autocast is on"
     if not issubclass(type(policy), FlowActorCriticMixin) or policy.action_net.is_external:
@@ -167,6 +165,8 @@ def read_parts(model: PPO) -> tuple[Parts | None, str]:
     found = lowered(policy.action_net)
     if found is None or type(policy.action_dist) is not FlowDistribution:
         return None, "the flow has layers that the kernel does not know"
+    if type(model.rollout_buffer) is not RolloutBuffer:
+        return None, f"the rollout lies in a {type(model.rollout_buffer).__name__}, not in arrays"
     extractor = policy.mlp_extractor
     actor, critic = (Perceptron.read(net) for net in (extractor.policy_net, extractor.value_net))
     actor = actor and actor.followed_by(policy.action_net.context_map)

@@ -50,6 +50,24 @@ def plot_curve(density: Density, axes: Axes, low: float = -4.0, high: float = 4.
     axes.set_ylim(0, None)
 
 
+def plot_histogram(samples: NDArray[Any], axes: Axes, low: float = -4.0, high: float = 4.0, bins: int = 64) -> None:
+    """
+    Draw a histogram of samples of one variable, in units of a density, as :func:`plot_curve` draws a density.
+
+    :param samples: shape ``(n,)``
+    :param axes: where
+    :param low: left end
+    :param high: right end
+    :param bins: how many
+    """
+    height, _ = np.histogram(samples, bins=bins, range=(low, high))
+    x, height = _centers(low, high, bins), height * bins / ((high - low) * len(samples))
+    axes.fill_between(x, height, color=LINE, alpha=0.2, linewidth=0, step="mid")
+    axes.plot(x, height, color=LINE, drawstyle="steps-mid")
+    axes.set_xlim(low, high)
+    axes.set_ylim(0, None)
+
+
 def plot_density(density: Density, axes: Axes, low: Side = -4.0, high: Side = 4.0, points: int = 128) -> None:
     """
     Draw a density of two variables.

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from flowrl.plots.densities import MARK, plot_curve, plot_density, plot_samples, share_colors
-from flowrl.policies.density import action_log_prob, sample_actions
+from flowrl.plots.densities import MARK, plot_curve, plot_density, plot_histogram, plot_samples, share_colors
+from flowrl.policies.density import action_log_prob, has_density, sample_actions
 
 MAX_PAIRS = 4
 PANEL = 1.5  # inches, each side
@@ -23,11 +23,12 @@ def density_figure(policy: BasePolicy, observations: Any, n_samples: int = 4_096
     """
     Draw a policy's action density at some states, one column each; an orange cross marks the deterministic action.
 
-    Along a row, the same colour (or height) is the same density.
+    Along a row, the same colour (or height) is the same density. Where the policy does not know it (a flow with noise
+    layers), histograms of samples take its place.
 
     :param policy: a flow policy, or one of Stable-Baselines3's with a diagonal Gaussian
     :param observations: a few observations, batch first, as ``policy.predict`` takes them
-    :param n_samples: how many actions the histograms are made of (from three dimensions on)
+    :param n_samples: how many actions the histograms are made of (from three dimensions on, or without a density)
     :return: the figure
     """
     low, high = policy.action_space.low.flatten(), policy.action_space.high.flatten()  # type: ignore[attr-defined]
@@ -46,11 +47,14 @@ def density_figure(policy: BasePolicy, observations: Any, n_samples: int = 4_096
             return action_log_prob(policy, state, actions.to(policy.device))
 
         grid[0, column].set_title(f"state {column + 1}")
+        samples = _sample(policy, state, n_samples) if dimensions > 2 or not has_density(policy) else None
         if dimensions == 1:
-            plot_curve(log_prob, grid[0, column], low[0], high[0])
+            if samples is None:
+                plot_curve(log_prob, grid[0, column], low[0], high[0])
+            else:
+                plot_histogram(samples[:, 0], grid[0, column], low[0], high[0])
             _mark(grid[0, column], mode[0], 0)
             continue
-        samples = _sample(policy, state, n_samples) if dimensions > 2 else None
         for axes, (i, j) in zip(grid[:, column], pairs):
             box = (low[[i, j]], high[[i, j]])
             if samples is None:

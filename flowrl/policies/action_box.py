@@ -1,5 +1,7 @@
 """The environment's box of actions: its edges and half-width, what lies in it, and which spaces a flow policy takes."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -53,6 +55,20 @@ def check_flow_arguments(
         raise ValueError(f"n_candidates must be an integer >= 1, got {n_candidates!r}.")
     if isinstance(flow, str):
         find_flow(flow)
+
+
+def refuse_noise_layers(policy_kwargs: dict[str, Any]) -> None:
+    """Refuse a flow with noise layers where the losses need an action's log-prob.
+
+    :param policy_kwargs: what the policy does not know by itself
+    :raises ValueError: if ``noise_layers`` or ``noise_std`` is among them
+    """
+    for name in {"noise_layers", "noise_std"} & policy_kwargs.keys():
+        raise ValueError(
+            f"{name}={policy_kwargs[name]!r}: this policy gives its algorithm the exact log-prob of an action, which "
+            "in a flow with noise layers is an integral over all paths that lead to it. Use flowrl.algorithms.SNF (on "
+            f"PPO, A2C or TRPO), which goes by the paths themselves, or leave out {name}."
+        )
 
 
 def into_box(action: np.ndarray, action_space: spaces.Box) -> np.ndarray:

@@ -28,6 +28,8 @@ class ActionDensity:
     squash_output: bool
     get_distribution: Callable[[PyTorchObs], FlowDistribution]
     parameters: Callable[[], Iterator[Parameter]]
+    has_log_prob: bool = True
+    """Whether an action's log-prob is known: not where there is noise between a flow's layers."""
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """SB3's check of ``"MlpPolicy"`` and ``"CnnPolicy"`` for the policies of this library."""
@@ -77,15 +79,25 @@ def has_density(policy: BasePolicy) -> bool:
     Whether :func:`action_log_prob` understands a policy.
 
     :param policy: any policy
-    :return: True for flow policies and for SB3's diagonal Gaussians
+    :return: True for flow policies without noise layers and for SB3's diagonal Gaussians
     """
     if not isinstance(policy.action_space, spaces.Box):
         return False
     if isinstance(policy, ActionDensity):
-        return True
+        return policy.has_log_prob
     if isinstance(policy, ActorCriticPolicy):
         return isinstance(policy.action_dist, DiagGaussianDistribution)
     return isinstance(getattr(getattr(policy, "actor", None), "action_dist", None), DiagGaussianDistribution)
+
+
+def has_diagnostics(policy: BasePolicy) -> bool:
+    """
+    Whether :func:`diagnose` and :func:`sample_actions` understand a policy.
+
+    :param policy: any policy
+    :return: True for flow policies, with noise layers or without, and for SB3's diagonal Gaussians
+    """
+    return isinstance(policy, ActionDensity) or has_density(policy)
 
 
 def action_log_prob(policy: BasePolicy, obs: PyTorchObs, actions: Tensor) -> Tensor:
@@ -129,9 +141,10 @@ def diagnose(policy: BasePolicy, obs: PyTorchObs) -> dict[str, float]:
     """
     What the curves under ``flow/`` show: entropy, saturated fraction, range of the log-det.
 
-    Densities are those on [-1, 1], as SAC's target entropy takes them. A Gaussian has no flow and no log-det.
+    Densities are those on [-1, 1], as SAC's target entropy takes them. A Gaussian has no flow and no log-det; a flow
+    with noise layers has a lower bound of the entropy, ``entropy_bound``.
 
-    :param policy: a policy that :func:`has_density`
+    :param policy: a policy that :func:`has_diagnostics`
     :param obs: preprocessed observations, batch first
     :return: name to value
     """
@@ -139,7 +152,7 @@ def diagnose(policy: BasePolicy, obs: PyTorchObs) -> dict[str, float]:
     center = low + half
     if isinstance(policy, ActionDensity):
         distribution = policy.get_distribution(obs)
-        return distribution.diagnostics() if policy.squash_output else distribution.diagnostics(center, half)
+        return distribution.diagnostics() if distribution.squash else distribution.diagnostics(center, half)
     if isinstance(policy, ActorCriticPolicy):
         actions = policy.get_distribution(obs).sample()
         log_prob = policy.get_distribution(obs).log_prob(actions) + half.log().sum()

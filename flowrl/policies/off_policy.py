@@ -14,7 +14,7 @@ from torch import nn
 from flowrl.compiled import compiled_act
 from flowrl.flows.distribution import highest
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
-from flowrl.policies.action_box import check_flow_arguments, into_box
+from flowrl.policies.action_box import check_flow_arguments, into_box, refuse_noise_layers
 from flowrl.policies.action_distribution import FlowDistribution, check_finite
 from flowrl.policies.density import ActionDensity
 from flowrl.policies.training_mode import TrainingModeMixin
@@ -105,6 +105,7 @@ class FlowActorPolicyMixin(TrainingModeMixin, ActionDensity):
         use_sde: bool = False,
         **kwargs: Any,
     ):
+        refuse_noise_layers(kwargs)
         check_flow_arguments(action_space, use_sde, flow, deterministic_action, n_candidates, critic=True)
         # Before _build, which super().__init__ calls
         self.flow_spec: dict[str, Any] = dict(

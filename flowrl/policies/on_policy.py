@@ -21,7 +21,7 @@ from torch import Tensor
 from flowrl.compiled import compiled_act
 from flowrl.flows.flow import Flow
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
-from flowrl.policies.action_box import check_flow_arguments
+from flowrl.policies.action_box import check_flow_arguments, refuse_noise_layers
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.density import ActionDensity
 from flowrl.policies.pre_squash import PreSquashMixin
@@ -58,6 +58,7 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
         use_sde: bool = False,
         **kwargs: Any,
     ):
+        refuse_noise_layers(kwargs)
         check_flow_arguments(action_space, use_sde, flow, deterministic_action, n_candidates, critic=False)
         # Before _build, which super().__init__ calls
         self.flow_spec: dict[str, Any] = dict(
@@ -73,12 +74,7 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
     def _build(self, lr_schedule: Schedule) -> None:
         """SB3 builds its Gaussian, then the flow takes over the head's start values and its place in the optimiser."""
         super()._build(lr_schedule)
-        self.action_dist = FlowDistribution(
-            get_action_dim(self.action_space),
-            squash=self._squash,
-            pre_squash=True,
-            **self.flow_spec,
-        )
+        self.action_dist = self._make_action_dist()
         flow = self.action_dist.proba_distribution_net(self.mlp_extractor.latent_dim_pi)
         if not flow.is_external:
             flow.set_gaussian(self.action_net.weight, self.action_net.bias, None, self.log_std)  # type: ignore[arg-type]
@@ -88,6 +84,11 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
             self.parameters(),
             lr=lr_schedule(1),
             **self.optimizer_kwargs,
+        )
+
+    def _make_action_dist(self) -> FlowDistribution:
+        return FlowDistribution(
+            get_action_dim(self.action_space), squash=self._squash, pre_squash=True, **self.flow_spec
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
