@@ -6,6 +6,7 @@ name           algorithm  policy
 ``flow-sac``   SAC        ``FlowPolicy`` (``FlowCnnPolicy``, ``FlowMultiInputPolicy``)
 ``flow-ppo``   PPO        the same
 ``nfq``        NFQ        the same, whose flow is the soft Q-function too
+``snf``        SNF        the same, with noise between the flow's layers; on PPO, A2C or TRPO
 ``sac``        SAC        Stable-Baselines3's own Gaussian ``MlpPolicy`` (and so on)
 ``ppo``        PPO        the same
 ``flow-bc``    cloning    that of ``flow-sac``

@@ -1,6 +1,6 @@
 """An agent's name and what it stands for: which algorithm, and whether its policy is a flow."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from flowrl import algorithms
 from flowrl.algorithms.offline import OfflineMixin
 from flowrl.algorithms.schedules import linear_schedule
+from flowrl.algorithms.snf import on_base
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,11 @@ class Agent:
 
     :param name: what the user types
     :param algorithm: Stable-Baselines3's algorithm, or flowrl's faster form of it
-    :param table: which table of hyperparameters it reads, ``"sac"``, ``"nfq"``, ``"ppo"`` or ``"bc"``
+    :param table: which table of hyperparameters it reads, ``"sac"``, ``"nfq"``, ``"ppo"``, ``"a2c"``, ``"trpo"`` or
+        ``"bc"``
     :param flow: whether its policy is a flow policy; otherwise it is the algorithm's Gaussian
     :param description: one line for ``--list``
+    :param own: whether the method is this library's alone, so that Stable-Baselines3 has no form of it
     """
 
     name: str
@@ -33,6 +36,7 @@ class Agent:
     table: str
     flow: bool
     description: str
+    own: bool = False
 
     @property
     def imitates(self) -> bool:
@@ -52,7 +56,17 @@ class Agent:
     @property
     def sb3_algorithm(self) -> type[BaseAlgorithm] | None:
         """Stable-Baselines3's own form of the algorithm, where it has one."""
-        return SB3.get(self.table)
+        return None if self.own else SB3[self.table]
+
+    def based_on(self, base: str) -> "Agent":
+        """
+        An agent of SNF on another algorithm, whose hyperparameters it then reads.
+
+        :param base: ``"ppo"``, ``"a2c"`` or ``"trpo"``
+        :return: the agent
+        :raises ValueError: for another, or where sb3-contrib is missing for TRPO
+        """
+        return replace(self, algorithm=on_base(base), table=base)
 
     def policy_name(self, observation_space: spaces.Space) -> str:
         """
@@ -84,22 +98,20 @@ SB3: dict[str, type[BaseAlgorithm]] = {
     "ppo": stable_baselines3.PPO,
 }
 
+NFQ_DESCRIPTION = "a normalizing flow as the soft Q-function"
+SNF_DESCRIPTION = "PPO, or --set base=a2c or trpo, with noise between a flow's layers"
+
 AGENTS: dict[str, Agent] = {
     agent.name: agent
     for agent in (
         Agent("flow-sac", algorithms.SAC, "sac", flow=True, description="SAC with a normalizing-flow policy"),
         Agent("flow-ppo", algorithms.PPO, "ppo", flow=True, description="PPO with a normalizing-flow policy"),
-        Agent("nfq", algorithms.NFQ, "nfq", flow=True, description="a normalizing flow as the soft Q-function"),
+        Agent("nfq", algorithms.NFQ, "nfq", flow=True, description=NFQ_DESCRIPTION, own=True),
+        Agent("snf", on_base("ppo"), "ppo", flow=True, description=SNF_DESCRIPTION, own=True),
         Agent("sac", SB3["sac"], "sac", flow=False, description="SAC with Stable-Baselines3's squashed Gaussian"),
         Agent("ppo", SB3["ppo"], "ppo", flow=False, description="PPO with Stable-Baselines3's Gaussian"),
-        Agent(
-            "flow-bc",
-            algorithms.BehaviourCloning,
-            "bc",
-            flow=True,
-            description="cloning of --demos with flow-sac's policy",
-        ),
-        Agent("bc", algorithms.BehaviourCloning, "bc", flow=False, description="cloning of --demos with sac's policy"),
+        Agent("flow-bc", algorithms.BehaviourCloning, "bc", flow=True, description="cloning of --demos with flow-sac's policy", own=True),
+        Agent("bc", algorithms.BehaviourCloning, "bc", flow=False, description="cloning of --demos with sac's policy", own=True),
     )
 }
 
@@ -134,6 +146,7 @@ def make_agent(
     :raises ValueError: for an unknown agent, or ``plain`` where Stable-Baselines3 has no such algorithm
     """
     agent = find_agent(agent) if isinstance(agent, str) else agent
+    agent = agent.based_on(settings["base"]) if "base" in settings else agent
     algorithm = agent.sb3_algorithm if plain else agent.algorithm
     if algorithm is None:
         raise ValueError(f"Stable-Baselines3 has no algorithm that {agent.name} could take instead")

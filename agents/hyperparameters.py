@@ -1,5 +1,7 @@
 """Hyperparameters per environment, one table for SAC and one for PPO, shared by a flow agent and its Gaussian twin.
 
+Two small ones more, for A2C and TRPO, are read by SNF where it is based on these.
+
 Behaviour cloning has one row for all environments, and in each the networks and the normalisation of SAC, which can
 then go on from what was cloned.
 
@@ -166,6 +168,54 @@ PPO: dict[str, Hyperparameters] = {
     ),
 }
 
+# A2C: the zoo's for continuous actions, without its gSDE and with its learning rate held constant.
+A2C_DEFAULTS: Hyperparameters = dict(
+    steps=1_000_000,
+    n_envs=4,
+    normalize=True,
+    learning_rate=7e-4,
+    n_steps=8,
+    gamma=0.99,
+    gae_lambda=0.9,
+    ent_coef=0.0,
+    vf_coef=0.4,
+    max_grad_norm=0.5,
+    policy_kwargs=dict(net_arch=[64, 64]),
+)
+
+A2C: dict[str, Hyperparameters] = {
+    "Pendulum": dict(n_envs=8),
+    "BipedalWalker": dict(steps=5_000_000, n_envs=16),
+    "LunarLanderContinuous": dict(steps=5_000_000),
+    "MountainCarContinuous": dict(steps=100_000, n_steps=100, gae_lambda=1.0, vf_coef=0.5),
+}
+
+# TRPO: the zoo's for MuJoCo.
+TRPO_DEFAULTS: Hyperparameters = dict(
+    steps=1_000_000,
+    n_envs=2,
+    normalize=True,
+    learning_rate=1e-3,
+    n_steps=1024,
+    batch_size=128,
+    gamma=0.99,
+    gae_lambda=0.95,
+    cg_max_steps=25,
+    cg_damping=0.1,
+    n_critic_updates=20,
+    target_kl=0.01,
+    policy_kwargs=dict(net_arch=[64, 64]),
+)
+
+TRPO: dict[str, Hyperparameters] = {
+    "HalfCheetah": dict(target_kl=0.04),
+    "Humanoid": dict(steps=2_000_000),
+    "Swimmer": dict(gamma=0.9999),
+    "Pendulum": dict(steps=100_000, normalize=False, gamma=0.9, cg_max_steps=15, n_critic_updates=15),
+    "LunarLanderContinuous": dict(steps=100_000, cg_max_steps=15),
+    "MountainCarContinuous": dict(steps=50_000, n_steps=2048, cg_max_steps=15, n_critic_updates=10),
+}
+
 # Behaviour cloning: a step is an update on a minibatch of the demonstrations.
 BC_DEFAULTS: Hyperparameters = dict(
     steps=20_000,
@@ -188,6 +238,8 @@ TABLES: dict[str, tuple[Hyperparameters, dict[str, Hyperparameters]]] = {
     "sac": (SAC_DEFAULTS, SAC),
     "nfq": (NFQ_DEFAULTS, NFQ),
     "ppo": (PPO_DEFAULTS, PPO),
+    "a2c": (A2C_DEFAULTS, A2C),
+    "trpo": (TRPO_DEFAULTS, TRPO),
     "bc": (BC_DEFAULTS, BC),
 }
 
@@ -199,7 +251,7 @@ def hyperparameters(algorithm: str, environment: str) -> Hyperparameters:
     """
     The hyperparameters of an algorithm on an environment; the defaults where the environment has no entry.
 
-    :param algorithm: ``"sac"``, ``"nfq"``, ``"ppo"`` or ``"bc"``
+    :param algorithm: ``"sac"``, ``"nfq"``, ``"ppo"``, ``"a2c"``, ``"trpo"`` or ``"bc"``
     :param environment: an environment's name without its version (``"HalfCheetah"``)
     :return: a fresh dictionary that the caller may change
     """

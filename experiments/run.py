@@ -36,7 +36,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     what = parser.add_argument_group("what to train")
     what.add_argument("--env", help="environment: a short name (newest version), a full id, or module:Id")
-    what.add_argument("--agent", help="flow-sac (default), flow-ppo, nfq, flow-bc, sac, ppo, bc")
+    what.add_argument("--agent", help="flow-sac (default), flow-ppo, nfq, snf, flow-bc, sac, ppo, bc")
     what.add_argument("--flow", help="the flow agents' recipe (nsf, gaussian, ...; see --list)")
     what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter; repeatable")
     what.add_argument(

@@ -42,6 +42,23 @@ LIMITS: dict[str, Limit] = {
 }
 
 
+def agent_on_base(agent: Agent, overrides: Iterable[str]) -> Agent:
+    """
+    SNF on the algorithm that ``base=...`` names, whose hyperparameters are then those to override.
+
+    :param agent: any agent
+    :param overrides: ``base=a2c``, ``gamma=0.9``, ...
+    :return: the agent, or SNF on its base
+    """
+    named = [override.partition("=")[2] for override in overrides if override.startswith("base=")]
+    if agent.name != "snf" or not named:
+        return agent
+    try:
+        return agent.based_on(named[-1])
+    except ValueError as error:
+        raise UsageError(f"--set base={named[-1]}: {error}") from None
+
+
 def apply_overrides(
     settings: Hyperparameters, overrides: Iterable[str], agent: Agent, observation_space: spaces.Space
 ) -> Hyperparameters:

@@ -14,7 +14,6 @@ from gymnasium import spaces
 from rich.console import Console
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 import flowrl
@@ -36,7 +35,7 @@ from experiments.training.errors import TrainingError, UsageError, did_you_mean
 from experiments.training.evaluation import Evaluation
 from experiments.training.fine_tuning import CriticWarmup, open_source, settings_of_source, take_policy
 from experiments.training.lessons import missing_lessons
-from experiments.training.overrides import apply_overrides, check_flow_options
+from experiments.training.overrides import agent_on_base, apply_overrides, check_flow_options
 from experiments.training.progress import ProgressDisplay, say
 from experiments.training.provenance import ROOT, session
 from experiments.training.run_directory import RunDirectory
@@ -61,6 +60,7 @@ def start(arguments: Namespace) -> int:
         agent = find_agent(arguments.agent or "flow-sac")
     except ValueError as error:
         raise UsageError(str(error)) from None
+    agent = agent_on_base(agent, arguments.set or ())
     device, seed = check_device(arguments.device), arguments.seed or 0
     probe = make_environment(environment)
     probe.close()
@@ -140,7 +140,7 @@ def check_source_of_learning(agent: Agent, arguments: Namespace) -> None:
             f"--demos: {agent.name} learns from rewards; clone with --agent {prefix}bc, then fine-tune with "
             f"--agent {prefix}sac --from RUN_DIR"
         )
-    if agent.sb3_algorithm is None and arguments.plain:
+    if agent.own and arguments.plain:
         raise UsageError(f"--plain: Stable-Baselines3 has no algorithm that {agent.name} could take instead; drop it")
     if arguments.demos and arguments.source:
         raise UsageError("--demos and --from: an agent starts from one of the two")
@@ -275,7 +275,7 @@ def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, clock
             model.learn(
                 config["steps"] - model.num_timesteps,
                 callback=callbacks,
-                log_interval=None if isinstance(model, OffPolicyAlgorithm) else 1,  # type: ignore[arg-type]
+                log_interval=rollouts_between_logs(model, log_every),  # type: ignore[arg-type]
                 reset_num_timesteps=False,
             )
         if interruption.requested:
@@ -303,6 +303,19 @@ def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, clock
     say(console, f"    curves      tensorboard --logdir {run.path}")
     say(console, f"    evaluation  python experiments/evaluate.py {run.path}")
     return 0
+
+
+def rollouts_between_logs(model: BaseAlgorithm, log_every: int) -> int | None:
+    """
+    How often on-policy algorithms write their logs, if their rollouts are short.
+
+    :param model: the model
+    :param log_every: steps between two rows
+    :return: the number of rollouts, at least one; None for off-policy algorithms, whose logs `DumpLogs` writes
+    """
+    if not isinstance(model, OnPolicyAlgorithm):
+        return None
+    return max(log_every // (model.n_steps * model.n_envs), 1)
 
 
 def last_step(model: BaseAlgorithm, steps: int) -> int:

@@ -42,6 +42,15 @@ def test_every_entry_is_accepted_by_its_algorithm(algorithm):
             assert model.n_steps * model.n_envs % model.batch_size == 0, f"{environment}: a truncated minibatch"
 
 
+@pytest.mark.parametrize("base", ["ppo", "a2c", "trpo"])
+def test_snf_takes_the_hyperparameters_of_its_base(base):
+    for environment in ENVIRONMENTS:
+        settings = hyperparameters(base, environment)
+        assert settings.pop("steps") >= 10_000 and isinstance(settings.pop("normalize"), bool)
+        model = make_agent("snf", make_vec_env("Pendulum-v1", n_envs=settings.pop("n_envs")), settings | {"base": base})
+        assert model.base == base and model.gamma == settings["gamma"]
+
+
 @pytest.mark.parametrize("algorithm", ["sac", "ppo"])
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_flow_agent_and_its_baseline_share_everything_but_the_policy(algorithm, plain):

@@ -48,7 +48,7 @@ STEPS = {"sac": 200, "ppo": 256, "nfq": 200}
 
 def train(logdir, agent, *more, steps=None, seed=0):
     """Train a small agent on Pendulum for a moment, and return its run directory."""
-    kind = agent.removeprefix("flow-")
+    kind = "ppo" if agent == "snf" else agent.removeprefix("flow-")
     settings = [word for setting in SMALL[kind] for word in ("--set", setting)]
     before = set(logdir.glob("*/*/*"))
     command = ["--env", "Pendulum", "--agent", agent, "--steps", str(steps or STEPS[kind]), "--seed", str(seed)]
@@ -210,7 +210,7 @@ def test_the_update_runs_in_c_under_all_that_a_run_attaches(tmp_path, monkeypatc
 # -- resuming -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("agent", ["flow-sac", "flow-ppo"])
+@pytest.mark.parametrize("agent", ["flow-sac", "flow-ppo", "snf"])
 def test_resume_goes_on_where_the_run_ended(tmp_path, agent):
     path = train(tmp_path, agent, "--set", "normalize=True", "--eval-every", "400", steps={"flow-sac": 120}.get(agent))
     run = RunDirectory.open(path)
