@@ -20,6 +20,18 @@ def compiled_flow(flow: Any, parameters: Tensor) -> Any:
     return kernels.compiled_flow(flow, parameters)
 
 
+def compiled_segments(flow: Any, segments: Any, parameters: Any) -> Any:
+    """
+    :param flow: a :class:`flowrl.flows.path.PathFlow`
+    :param segments: its layers between the noise layers
+    :param parameters: of each segment, shape ``(*batch, n)``
+    :return: the segments' transforms, those that the kernels know in C; None where only torch can give them
+    """
+    if torch.compiler.is_compiling() or kernels is None:
+        return None
+    return kernels.compiled_segments(flow, segments, parameters)
+
+
 def compiled_act(*args: Any) -> Any:
     """
     :param args: see `act` of the kernels

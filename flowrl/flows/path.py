@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from flowrl.compiled import compiled_segments
 from flowrl.flows.distribution import standard_normal_log_prob
 from flowrl.flows.flow import Flow, build_parts, soft_clamp
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
+from flowrl.layers import Layer
 from flowrl.layers.noise import GaussianNoise, NoiseStep
 from flowrl.transforms import Affine, Compose, Transform
 
@@ -75,23 +77,57 @@ class PathFlow(Flow):
         super().__init__(features, context, mixed)
 
     def from_parameters(self, parameters: Tensor) -> "PathDistribution":  # type: ignore[override]
-        mean, log_std, *slices = parameters.split(self._sizes, dim=-1)
-        segments: list[list[Transform]] = [[]]
-        steps: list[NoiseStep] = []
-        for layer, part in zip(self._layers(), slices, strict=True):
+        runs: list[list[Layer]] = [[]]
+        noise: list[GaussianNoise] = []
+        sizes = [2 * self.features, 0]  # of the mean and log-std, a segment, noise, a segment, ...
+        for layer in self._layers():
             if isinstance(layer, GaussianNoise):
-                steps.append(layer(part))
-                segments.append([])
+                noise.append(layer)
+                runs.append([])
+                sizes += [layer.context_size, 0]
             else:
-                segments[-1].append(layer(part))
-        segments[-1].append(Affine(mean, soft_clamp(log_std)))
-        return PathDistribution([Compose(segment) for segment in segments], steps, mean)
+                runs[-1].append(layer)
+                sizes[-1] += layer.context_size
+        gaussian, *parts = parameters.split(sizes, dim=-1)
+        of_segments, of_noise = parts[::2], parts[1::2]
+        of_segments[-1] = _side_by_side(gaussian, of_segments[-1])
+        segments = [Segment(self.features, nn.ModuleList(run), run is runs[-1]) for run in runs]
+        transforms = compiled_segments(self, segments, of_segments)
+        if transforms is None:
+            transforms = [segment.transform_of(part) for segment, part in zip(segments, of_segments)]
+        steps = [layer(part) for layer, part in zip(noise, of_noise)]
+        return PathDistribution(transforms, steps, gaussian[..., : self.features])
 
     def transform_of(self, parameters: Tensor) -> Transform:
         raise TypeError("A PathFlow is no transform: there is noise between its layers.")
 
     def initialize(self, data: Tensor, context: Tensor | None = None) -> None:
         raise TypeError("A PathFlow has no start from data: values do not tell the paths that end there.")
+
+
+class Segment(NamedTuple):
+    """The layers between two noise layers.
+
+    :param features: d
+    :param layers: noise to value
+    :param is_last: whether the scale and mean of the context come after them
+    """
+
+    features: int
+    layers: nn.ModuleList
+    is_last: bool
+
+    def transform_of(self, parameters: Tensor) -> Transform:
+        """Layer by layer.
+
+        :param parameters: mean and log-std in the last segment, then the layers' slices of the context map, shape
+            ``(*batch, n)``
+        """
+        layers: Any = list(self.layers)
+        own = [self.features] * 2 if self.is_last else []
+        parts = parameters.split([*own, *(layer.context_size for layer in layers)], dim=-1)
+        transforms = [layer(part) for layer, part in zip(layers, parts[len(own) :])]
+        return Compose([*transforms, Affine(parts[0], soft_clamp(parts[1]))] if self.is_last else transforms)
 
 
 class PathDistribution(Distribution):
@@ -178,6 +214,13 @@ class PathDistribution(Distribution):
 
     def _expanded(self, w: Tensor) -> Tensor:
         return w.expand(torch.broadcast_shapes(w.shape, self._like.shape))
+
+
+def _side_by_side(first: Tensor, second: Tensor) -> Tensor:
+    """Parameters in one tensor, in the context map's own order in memory, by which C reads them."""
+    if first.dim() != 2:
+        return torch.cat((first, second), dim=-1)
+    return torch.cat((first.t(), second.t())).t()
 
 
 def check_noise(noise_layers: int, noise_std: float) -> None:

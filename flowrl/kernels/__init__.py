@@ -12,10 +12,10 @@ from stable_baselines3 import PPO, SAC
 from flowrl import compiled
 from flowrl.kernels import ppo, sac
 from flowrl.kernels.acting import act
-from flowrl.kernels.fused_flow import compiled_flow
+from flowrl.kernels.fused_flow import compiled_flow, compiled_segments
 from flowrl.kernels.networks import STATELESS_EXTRACTORS
 
-__all__ = ["STATELESS_EXTRACTORS", "act", "compiled_flow", "compiled_update"]
+__all__ = ["STATELESS_EXTRACTORS", "act", "compiled_flow", "compiled_segments", "compiled_update"]
 
 
 def compiled_update(model: Any) -> tuple[Any, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from flowrl.flows.distribution import NormalizingFlow, standard_normal_log_prob
 from flowrl.flows.flow import Flow
+from flowrl.flows.path import Segment
 from flowrl.kernels import flow as kernel
 from flowrl.kernels.library import load
-from flowrl.kernels.program import LoweredFlow, Program, lowered
+from flowrl.kernels.program import LoweredFlow, Program, lowered, lowered_segments
 from flowrl.kernels.torch_internals import is_batched, is_traced
 from flowrl.transforms import Transform
 from flowrl.transforms.transform import as_rows
@@ -34,15 +36,35 @@ def compiled_flow(flow: Flow, parameters: Tensor) -> CompiledFlow | None:
     return CompiledFlow(CompiledTransform(parameters, found, flow), parameters[..., : flow.features])
 
 
+def compiled_segments(flow: Flow, segments: Sequence[Segment], parameters: Sequence[Tensor]) -> list[Transform] | None:
+    """
+    The transforms between a flow's noise layers, those in C that the kernel knows.
+
+    :param flow: the flow with the noise
+    :param segments: its layers, cut at the noise
+    :param parameters: of each segment, shape ``(*batch, n)``
+    :return: None where the kernel does not know their device, or a hook listens to a layer
+    """
+    if parameters[0].device.type != "cpu" or load(parameters[0].dtype) is None:
+        return None
+    found = lowered_segments(flow, segments)
+    if found is None:
+        return None
+    return [
+        segment.transform_of(part) if one.program is None else CompiledTransform(part, one, segment)
+        for segment, part, one in zip(segments, parameters, found)
+    ]
+
+
 class CompiledTransform(Transform):
     """A flow made of steps that the C kernel knows: the kernel where it can serve, else layer by layer.
 
     :param parameters: the context map's output, shape ``(*batch, n)``
     :param lowered: the flow's program
-    :param flow: which builds the same transform layer by layer
+    :param flow: the flow, or a segment of one, which builds the same transform layer by layer
     """
 
-    def __init__(self, parameters: Tensor, lowered: LoweredFlow, flow: Flow):
+    def __init__(self, parameters: Tensor, lowered: LoweredFlow, flow: Flow | Segment):
         super().__init__()
         self.parameters, self.lowered, self.flow = parameters, lowered, flow
 
@@ -94,7 +116,7 @@ class CompiledFlow(NormalizingFlow):
 class _LayerByLayer(nn.Module):
     """A flow's pass, each layer by itself."""
 
-    def __init__(self, flow: Flow):
+    def __init__(self, flow: Flow | Segment):
         super().__init__()
         self.layers, self.transform_of = flow.layers, flow.transform_of
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from itertools import accumulate, islice
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from flowrl.flows.flow import LOG_STD_MIN, Flow
+from flowrl.flows.flow import LOG_STD_MAX, LOG_STD_MIN, Flow
+from flowrl.flows.path import Segment
 from flowrl.kernels.guard import Guard, are_silent
 from flowrl.kernels.lowering import KINDS, Step, lower, network_weights
 from flowrl.kernels.structures import structure
@@ -72,18 +73,21 @@ class Program:
 
 class LoweredFlow:
     """
-    A flow's program, as long as the flow's parts are those that it was made of.
+    The program of a flow, or of a segment of one, as long as its parts are those that it was made of.
 
-    :param flow: the flow
+    :param layers: noise to value
+    :param features: d
+    :param is_last: whether the scale and mean of the context come after them
+    :param log_std_max: see :class:`flowrl.Flow`
     """
 
-    def __init__(self, flow: Flow):
-        self.layers: list[Any] = list(flow.layers)
-        self.guard = Guard(flow.layers.modules())
-        offsets = accumulate((layer.context_size for layer in self.layers), initial=2 * flow.features)
-        steps = [lower(layer, offset) for layer, offset in zip(self.layers, islice(offsets, len(self.layers)))]
-        gaussian = Step(KINDS["GAUSSIAN"], offset=0)
-        self.program = None if None in steps else Program([*steps, gaussian], flow.log_std_max)  # type: ignore[list-item]
+    def __init__(self, layers: nn.ModuleList, features: int, is_last: bool = True, log_std_max: float = LOG_STD_MAX):
+        self.layers: list[Any] = list(layers)
+        self.guard = Guard(layers.modules())
+        offsets = accumulate((layer.context_size for layer in self.layers), initial=2 * features * is_last)
+        steps: list[Any] = [lower(layer, offset) for layer, offset in zip(self.layers, islice(offsets, len(layers)))]
+        steps += [Step(KINDS["GAUSSIAN"], offset=0)] * is_last
+        self.program = Program(steps, log_std_max) if steps and None not in steps else None
 
     def weights(self) -> list[Tensor]:
         """Those of the couplings' networks, in the kernel's order."""
@@ -99,7 +103,39 @@ def lowered(flow: Flow) -> LoweredFlow | None:
     if found is None or not found.guard.holds():
         if flow.is_external:
             return None
-        found = _LOWERED[flow] = LoweredFlow(flow)
+        found = _LOWERED[flow] = LoweredFlow(flow.layers, flow.features, log_std_max=flow.log_std_max)
         if not are_silent(list(flow.layers.modules())):
             return None
     return found if found.program is not None else None
+
+
+class LoweredPath(NamedTuple):
+    """
+    The segments of a flow with noise layers.
+
+    :param segments: of each the program, which is None where the kernel does not know all of its layers
+    :param guard: of all layers, the noise among them
+    """
+
+    segments: list[LoweredFlow]
+    guard: Guard
+
+
+_PATHS: WeakKeyDictionary[Flow, LoweredPath] = WeakKeyDictionary()
+
+
+def lowered_segments(flow: Flow, segments: Sequence[Segment]) -> list[LoweredFlow] | None:
+    """
+    :param flow: with noise layers
+    :param segments: its layers, cut at the noise
+    :return: the segments' programs; None where a hook listens to a layer
+    """
+    found = _PATHS.get(flow)
+    if found is None or not found.guard.holds():
+        modules = list(flow.layers.modules())
+        found = _PATHS[flow] = LoweredPath(
+            [LoweredFlow(s.layers, s.features, s.is_last, flow.log_std_max) for s in segments], Guard(modules)
+        )
+        if not are_silent(modules):
+            return None
+    return found.segments

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flowrl.flows.path import NOISE_LAYERS, NOISE_STD, check_noise
 from flowrl.policies.action_box import action_box, into_box
-from flowrl.policies.action_distribution import FlowDistribution
+from flowrl.policies.action_distribution import FlowDistribution, check_finite
 from flowrl.policies.action_path import PathFlowDistribution
 from flowrl.policies.on_policy import FlowActorCriticMixin
 
@@ -68,11 +68,18 @@ class StochasticFlowActorCriticMixin(FlowActorCriticMixin):
         return super()._get_constructor_parameters() | dict(noise_layers=self.noise_layers, noise_std=self.noise_std)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Paths, values and the paths' log-densities, as `ActorCriticPolicy.forward`."""
-        actions, values, log_prob = super().forward(obs, deterministic)
+        """Paths, values and the paths' log-densities; as `ActorCriticPolicy.forward` (SB3 2.9), in one pass less."""
         if self.has_log_prob:
-            return actions, values, log_prob
-        return actions.reshape(len(values), -1), values, log_prob  # SB3 has cut the paths into an action's shape
+            return super().forward(obs, deterministic)
+        features = self.extract_features(obs)
+        pi_features, vf_features = (features, features) if self.share_features_extractor else features
+        values = self.value_net(self.mlp_extractor.forward_critic(vf_features))
+        distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(pi_features))
+        if deterministic:
+            paths = distribution.get_actions(deterministic=True)
+            return paths, values, distribution.log_prob(paths)
+        paths, log_prob = distribution.rsample_and_log_prob()
+        return check_finite(paths), values, log_prob
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self._end(super()._predict(observation, deterministic))
