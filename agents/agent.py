@@ -98,22 +98,26 @@ SB3: dict[str, type[BaseAlgorithm]] = {
     "ppo": stable_baselines3.PPO,
 }
 
-NFQ_DESCRIPTION = "a normalizing flow as the soft Q-function"
-SNF_DESCRIPTION = "PPO, or --set base=a2c or trpo, with noise between a flow's layers"
+_CLONING = algorithms.BehaviourCloning
+_NAMED = (
+    Agent("flow-sac", algorithms.SAC, "sac", True, "SAC with a normalizing-flow policy"),
+    Agent("flow-ppo", algorithms.PPO, "ppo", True, "PPO with a normalizing-flow policy"),
+    Agent("nfq", algorithms.NFQ, "nfq", True, "a normalizing flow as the soft Q-function", own=True),
+    Agent(
+        "snf",
+        on_base("ppo"),
+        "ppo",
+        True,
+        "PPO, or --set base=a2c or trpo, with noise between a flow's layers",
+        own=True,
+    ),
+    Agent("sac", SB3["sac"], "sac", False, "SAC with Stable-Baselines3's squashed Gaussian"),
+    Agent("ppo", SB3["ppo"], "ppo", False, "PPO with Stable-Baselines3's Gaussian"),
+    Agent("flow-bc", _CLONING, "bc", True, "cloning of --demos with flow-sac's policy", own=True),
+    Agent("bc", _CLONING, "bc", False, "cloning of --demos with sac's policy", own=True),
+)
 
-AGENTS: dict[str, Agent] = {
-    agent.name: agent
-    for agent in (
-        Agent("flow-sac", algorithms.SAC, "sac", flow=True, description="SAC with a normalizing-flow policy"),
-        Agent("flow-ppo", algorithms.PPO, "ppo", flow=True, description="PPO with a normalizing-flow policy"),
-        Agent("nfq", algorithms.NFQ, "nfq", flow=True, description=NFQ_DESCRIPTION, own=True),
-        Agent("snf", on_base("ppo"), "ppo", flow=True, description=SNF_DESCRIPTION, own=True),
-        Agent("sac", SB3["sac"], "sac", flow=False, description="SAC with Stable-Baselines3's squashed Gaussian"),
-        Agent("ppo", SB3["ppo"], "ppo", flow=False, description="PPO with Stable-Baselines3's Gaussian"),
-        Agent("flow-bc", algorithms.BehaviourCloning, "bc", flow=True, description="cloning of --demos with flow-sac's policy", own=True),
-        Agent("bc", algorithms.BehaviourCloning, "bc", flow=False, description="cloning of --demos with sac's policy", own=True),
-    )
-}
+AGENTS: dict[str, Agent] = {agent.name: agent for agent in _NAMED}
 
 
 def find_agent(name: str) -> Agent:
