@@ -101,7 +101,7 @@ SAC: dict[str, Hyperparameters] = {
     "HiddenGoal": SMALL | dict(ent_coef=0.02),
     "MultiGoal": SMALL | dict(steps=30_000, ent_coef=10.0),
     "Corridor": SMALL | dict(steps=50_000, ent_coef=0.02),
-    "NoisyLQR": SMALL | dict(steps=50_000, ent_coef=1.0, gamma=0.9),
+    "NoisyLQR": SMALL | dict(steps=30_000, ent_coef=0.1, gamma=0.9),
 }
 
 

@@ -135,6 +135,22 @@ def rows_of(jobs: list[Job]) -> Iterator[Row]:
         yield dict(agent=job.agent, flow=job.flow or "SB3's Gaussian", seed=job.seed, **measured)
 
 
+def draw(task: str, jobs: list[Job], path: Path) -> None:
+    """
+    The picture of a task, if there is one, of each agent's first seed.
+
+    :param task: its name
+    :param jobs: one an agent
+    :param path: where the picture goes
+    """
+    from experiments.studies import pictures
+
+    make = getattr(pictures, TASKS[task].measure, None)
+    runs = {f"{job.agent}, {job.flow}": run for job in jobs if (run := job.run()) is not None}
+    if make is not None and runs:
+        make(runs).savefig(path, dpi=160)
+
+
 def main(argv: list[str] | None = None) -> int:
     """
     Run the command.
@@ -162,7 +178,9 @@ def main(argv: list[str] | None = None) -> int:
     for name in arguments.tasks or TASKS:
         rows = list(rows_of([job for job in jobs if job.task == name]))
         if rows:
-            write_results(arguments.output, f"known_optimum_{name}".replace("-", "_"), rows)
+            stem = f"known_optimum_{name}".replace("-", "_")
+            write_results(arguments.output, stem, rows)
+            draw(name, [job for job in jobs if job.task == name and job.seed == 0], arguments.output / f"{stem}.png")
     return 0
 
 

@@ -1,8 +1,10 @@
 """How near a run's last model is to the optimum of its task, measure by measure; see `known_optimum.py`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from flowrl.envs.quadrature import grid
 from flowrl.policies.density import action_log_prob, sample_actions
 
 EPISODES = 500
+STATES = 100
 SAMPLES = 20_000
 
 
@@ -33,8 +36,7 @@ def energy_bandit(path: Path) -> dict[str, Any]:
     env = wrapped.unwrapped
     alpha = float(model.ent_coef_tensor)
     actions, cell = grid(400, 2)
-    points = torch.as_tensor(actions, dtype=torch.float32)
-    log_pi = action_log_prob(model.policy, torch.zeros(len(points), 1), points).numpy().astype(float)
+    log_pi = energy_bandit_log_prob(model, torch.as_tensor(actions)).numpy()
     density = np.exp(log_pi) * cell
     kl = (density * (log_pi - env.best_log_prob(np.asarray(actions), alpha))).sum()
     optimum, gaussian = env.optimum(alpha), env.gaussian_optimum(alpha)
@@ -45,6 +47,12 @@ def energy_bandit(path: Path) -> dict[str, Any]:
         soft_optimum=round(optimum, 4),
         kl_of_best_gaussian=round((optimum - gaussian) / alpha, 4),
     )
+
+
+@torch.no_grad()
+def energy_bandit_log_prob(model: Any, actions: torch.Tensor) -> torch.Tensor:
+    """A model's log-density in the one state, ``(n, 2) -> (n,)``, in float64."""
+    return action_log_prob(model.policy, torch.zeros(len(actions), 1), actions.float()).double()
 
 
 @torch.no_grad()
@@ -66,17 +74,40 @@ def hidden_goal(path: Path) -> dict[str, Any]:
 def corridor(path: Path) -> dict[str, Any]:
     """The sampled policy's success."""
     model, env = open_model(path)
-    infos = last_infos(model, env, EPISODES)
-    success = np.mean([info["is_success"] for info in infos])
+    success = np.mean([info["is_success"] for info in last_infos(model, copies(env, EPISODES))])
     return dict(success=round(float(success), 4), lowest_in_last_half=round(lowest_in_last_half(path), 4))
 
 
 def multi_goal(path: Path) -> dict[str, Any]:
     """Which goals 100 rollouts of the sampled policy reach."""
     model, env = open_model(path)
-    infos = last_infos(model, env, 100)
-    counts = np.array([sum(info["goal"] == i for info in infos) for i in range(len(env.unwrapped.goals))])
+    counts = goal_counts(model, copies(env, 100))
     return dict(**{f"goal_{i + 1}": int(count) for i, count in enumerate(counts)}, entropy=round(entropy_of(counts), 4))
+
+
+@torch.no_grad()
+def noisy_lqr(path: Path) -> dict[str, Any]:
+    """NFQ's V, and its policy's mean and covariance, against the closed form, in starts of episodes."""
+    model, wrapped = open_model(path)
+    gamma = RunDirectory.open(path).config["hyperparameters"]["gamma"]
+    best = wrapped.unwrapped.optimum(model.temperature, gamma)
+    starts = np.stack([wrapped.reset(seed=seed)[0] for seed in range(STATES)])
+    observations = torch.as_tensor(starts)
+    value, expected = model.critic(observations).numpy().mean(1), best.value(starts)
+    actions = np.tanh(model.actor.get_distribution(observations).distribution.rsample((2_000,)).numpy())
+    error, scale = (
+        np.linalg.norm(actions.mean(0) - best.mean(starts), axis=1),
+        np.linalg.norm(best.mean(starts), axis=1),
+    )
+    covariance = np.mean([np.cov(actions[:, i].T) for i in range(STATES)], 0)
+    return dict(
+        alpha=round(model.temperature, 4),
+        value_error=round(float(np.abs(value - expected).mean() / np.abs(expected).mean()), 4),
+        mean_error=round(float(error.mean() / scale.mean()), 4),
+        covariance_error=round(
+            float(np.linalg.norm(covariance - best.covariance) / np.linalg.norm(best.covariance)), 4
+        ),
+    )
 
 
 def entropy_of(counts: NDArray[Any]) -> float:
@@ -85,17 +116,36 @@ def entropy_of(counts: NDArray[Any]) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def last_infos(model: Any, env: Any, episodes: int) -> list[dict[str, Any]]:
-    """What the environment says at the end of each episode of the sampled policy."""
-    infos = []
-    for episode in range(episodes):
-        obs, _ = env.reset(seed=episode)
-        over = False
-        while not over:
-            obs, _, terminated, truncated, info = env.step(model.predict(obs)[0])
-            over = terminated or truncated
-        infos.append(info)
+def last_infos(model: Any, envs: Sequence[Any]) -> list[dict[str, Any]]:
+    """
+    Let the sampled policy play an episode in each of some environments, in all of them at once.
+
+    :param model: whose policy it is
+    :param envs: not normalised, and of short episodes
+    :return: what each environment says at the end
+    """
+    observations = [env.reset(seed=seed)[0] for seed, env in enumerate(envs)]
+    infos: list[dict[str, Any]] = [{} for _ in envs]
+    playing = list(range(len(envs)))
+    while playing:
+        actions, _ = model.predict(np.stack([observations[i] for i in playing]))
+        still = []
+        for i, action in zip(playing, actions):
+            observations[i], _, terminated, truncated, infos[i] = envs[i].step(action)
+            still += [i] * (not (terminated or truncated))
+        playing = still
     return infos
+
+
+def copies(env: Any, n: int) -> list[Any]:
+    """More environments of the same kind."""
+    return [gym.make(env.spec) for _ in range(n)]
+
+
+def goal_counts(model: Any, envs: Sequence[Any]) -> NDArray[np.int64]:
+    """How often each goal of `MultiGoal` is reached, one episode an environment."""
+    infos, n = last_infos(model, envs), len(envs[0].unwrapped.goals)
+    return np.array([sum(info["goal"] == i for info in infos) for i in range(n)])
 
 
 def lowest_in_last_half(path: Path) -> float:
