@@ -62,7 +62,7 @@ def multi_goal(runs: dict[str, Path]) -> Figure:
         above.set(title=name, xlabel="x", ylabel="y", aspect="equal")
         actions = _grid(1.0)
         q = _q(model, np.zeros_like(actions), actions).reshape(POINTS, POINTS).T
-        drawn = below.contourf(*_axes(1.0), q, np.linspace(*np.quantile(q, [0.05, 1.0]), 24), extend="min")
+        drawn = below.contourf(*_axes(1.0), q, np.linspace(np.quantile(q, 0.05), q.max(), 24), extend="min")
         figure.colorbar(drawn, ax=below, label="Q at the start (0, 0)", shrink=0.8)
         sampled, _ = model.predict(np.zeros((200, 2), np.float32))
         below.scatter(*sampled.T, color="white", s=4, label="sampled actions")
