@@ -16,14 +16,21 @@ from flowrl.algorithms.nfq.update import soft_q_loss, td_target, update
 from flowrl.critics.soft_q import soft_q
 from flowrl.policies.action_box import EDGE
 from tests.environments import HIGH, LOW, Aim
-from tests.models import OBSERVATIONS, Precise, observations, perturb, widen_moderately
+from tests.models import HAS_KERNELS, OBSERVATIONS, Precise, observations, perturb, widen_moderately
 
 FLOWS = ["nsf", "triangular", "realnvp"]
+
+
+@pytest.fixture(autouse=True)
+def single_precision():
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def nfq(env=None, flow="nsf", double=False, policy_kwargs=None, **kwargs):
     extractor = dict(features_extractor_class=Precise) if double else {}
     kwargs = dict(learning_starts=50, batch_size=32, buffer_size=2_000, seed=0, device="cpu") | kwargs
+    torch.set_default_dtype(torch.float64 if double else torch.float32)
     model = NFQ(
         "FlowPolicy",
         env or Aim(),
@@ -31,9 +38,8 @@ def nfq(env=None, flow="nsf", double=False, policy_kwargs=None, **kwargs):
         **kwargs,
     )
     if double:
-        model.policy.double()
         perturb(model.policy)
-        widen_moderately(model.actor.flow.double())
+        widen_moderately(model.actor.flow)
     return model
 
 
@@ -105,7 +111,6 @@ def test_the_target_is_masked_by_termination_and_takes_the_lower_value():
 
 def test_one_update_moves_flow_values_temperature_and_targets():
     model = nfq(double=True, learning_rate=1e-3)
-    model.log_ent_coef.data = model.log_ent_coef.data.double()
     groups = dict(actor=model.actor, critic=model.critic, target=model.critic_target)
     before = {name: [p.clone() for p in module.parameters()] for name, module in groups.items()}
     alpha = model.temperature
@@ -126,7 +131,7 @@ def test_log_pi_spans_the_range_of_q_over_alpha(alpha):
     q = 1 - a.square().sum(1)  # from 1 down to -1
     with torch.no_grad():
         span = (q.max() - q.min()) / alpha
-    for _ in range(300):
+    for _ in range(600):
         log_prob = model.actor.get_distribution(torch.zeros_like(data.observations)).log_prob(data.actions)
         values = model.critic(torch.zeros_like(data.observations))
         loss = soft_q_loss(values, log_prob, torch.tensor(alpha).double(), q[:, None])
@@ -269,7 +274,7 @@ def test_dictionaries_of_observations():
     model.learn(60)
 
 
-def test_nothing_is_logged_of_a_form_that_it_does_not_have(caplog):
-    with caplog.at_level(logging.INFO):
-        assert nfq().update_form == "torch"
-    assert not caplog.records
+def test_its_update_runs_in_c_where_that_can_be(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert nfq().update_form == ("C" if HAS_KERNELS else "torch")
+    assert HAS_KERNELS == (not caplog.records)

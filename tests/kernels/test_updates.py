@@ -40,7 +40,8 @@ def make(algorithm: str, d: int, flow: str = "triangular", policy: dict[str, Any
     """A model that has seen a few transitions."""
     policy_kwargs = dict(net_arch=[24, 16], features_extractor_class=Precise, flow=flow)
     policy_kwargs |= dict(flow_kwargs=KERNEL_FLOWS.get(flow, {})) | (policy or {})
-    own = dict(buffer_size=200) if algorithm == "SAC" else dict(n_steps=150, batch_size=70, n_epochs=2, ent_coef=0.01)
+    off_policy = algorithm != "PPO"
+    own = dict(buffer_size=200) if off_policy else dict(n_steps=150, batch_size=70, n_epochs=2, ent_coef=0.01)
     settings = own | dict(learning_rate=1e-2, seed=0, device="cpu", policy_kwargs=policy_kwargs) | settings
     model = getattr(algorithms, algorithm)("FlowPolicy", Spaces(d), **settings)
     perturb(model.policy, 0.1)
@@ -49,7 +50,7 @@ def make(algorithm: str, d: int, flow: str = "triangular", policy: dict[str, Any
     for _ in range(150):
         obs, next_obs = random.uniform(-1, 1, (2, 1, 3))
         action, reward = random.uniform(-1, 1, (1, d)), random.normal(size=1)
-        if algorithm == "SAC":
+        if off_policy:
             model.replay_buffer.add(obs, next_obs, action, reward, random.random(1) < 0.2, [{}])
         else:
             value, log_prob = torch.tensor(random.normal(size=(2, 1)))
@@ -94,6 +95,28 @@ def test_sac(flow, d, size):
     assert_same([make("SAC", d, flow) for _ in range(2)], size)
 
 
+@pytest.mark.parametrize("size", [1, 130])
+@pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
+def test_nfq(flow, d, size):
+    assert_same([make("NFQ", d, flow) for _ in range(2)], size)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(ent_coef=0.3),
+        dict(ent_coef="linear_0.5_0.1"),
+        dict(max_grad_norm=None),
+        dict(max_grad_norm=1e-3),
+        dict(n_steps=3),
+        dict(policy=dict(n_critics=1, net_arch=dict(pi=[8], qf=[24, 12, 8]), activation_fn=nn.Tanh)),
+    ],
+    ids=str,
+)
+def test_nfq_in_every_setting(settings):
+    assert_same([make("NFQ", 2, "nsf", **settings) for _ in range(2)], 32, 32, tolerance=1e-6)
+
+
 @pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
 def test_ppo(flow, d):
     assert_same([make("PPO", d, flow, n_epochs=1, batch_size=150) for _ in range(2)], tolerance=1e-8)
@@ -104,15 +127,15 @@ def test_sac_with_batches_of_several_sizes_in_turn():
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+@pytest.mark.parametrize("algorithm", ["SAC", "NFQ", "PPO"])
 def test_on_several_threads(algorithm, threads):
     """Networks large enough to be shared out."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         wide = dict(net_arch=[140, 300], flow_kwargs=dict(hidden=(70,)))
-        sizes = (130,) if algorithm == "SAC" else ()
-        settings = {} if algorithm == "SAC" else dict(n_epochs=1, batch_size=150)
+        sizes = (130,) if algorithm != "PPO" else ()
+        settings = {} if algorithm != "PPO" else dict(n_epochs=1, batch_size=150)
         assert_same([make(algorithm, 3, "nsf", wide, **settings) for _ in range(2)], *sizes, tolerance=1e-7)
     finally:
         torch.set_num_threads(before)
@@ -165,17 +188,17 @@ def test_a_loss_that_is_not_a_number_raises_and_moves_nothing_by_it(which, netwo
 
 
 @pytest.mark.parametrize("form", ["C", "torch"])
-@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+@pytest.mark.parametrize("algorithm", ["SAC", "NFQ", "PPO"])
 def test_huge_observations_raise(algorithm, form, monkeypatch):
     """In float32 they overflow in the networks: every form says so, where the gradients would be NaN."""
     torch.set_default_dtype(torch.float32)
     if form == "torch":
         monkeypatch.setattr(update_form, "compiled_update", lambda _: (None, "as the test wants"))
     model = make(algorithm, 2, policy=dict(activation_fn=nn.ReLU))
-    buffer = model.replay_buffer if algorithm == "SAC" else model.rollout_buffer
+    buffer = model.rollout_buffer if algorithm == "PPO" else model.replay_buffer
     buffer.observations[:] = 1e30
     with pytest.raises(ValueError, match=r"not finite at step 0 \(.*critic_loss|not finite at step 0 \(.*value_loss"):
-        model.train(1, 32) if algorithm == "SAC" else model.train()
+        model.train() if algorithm == "PPO" else model.train(1, 32)
     assert model.update_form == form
 
 

@@ -1,4 +1,4 @@
-"""NFQ: Stable-Baselines3's SAC without an actor of its own, since its soft Q-function is one already."""
+"""NFQ: SAC without an actor beside the critic, since its soft Q-function is one already."""
 
 import warnings
 from collections.abc import Mapping
@@ -8,28 +8,22 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3 import sac
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from flowrl.algorithms.finite import check_losses
-from flowrl.algorithms.gradients import gradient_norm
 from flowrl.algorithms.nfq.cost import why_slow
 from flowrl.algorithms.nfq.update import update
 from flowrl.algorithms.offline import OfflineMixin
-from flowrl.algorithms.replay import sample
+from flowrl.algorithms.sac import SAC
 from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.critics.soft_q import soft_q
 from flowrl.policies.action_box import EDGE
 from flowrl.policies.soft_q import SoftQCnnPolicy, SoftQMultiInputPolicy, SoftQPolicy
 
-LOSSES = ("ent_coef_loss", "ent_coef", "critic_loss", "value")
-"""What an update returns, by the names under ``train/``."""
 
-
-class NFQ(OfflineMixin, sac.SAC):
+class NFQ(OfflineMixin, SAC):
     """
     A normalizing flow as the soft Q-function, Q_i(s, a) = V_i(s) + alpha log pi(a|s): see
     `flowrl.algorithms.nfq.update`.
@@ -53,9 +47,10 @@ class NFQ(OfflineMixin, sac.SAC):
     actor: Any
     critic: Any
     action_space: spaces.Box
+    losses = ("ent_coef_loss", "ent_coef", "critic_loss", "value")
+    update = update
     random_start = True
     """Whether actions are random before learning starts; False: the policy's own, which has learned before."""
-    update_form, update_reason = "torch", "NFQ has no other form"
 
     def __init__(
         self,
@@ -86,26 +81,9 @@ class NFQ(OfflineMixin, sac.SAC):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """See SB3's `SAC.train`."""
-        self.policy.set_training_mode(True)
-        optimizers = [self.actor.optimizer, self.critic.optimizer]
-        if self.ent_coef_optimizer is not None:
-            optimizers.append(self.ent_coef_optimizer)
-        self._update_learning_rate(optimizers)
         if self.ent_coef_schedule is not None:
             self.ent_coef_tensor.fill_(self.ent_coef_schedule(self._current_progress_remaining))
-        losses: list[list[Tensor]] = []
-        for step in range(gradient_steps):
-            batch = sample(self.replay_buffer, batch_size, self._vec_normalize_env)  # type: ignore[arg-type]
-            losses.append(update(self, batch, step % self.target_update_interval == 0))
-        self._n_updates += gradient_steps
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        if not losses:
-            return
-        means = dict(zip(LOSSES, torch.stack([torch.stack(each) for each in losses]).mean(0).tolist(), strict=True))
-        check_losses(means, self.num_timesteps)
-        for name, mean in means.items():
-            if name != "ent_coef_loss" or self.ent_coef_optimizer is not None:
-                self.logger.record(f"train/{name}", mean)
+        super().train(gradient_steps, batch_size)
 
     @torch.no_grad()
     def q_values(self, observations: Any, actions: NDArray[Any]) -> NDArray[Any]:
@@ -138,10 +116,6 @@ class NFQ(OfflineMixin, sac.SAC):
                 variables["log_ent_coef"] if "log_ent_coef" in variables else variables["ent_coef_tensor"].log()
             )
             self.log_ent_coef.data.copy_(log_ent_coef.data)
-
-    def gradient_norms(self) -> dict[str, float]:
-        """Of the flow's and the values' gradients in the last update."""
-        return {name: gradient_norm(getattr(self, name).parameters()) for name in ("actor", "critic")}
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

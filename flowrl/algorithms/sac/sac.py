@@ -11,9 +11,6 @@ from flowrl.algorithms.replay import sample
 from flowrl.algorithms.sac.update import update
 from flowrl.algorithms.update_form import UpdateFormMixin
 
-LOSSES = ("ent_coef_loss", "ent_coef", "critic_loss", "actor_loss")
-"""What an update returns, by the names of SB3's logs."""
-
 
 class SAC(UpdateFormMixin, sac.SAC):
     """
@@ -25,6 +22,11 @@ class SAC(UpdateFormMixin, sac.SAC):
 
     :raises ValueError: in training, where a loss is NaN or infinite
     """
+
+    losses = ("ent_coef_loss", "ent_coef", "critic_loss", "actor_loss")
+    """What an update returns, by the names of SB3's logs."""
+    update = update
+    """One update in torch's operations."""
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -42,12 +44,13 @@ class SAC(UpdateFormMixin, sac.SAC):
         losses: list[Any] = []
         for step in range(gradient_steps):
             batch = sample(self.replay_buffer, batch_size, self._vec_normalize_env)  # type: ignore[arg-type]
-            losses.append((compiled or update)(self, batch, step % self.target_update_interval == 0))
+            move_targets = step % self.target_update_interval == 0
+            losses.append(compiled(self, batch, move_targets) if compiled else self.update(batch, move_targets))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if not losses:
             return
-        means = dict(zip(LOSSES, _means(losses), strict=True))
+        means = dict(zip(self.losses, _means(losses), strict=True))
         check_losses(means, self.num_timesteps)
         for name, mean in means.items():
             if name != "ent_coef_loss" or self.ent_coef_optimizer is not None:

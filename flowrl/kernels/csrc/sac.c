@@ -6,6 +6,7 @@
 #include "adam.c"
 #include "flow.c"
 #include "stack.c"
+#include "temperature.c"
 
 typedef struct {
     Size n, features, actions; /* sizes of the batch, the states and the actions */
@@ -25,19 +26,6 @@ typedef struct {
     REAL *td_target, *to_log_prob; /* (n) */
     double losses[4];              /* the temperature's, alpha, the critics', the actor's */
 } Sac;
-
-/* alpha, which is then moved by the gradient of -log alpha mean(log pi + target entropy). */
-static double temperature(Size threads, Sac *s) {
-    s->losses[0] = 0;
-    if (!s->log_alpha) return s->alpha;
-    double mean = 0, log_alpha = *s->log_alpha;
-    for (Size b = 0; b < s->n; b++) mean += s->flow.ladj[b] / (double)s->n;
-    double gradient = -(mean + s->target_entropy);
-    s->losses[0] = log_alpha * gradient;
-    **s->of_temperature.gradients = (REAL)gradient;
-    if (isfinite(s->losses[0])) adam_step(threads, &s->of_temperature);
-    return exp(log_alpha);
-}
 
 /* The actions that the flow gives. */
 static inline const REAL *acts(const Sac *s) { return s->flow.states + s->flow.count * s->actions * 2 * s->n; }
@@ -121,7 +109,7 @@ static void actor(Size threads, Sac *s, double alpha) {
 /* A loss that is not finite ends the update before it moves anything by it; the caller finds it among the losses. */
 void sac_update(Size threads, Sac *s) {
     Size n = s->n;
-    s->losses[2] = s->losses[3] = 0;
+    s->losses[0] = s->losses[2] = s->losses[3] = 0;
     transpose(n, s->features, s->states, s->all_states, 2 * n);
     transpose(n, s->features, s->next_states, s->all_states + n, 2 * n);
     stack_forward(threads, &s->actor);
@@ -129,7 +117,10 @@ void sac_update(Size threads, Sac *s) {
     s->flow.to_parameters = last_layers(&s->actor, s->actor.gradients);
     transpose(2 * n, s->actions, s->noise, s->flow.states, 2 * n);
     flow_forward(threads, &s->flow);
-    double alpha = s->losses[1] = temperature(threads, s);
+    double alpha = s->alpha;
+    if (s->log_alpha)
+        alpha = temperature(threads, &s->of_temperature, s->log_alpha, s->flow.ladj, n, s->target_entropy, s->losses);
+    s->losses[1] = alpha;
     td_targets(threads, s, alpha);
     critics(threads, s);
     if (isfinite(s->losses[0]) && isfinite(s->losses[2])) actor(threads, s, alpha);
