@@ -16,7 +16,7 @@ from flowrl.layers import Layer
 from flowrl.layers.noise import GaussianNoise, NoiseStep
 from flowrl.transforms import Affine, Compose, Transform
 
-NOISE_LAYERS, NOISE_STD = 1, 0.3  # unless one says otherwise
+NOISE_LAYERS, NOISE_STD = 1, 0.7  # unless one says otherwise
 
 
 class PathFlow(Flow):
@@ -42,7 +42,9 @@ class PathFlow(Flow):
     :param context: dimension of the context; 0: an unconditional flow
     :param flow: see :class:`flowrl.Flow`; layers, not a module of another library
     :param noise_layers: K, at most as many as the flow has layers (one, where it has none)
-    :param noise_std: standard deviation of the noise at the start, in (0, 1)
+    :param noise_std: standard deviation sigma of the noise at the start, in (0, 1). A shift of the last segment by
+        delta moves a path's density by a divergence of delta^2 / (2 sigma^2): with little noise, steps that are bounded
+        by that divergence are small
     :param options: passed to the recipe
     :raises ValueError: for another K or standard deviation, or a flow that is no list of layers
     """
