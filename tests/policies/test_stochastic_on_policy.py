@@ -44,6 +44,15 @@ def test_ratio_is_one_before_the_first_update(flow, noise_layers, squash_output)
     assert bound.shape == (64,)
 
 
+@torch.no_grad()
+def test_networks_of_their_own_for_actor_and_critic():
+    policy = stochastic_policy(share_features_extractor=False)
+    obs = observations(8)
+    paths, values, log_prob = policy(obs)
+    new_values, new_log_prob, _ = policy.evaluate_actions(obs, paths)
+    torch.testing.assert_close((values, log_prob), (new_values, new_log_prob))
+
+
 def reference_log_prob(policy, obs, paths):
     """Of one shear, noise, then mean and scale, and tanh: with torch.distributions alone."""
     h = policy.mlp_extractor.forward_actor(obs.double())
