@@ -140,6 +140,8 @@ PPO_DEFAULTS: Hyperparameters = dict(
     policy_kwargs=dict(net_arch=[64, 64]),
 )
 
+SMALL_ROLLOUTS: Hyperparameters = dict(n_envs=8, normalize=False, n_steps=256, batch_size=256, ent_coef=0.01)
+
 PPO: dict[str, Hyperparameters] = {
     "HalfCheetah": {},
     "Hopper": {},
@@ -162,10 +164,9 @@ PPO: dict[str, Hyperparameters] = {
         n_envs=16, normalize=False, n_steps=1024, n_epochs=4, gamma=0.999, gae_lambda=0.98, ent_coef=0.01
     ),
     "MountainCarContinuous": dict(steps=200_000, n_envs=4, n_steps=1024, gamma=0.9999, gae_lambda=0.98, ent_coef=0.01),
-    "HiddenGoal": dict(steps=100_000, n_envs=8, normalize=False, n_steps=256, batch_size=256, ent_coef=0.02),
-    "Corridor": dict(
-        steps=250_000, n_envs=8, normalize=False, learning_rate=1e-3, n_steps=256, batch_size=256, ent_coef=0.01
-    ),
+    # The tasks of flowrl.envs: a little entropy, since a mode that is lost is not found again.
+    "HiddenGoal": SMALL_ROLLOUTS | dict(steps=600_000, learning_rate="linear_2e-3_1e-4"),
+    "Corridor": SMALL_ROLLOUTS | dict(steps=250_000, learning_rate=1e-3),
 }
 
 # A2C: the zoo's for continuous actions, without its gSDE and with its learning rate held constant.

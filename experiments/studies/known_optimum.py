@@ -6,22 +6,18 @@ the task's optimum (`experiments/studies/measures.py`). Writes ``known_optimum_T
 a study that was stopped goes on, and one with more seeds trains those alone.
 """
 
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # agents/ and experiments/ are not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
 
 from experiments.reports.results import ResultsParser, Row, write_results
+from experiments.studies.jobs import Job, train
 
 RUNS = Path("runs/known_optimum")
-LAST_MODEL = "last_model.zip"
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class Task:
     An environment with a known optimum, and who learns in it.
 
     :param env: its name
-    :param agents: each with its flow, "" for the Gaussian of Stable-Baselines3
+    :param agents: each with its flow
     :param measure: of `experiments.studies.measures`, by name
     :param options: of the environment, as ``run.py --env-set`` takes them
     :param layers: of the spline flow, where not the recipe's own number
@@ -47,7 +43,7 @@ class Task:
 
 OFF_POLICY = [("flow-sac", "nsf"), ("nfq", "nsf"), ("flow-sac", "gaussian")]
 ON_POLICY = [("flow-ppo", "nsf"), ("snf", "nsf"), ("flow-ppo", "gaussian")]
-EVERY = ["--eval-episodes", "200", "--eval-every", "10000"]
+EVERY = ["--eval-episodes", "1000", "--eval-every", "50000"]
 
 TASKS = {
     "energy-bandit-4": Task("EnergyBandit", OFF_POLICY, "energy_bandit", arguments=["--eval-every", "0"]),
@@ -63,8 +59,8 @@ TASKS = {
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run: a task's agent with a seed."""
+class Contender:
+    """A task's agent with a seed."""
 
     task: str
     agent: str
@@ -72,81 +68,44 @@ class Job:
     seed: int
 
     @property
-    def directory(self) -> Path:
-        """Where its run directory is made."""
-        return RUNS / self.task / f"{self.agent}-{self.flow or 'sb3'}" / f"seed{self.seed}"
-
-    def run(self) -> Path | None:
-        """Its run directory, once it is finished."""
-        return next((model.parent for model in sorted(self.directory.rglob(LAST_MODEL))), None)
-
-    def command(self) -> list[str]:
-        """What trains it."""
+    def job(self) -> Job:
+        """Its run."""
         task = TASKS[self.task]
-        command = ["experiments/run.py", "--env", f"flowrl/{task.env}", "--agent", self.agent, "--seed", str(self.seed)]
-        command += ["--flow", self.flow] if self.flow else []
+        words = ["--env", f"flowrl/{task.env}", "--agent", self.agent, "--flow", self.flow, "--seed", str(self.seed)]
         if task.layers and self.flow == "nsf":
-            command += ["--set", f"policy_kwargs.flow_kwargs={{'layers':{task.layers}}}"]
-        command += [word for option in task.options for word in ("--env-set", option)]
-        command += ["--checkpoint-every", "0", "--no-progress", "--logdir", str(self.directory)]
-        return command + task.arguments
+            words += ["--set", f"policy_kwargs.flow_kwargs={{'layers':{task.layers}}}"]
+        words += [word for option in task.options for word in ("--env-set", option)]
+        return Job(RUNS / self.task / f"{self.agent}-{self.flow}" / f"seed{self.seed}", words + task.arguments)
 
 
-def train(jobs: list[Job], side_by_side: int) -> None:
-    """
-    Train what is not trained yet.
-
-    :param jobs: in this order
-    :param side_by_side: how many at once, each on one thread
-    """
-    waiting = [job for job in jobs if job.run() is None]
-    running: list[tuple[Job, subprocess.Popen[bytes]]] = []
-    environment = os.environ | dict(OMP_NUM_THREADS="1")
-    print(f"{len(waiting)} of {len(jobs)} runs to train", flush=True)
-    while waiting or running:
-        while waiting and len(running) < side_by_side:
-            job = waiting.pop(0)
-            job.directory.mkdir(parents=True, exist_ok=True)
-            with open(job.directory / "output.txt", "wb") as output:
-                process = subprocess.Popen(
-                    [sys.executable, *job.command()], cwd=ROOT, env=environment, stdout=output, stderr=output
-                )
-            running.append((job, process))
-        time.sleep(0.5)
-        for job, process in [one for one in running if one[1].poll() is not None]:
-            running.remove((job, process))
-            said = "" if process.returncode == 0 else f" failed: see {job.directory / 'output.txt'}"
-            print(f"{job.task} {job.agent} {job.flow} seed {job.seed}{said}, {len(waiting)} to go", flush=True)
-
-
-def rows_of(jobs: list[Job]) -> Iterator[Row]:
+def rows_of(contenders: list[Contender]) -> Iterator[Row]:
     """
     What the finished runs have learned.
 
-    :param jobs: of one task
+    :param contenders: of one task
     """
     from experiments.studies import measures  # torch takes seconds to import
 
-    for job in jobs:
-        run = job.run()
+    for one in contenders:
+        run = one.job.run()
         if run is None:
             continue
-        measured: dict[str, Any] = getattr(measures, TASKS[job.task].measure)(run)
-        yield dict(agent=job.agent, flow=job.flow or "SB3's Gaussian", seed=job.seed, **measured)
+        measured: dict[str, Any] = getattr(measures, TASKS[one.task].measure)(run)
+        yield dict(agent=one.agent, flow=one.flow, seed=one.seed, **measured)
 
 
-def draw(task: str, jobs: list[Job], path: Path) -> None:
+def draw(task: str, contenders: list[Contender], path: Path) -> None:
     """
     The picture of a task, if there is one, of each agent's first seed.
 
     :param task: its name
-    :param jobs: one an agent
+    :param contenders: one an agent
     :param path: where the picture goes
     """
     from experiments.studies import pictures
 
     make = getattr(pictures, TASKS[task].measure, None)
-    runs = {f"{job.agent}, {job.flow}": run for job in jobs if (run := job.run()) is not None}
+    runs = {f"{one.agent}, {one.flow}": run for one in contenders if (run := one.job.run()) is not None}
     if make is not None and runs:
         make(runs).savefig(path, dpi=160)
 
@@ -167,20 +126,21 @@ def main(argv: list[str] | None = None) -> int:
     for name in arguments.tasks:
         if name not in TASKS:
             parser.error(f"unknown task {name!r}: the tasks are {', '.join(TASKS)}")
-    jobs = [
-        Job(name, agent, flow, seed)
+    contenders = [
+        Contender(name, agent, flow, seed)
         for name in arguments.tasks or TASKS
         for seed in range(arguments.seeds)
         for agent, flow in TASKS[name].agents
         if not arguments.agents or agent in arguments.agents
     ]
-    train(jobs, arguments.jobs)
+    train([one.job for one in contenders], arguments.jobs)
     for name in arguments.tasks or TASKS:
-        rows = list(rows_of([job for job in jobs if job.task == name]))
+        of_task = [one for one in contenders if one.task == name]
+        rows = list(rows_of(of_task))
         if rows:
             stem = f"known_optimum_{name}".replace("-", "_")
             write_results(arguments.output, stem, rows)
-            draw(name, [job for job in jobs if job.task == name and job.seed == 0], arguments.output / f"{stem}.png")
+            draw(name, [one for one in of_task if one.seed == 0], arguments.output / f"{stem}.png")
     return 0
 
 

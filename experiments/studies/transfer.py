@@ -17,7 +17,7 @@ import torch
 import flowrl  # noqa: F401  registers the environment
 from agents import hyperparameters, make_agent, model_arguments
 from experiments.reports.results import ResultsParser, Row, write_results
-from experiments.studies.known_optimum import Job
+from experiments.studies.known_optimum import Contender
 from experiments.studies.measures import entropy_of, goal_counts
 from experiments.training.environments import Environment, make_vector_environment
 from experiments.training.errors import UsageError, one_line_errors
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     rows: list[Row] = []
     for seed in range(arguments.seeds):
-        path = Job("multi-goal", "nfq", "nsf", seed).run()
+        path = Contender("multi-goal", "nfq", "nsf", seed).job.run()
         if path is None:
             raise UsageError(
                 f"no run of nfq in MultiGoal with seed {seed} is finished: python experiments/studies/known_optimum.py "

@@ -1,0 +1,80 @@
+"""What NFQ's options are worth on HalfCheetah: ``python experiments/studies/nfq_options.py``.
+
+One option at a time differs from the first row; flow-sac with the same flow, temperature and learning rate stands
+beside them. Writes ``nfq_options.csv`` and ``.json`` to ``experiments/results/``; the runs stay in ``runs/nfq_options/``.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
+
+from experiments.reports.results import ResultsParser, Row, write_results
+from experiments.studies.jobs import Job, train
+
+STEPS = 40_000
+SHARED = ["ent_coef=0.2", "learning_rate=1e-3", "learning_starts=3000"]
+VARIANTS: dict[str, list[str]] = {
+    "nfq": [],
+    "a Gaussian for the flow": ["--flow", "gaussian"],
+    "one V": ["--set", "policy_kwargs.n_critics=1"],
+    "targets at a tenth of the rate": ["--set", "tau=0.0005"],
+    "returns of three steps": ["--set", "n_steps=3"],
+    "a fifth of the temperature": ["--set", "ent_coef=0.04"],
+    "a learned temperature": ["--set", "ent_coef=auto_0.2"],
+    "gradients not clipped": ["--set", "max_grad_norm=None"],
+    "flow-sac": ["--agent", "flow-sac"],
+}
+
+
+def job_of(name: str, seed: int) -> Job:
+    """
+    :param name: of the variant
+    :param seed: of everything
+    :return: its run
+    """
+    words = ["--env", "HalfCheetah", "--agent", "nfq", "--flow", "nsf", "--steps", str(STEPS), "--seed", str(seed)]
+    words += ["--eval-every", "10000", *(word for setting in SHARED for word in ("--set", setting))]
+    return Job(Path("runs/nfq_options") / name.replace(" ", "-") / f"seed{seed}", words + VARIANTS[name])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Run the command.
+
+    :param argv: the arguments; those of the process by default
+    :return: the exit code
+    """
+    parser = ResultsParser("nfq_options.py", __doc__)
+    parser.add_argument("--seeds", type=int, default=1, help="how many (default: 1)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default: 2)")
+    arguments = parser.parse_args(argv)
+    jobs = {(name, seed): job_of(name, seed) for seed in range(arguments.seeds) for name in VARIANTS}
+    train(list(jobs.values()), arguments.jobs)
+    from experiments.training.logs import read_csv  # SB3 takes seconds to import
+    from experiments.training.run_directory import RunDirectory
+
+    rows: list[Row] = []
+    for (name, seed), job in jobs.items():
+        run = job.run()
+        if run is None:
+            continue
+        last = RunDirectory.open(run).evaluations()[-1]
+        values = [row["train/value"] for row in read_csv(run / "progress.csv") if row.get("train/value")]
+        rows.append(
+            dict(
+                variant=name,
+                seed=seed,
+                step=int(last["step"]),
+                deterministic=round(last["mean_return"], 1),
+                sampled=round(last["sampled_mean_return"], 1),
+                mean_value=round(float(values[-1]), 1) if values else "",
+                steps_per_second=round(last["steps_per_second"]),
+            )
+        )
+    write_results(arguments.output, "nfq_options", rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
