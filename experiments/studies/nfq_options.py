@@ -1,7 +1,8 @@
 """What NFQ's options are worth on HalfCheetah: ``python experiments/studies/nfq_options.py``.
 
 One option at a time differs from the first row; flow-sac with the same flow, temperature and learning rate stands
-beside them. Writes ``nfq_options.csv`` and ``.json`` to ``experiments/results/``; the runs stay in ``runs/nfq_options/``.
+beside them. Writes ``nfq_options.csv`` and ``.json`` to ``experiments/results/``; the runs stay in
+``runs/nfq_options/``.
 """
 
 import sys
