@@ -21,6 +21,7 @@ def cases(options: Options) -> list[Case]:
     learners = [
         reference,
         *flow_learners("SAC", options.flows),
+        Learner("flowrl.algorithms", "NFQ", "nsf"),
         Learner("flowrl.algorithms", "SAC"),
         Learner("sbx", "SAC"),
     ]

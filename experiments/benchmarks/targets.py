@@ -67,6 +67,7 @@ def _targets() -> Iterator[Target]:
     # In steps/s: how many times as slow the flow is.
     yield Target("sac", "SAC", "flowrl SAC, gaussian", flow_sac, 1.08, at_most=True)
     yield Target("sac", "SAC", "run.py flow-sac, gaussian", run_flow_sac, 1.08, at_most=True)
+    yield Target("sac", "SAC", "flowrl NFQ, nsf", "flowrl SAC, nsf", 1.0)  # one network less, and one pass
     for what, bound in (("PPO, 1 environment", 2.0), ("PPO, 8 environments", 2.5)):
         yield Target("ppo", what, flow_ppo, "SB3 PPO, Gaussian", bound)
         yield Target("ppo", what, f"run.py flow-ppo, {DEFAULT_FLOW}", "run.py ppo", bound)

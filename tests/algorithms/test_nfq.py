@@ -158,7 +158,9 @@ def test_what_is_stored_is_the_flows_own_u():
 
 
 @pytest.mark.parametrize(
-    "ent_coef", ["auto_0.2", 0.1, "linear_0.5_0.1", lambda remaining: 0.1 + 0.4 * remaining], ids=str
+    "ent_coef",
+    ["auto_0.2", 0.1, "linear_0.5_0.1", lambda remaining: 0.1 + 0.4 * remaining],
+    ids=["learned", "fixed", "linear", "schedule"],
 )
 def test_the_temperature_is_learned_fixed_or_scheduled(ent_coef, tmp_path):
     model = nfq(flow="gaussian", ent_coef=ent_coef)
