@@ -1,6 +1,7 @@
 """Runs of ``experiments/run.py`` for a study, some side by side; what is finished is not run again."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -8,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LAST_MODEL = "last_model.zip"
+OUTPUT = "output.txt"
+DONE = re.compile(r"^done: .* steps in (.+)$", re.MULTILINE)  # the last that run.py says, with its run directory
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,10 @@ class Job:
     arguments: list[str]
 
     def run(self) -> Path | None:
-        """Its run directory, once it is finished."""
-        return next((model.parent for model in sorted(self.directory.rglob(LAST_MODEL))), None)
+        """Its run directory, once it is finished: an interrupted run saves its model too, but does not say "done"."""
+        output = self.directory / OUTPUT
+        said = DONE.search(output.read_text(errors="replace")) if output.exists() else None
+        return ROOT / said[1] if said else None
 
     def command(self) -> list[str]:
         """What trains it."""
@@ -48,7 +52,7 @@ def train(jobs: list[Job], side_by_side: int) -> None:
         while waiting and len(running) < side_by_side:
             job = waiting.pop(0)
             job.directory.mkdir(parents=True, exist_ok=True)
-            with open(job.directory / "output.txt", "wb") as output:
+            with open(job.directory / OUTPUT, "wb") as output:
                 command = [sys.executable, *job.command()]
                 running.append(
                     (job, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output))
@@ -56,5 +60,5 @@ def train(jobs: list[Job], side_by_side: int) -> None:
         time.sleep(0.5)
         for job, process in [one for one in running if one[1].poll() is not None]:
             running.remove((job, process))
-            said = "" if process.returncode == 0 else f" failed: see {job.directory / 'output.txt'}"
+            said = "" if process.returncode == 0 else f" failed: see {job.directory / OUTPUT}"
             print(f"{job.directory}{said}, {len(waiting)} to go", flush=True)
