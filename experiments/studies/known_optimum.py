@@ -120,6 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = ResultsParser("known_optimum.py", __doc__)
     parser.add_argument("tasks", nargs="*", metavar="TASK", default=[], help=f"{', '.join(TASKS)} (default: all)")
     parser.add_argument("--agents", nargs="+", help="of the task's agents, these alone")
+    parser.add_argument("--flows", nargs="+", help="of their flows, these alone")
     parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default: 2)")
     arguments = parser.parse_args(argv)
@@ -131,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         for name in arguments.tasks or TASKS
         for seed in range(arguments.seeds)
         for agent, flow in TASKS[name].agents
-        if not arguments.agents or agent in arguments.agents
+        if (not arguments.agents or agent in arguments.agents) and (not arguments.flows or flow in arguments.flows)
     ]
     train([one.job for one in contenders], arguments.jobs)
     for name in arguments.tasks or TASKS:
