@@ -8,9 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from experiments.reports.density_panels import density_panels
 from experiments.studies.measures import copies, energy_bandit_log_prob, open_model
 from flowrl.algorithms import NFQ
-from flowrl.plots.densities import plot_density, share_colors
 
 TRAJECTORIES = 60
 POINTS = 80  # a side of what is drawn as contours
@@ -32,15 +32,7 @@ def energy_bandit(runs: dict[str, Path]) -> Figure:
         return torch.as_tensor(env.unwrapped.best_log_prob(actions.numpy(), alpha))
 
     panels.insert(0, (f"best policy, exp(r / {alpha:g}) / Z", best))
-    figure = Figure(figsize=(3.4 * len(panels) + 0.8, 3.8), layout="constrained")
-    row = figure.subplots(1, len(panels))
-    for axes, (title, log_density) in zip(row, panels):
-        plot_density(log_density, axes, -1.0, 1.0)
-        axes.set_title(title, fontsize=11)
-        axes.set_xlabel("action 1")
-    row[0].set_ylabel("action 2")
-    figure.colorbar(share_colors(row), ax=row, label="density", shrink=0.85, pad=0.01)
-    return figure
+    return density_panels(panels)
 
 
 def multi_goal(runs: dict[str, Path]) -> Figure:

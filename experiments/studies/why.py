@@ -15,14 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and expe
 import gymnasium as gym
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from stable_baselines3 import SAC
 
 import flowrl  # noqa: F401  registers the flow policies and the environment
+from experiments.reports.density_panels import density_panels
 from experiments.reports.results import ResultsParser, write_results
 from flowrl.envs.two_good_actions import best_log_prob, grid, reward
-from flowrl.plots.densities import plot_density, share_colors
 from flowrl.policies.density import action_log_prob
 
 ALPHA = 0.2  # SAC's entropy coefficient, held fixed
@@ -97,15 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         panels.append((f"{name}: {row['kl_to_optimum']:.2f} nats away", log_prob))
         print(rows[-1])
 
-    figure = Figure(figsize=(3.4 * len(panels) + 0.8, 3.8), layout="constrained")
-    row_of_axes = figure.subplots(1, len(panels))
-    for axes, (title, log_density) in zip(row_of_axes, panels):
-        plot_density(log_density, axes, -1.0, 1.0)
-        axes.set_title(title, fontsize=11)
-        axes.set_xlabel("action 1")
-    row_of_axes[0].set_ylabel("action 2")
-    figure.colorbar(share_colors(row_of_axes), ax=row_of_axes, label="density", shrink=0.85, pad=0.01)
-
+    figure = density_panels(panels)
     write_results(arguments.output, "why", rows)
     figure.savefig(arguments.output / "why.png", dpi=160)
     return 0
