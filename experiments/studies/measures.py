@@ -29,7 +29,6 @@ def open_model(path: Path) -> tuple[Any, Any]:
     return model, env.envs[0]  # type: ignore[attr-defined]
 
 
-@torch.no_grad()
 def energy_bandit(path: Path) -> dict[str, Any]:
     """KL(policy || best policy) by quadrature, which is the gap to the soft optimum in units of alpha."""
     model, wrapped = open_model(path)
@@ -139,7 +138,7 @@ def last_infos(model: Any, envs: Sequence[Any]) -> list[dict[str, Any]]:
 
 def copies(env: Any, n: int) -> list[Any]:
     """More environments of the same kind."""
-    return [gym.make(env.spec) for _ in range(n)]
+    return [gym.make(env.unwrapped.spec) for _ in range(n)]
 
 
 def goal_counts(model: Any, envs: Sequence[Any]) -> NDArray[np.int64]:

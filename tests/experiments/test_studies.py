@@ -1,0 +1,89 @@
+"""Studies of many runs: what is finished stays finished, and what is measured is what is meant."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.studies import known_optimum, measures, nfq_options, pictures
+from experiments.studies.jobs import ROOT, Job, train
+from experiments.studies.known_optimum import TASKS, Contender
+from experiments.studies.transfer import first_step
+from experiments.training.run_directory import RunDirectory
+
+
+def test_an_interrupted_run_is_not_taken_for_a_finished_one(tmp_path):
+    job = Job(tmp_path, [])
+    assert job.run() is None
+    output = tmp_path / "output.txt"
+    output.write_text("interrupted and saved at step 10; to go on:\n    python experiments/run.py --resume runs/a\n")
+    assert job.run() is None
+    output.write_text("done: 200 steps in runs/a/b\n    curves      tensorboard --logdir runs/a/b\n")
+    assert job.run() == ROOT / "runs/a/b"
+
+
+def test_jobs_are_trained_once(tmp_path, capfd):
+    words = "--env flowrl/HiddenGoal --agent nfq --flow gaussian --steps 1100 --eval-every 0 --seed 1".split()
+    job = Job(tmp_path, words)
+    train([job], 2)
+    assert "1 of 1 runs to train" in capfd.readouterr().out
+    train([job], 2)
+    assert "0 of 1 runs to train" in capfd.readouterr().out
+    run = job.run()
+    assert RunDirectory.open(run).config["seed"] == 1
+
+
+def test_a_contenders_command_says_everything():
+    command = Contender("energy-bandit-40", "nfq", "nsf", 3).job.command()
+    for words in ("--env-set n_modes=40", "policy_kwargs.flow_kwargs={'layers':4}", "--seed 3", "--agent nfq"):
+        assert words in " ".join(command)
+    assert "layers" not in " ".join(Contender("energy-bandit-40", "flow-sac", "gaussian", 3).job.command())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_its_measure(task):
+    assert callable(getattr(measures, TASKS[task].measure))
+
+
+def test_the_commands_refuse_unknown_tasks(capsys):
+    with pytest.raises(SystemExit):
+        known_optimum.main(["energy-bandit-5"])
+    assert "energy-bandit-4" in capsys.readouterr().err
+
+
+def test_entropies_of_histograms():
+    assert measures.entropy_of(np.array([25, 25, 25, 25])) == pytest.approx(math.log(4))
+    assert measures.entropy_of(np.array([0, 7, 0, 0])) == 0 == measures.entropy_of(np.zeros(4))
+
+
+def test_a_goal_counts_as_reached_when_it_stays_so():
+    rows = [dict(step=500 * i, entropy=e) for i, e in enumerate([0.0, 1.3, 1.0, 1.25, 1.3])]
+    assert first_step(rows) == 1500 and first_step(rows[:3]) is None
+
+
+def test_options_differ_one_at_a_time():
+    assert nfq_options.job_of("one V", 0).arguments[-2:] == ["--set", "policy_kwargs.n_critics=1"]
+
+
+@pytest.mark.parametrize(
+    ("env", "measure", "agent"),
+    [
+        ("EnergyBandit", "energy_bandit", "nfq"),
+        ("MultiGoal", "multi_goal", "flow-sac"),
+        ("NoisyLQR", "noisy_lqr", "nfq"),
+    ],
+)
+def test_untrained_models_are_measured_and_drawn(env, measure, agent, tmp_path):
+    words = f"--env flowrl/{env} --agent {agent} --flow gaussian --steps 20 --eval-every 0".split()
+    job = Job(tmp_path, words)
+    train([job], 1)
+    run: Path = job.run()
+    row = getattr(measures, measure)(run)
+    if measure == "energy_bandit":
+        assert row["mass"] == pytest.approx(1, abs=0.01) and row["kl"] > row["kl_of_best_gaussian"] > 0.5
+    if measure == "noisy_lqr":
+        assert row["value_error"] > 0.3 and row["covariance_error"] > 1
+    draw = getattr(pictures, measure, None)
+    if draw:
+        draw({"agent": run}).savefig(tmp_path / "picture.png", dpi=40)
