@@ -21,6 +21,7 @@ class NFQUpdate(OffPolicyUpdate):
 
     def _prepare(self, job: Any, model: Any) -> None:
         job.of_actor, job.of_values = self.of_actor.job, self.of_critics.job
+        job.cql_weight = model.cql_weight
         job.max_norm = math.inf if model.max_grad_norm is None else model.max_grad_norm
 
     def _new_memory(self, n: int) -> tuple[Any, Any, Memory]:

@@ -1,6 +1,7 @@
 """NFQ: its Q is soft-optimal by construction, its gradients are right, and it lives as SB3's algorithms do."""
 
 import logging
+import math
 import warnings
 
 import numpy as np
@@ -12,7 +13,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from flowrl.algorithms import NFQ, Transitions
-from flowrl.algorithms.nfq.update import soft_q_loss, td_target, update
+from flowrl.algorithms.nfq.update import conservative_loss, soft_q_loss, td_target, update
 from flowrl.critics.soft_q import soft_q
 from flowrl.policies.action_box import EDGE
 from tests.environments import HIGH, LOW, Aim
@@ -211,6 +212,24 @@ def test_it_learns_from_a_data_set_without_a_step():
     assert np.abs((action - best) / (np.array(HIGH) - LOW) * 2).mean() < 0.25
     with pytest.raises(ValueError, match="shape"):
         model.learn_from(Transitions(obs[:, :2], actions, rewards, obs, ends, ~ends))
+
+
+def test_conservatism_is_the_soft_maximum_of_q_less_q_of_the_data():
+    """Against the definition: the soft maximum by quadrature, in one dimension of actions."""
+    model, n = nfq(double=True, ent_coef=0.3), 200
+    data = batch(5)
+    a = (torch.arange(n).double() + 0.5) * 2 / n - 1
+    grid = torch.cartesian_prod(a, a)
+    with torch.no_grad():
+        values = model.critic(data.observations)
+        expected = 0
+        for row in range(5):
+            pi = model.actor.get_distribution(data.observations[row].expand(len(grid), -1))
+            q = soft_q(values[row], pi.log_prob(grid.atanh()), 0.3)  # (grid, 2)
+            expected += 0.3 * torch.logsumexp(q / 0.3 + 2 * math.log(2 / n), 0).sum() / 5
+        log_prob = model.actor.get_distribution(data.observations).log_prob(data.actions)
+        expected -= soft_q(values, log_prob, 0.3).sum(1).mean()
+        torch.testing.assert_close(conservative_loss(log_prob, torch.tensor(0.3), 2), expected, atol=5e-3, rtol=0)
 
 
 def test_truncated_episodes_of_a_data_set_are_bootstrapped_through():

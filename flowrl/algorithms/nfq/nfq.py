@@ -35,6 +35,7 @@ class NFQ(OfflineMixin, SAC):
         the training that remains (1 to 0), or ``"linear_0.2_0.02"``: from the first to the second
     :param max_grad_norm: to which the gradients of pi and of V are clipped, apart, lest a few replayed actions far
         out in a tail move all of pi; None: they are not
+    :param cql_weight: c of conservative Q-learning, for learning from a data set; 0: none
     :raises ValueError: for a schedule that is none; in training, where a loss is NaN or infinite
     """
 
@@ -59,9 +60,11 @@ class NFQ(OfflineMixin, SAC):
         *args: Any,
         ent_coef: str | float | Schedule = "auto",
         max_grad_norm: float | None = 1.0,
+        cql_weight: float = 0.0,
         **kwargs: Any,
     ):
         self.max_grad_norm = max_grad_norm
+        self.cql_weight = cql_weight
         self.ent_coef_schedule = _schedule(ent_coef)
         super().__init__(policy, env, *args, ent_coef=ent_coef, **kwargs)  # type: ignore[misc, arg-type]
 

@@ -9,6 +9,12 @@ The soft Bellman backup of Haarnoja et al. 2017 (eq. 3 to 6) with its integral o
 published: MEow (Chao et al. 2024, "Maximum Entropy Reinforcement Learning via Energy-Based Normalizing Flow"), whose
 flow is not normalised by itself and needs volume changes that depend on the state alone; V_1 and V_2 are what its
 learnable reward shifting adds, and the minimum of the targets is its clipped double Q.
+
+Conservative Q-learning (Kumar et al. 2020, eq. 4, CQL(H)) lowers Q for actions that the data do not show by adding
+
+.. math:: c \sum_i E[\alpha \log \int \exp(Q_i(s, a') / \alpha) da' - Q_i(s, a)] = -c n \alpha E[\log \pi(a|s)]
+
+for n values, whose integral, again, is V_i: likelihood of the replayed actions is all that is left of it.
 """
 
 from typing import Any
@@ -30,6 +36,11 @@ def td_target(target_values: nn.Module, batch: ReplayBufferSamples, gamma: float
     return batch.rewards + (1 - batch.dones) * discounts * next_value
 
 
+def conservative_loss(log_prob: Tensor, ent_coef: Tensor, n: int) -> Tensor:
+    """sum_i mean (V_i(s) - Q_i(s, a)) = -n alpha mean log pi(a|s), of n values."""
+    return -n * (ent_coef * log_prob).mean()
+
+
 def soft_q_loss(values: Tensor, log_prob: Tensor, ent_coef: Tensor, target: Tensor) -> Tensor:
     """1/2 sum_i mean (V_i(s) + alpha log pi(a|s) - y)^2."""
     return 0.5 * (soft_q(values, log_prob, ent_coef) - target).square().mean(0).sum()
@@ -48,7 +59,10 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
     target = td_target(model.critic_target, batch, model.gamma)
     ent_coef = model.ent_coef_tensor if model.ent_coef_optimizer is None else model.log_ent_coef.detach().exp()
     values = model.critic(batch.observations)
-    loss = soft_q_loss(values, pi.log_prob(batch.actions), ent_coef, target)
+    log_prob = pi.log_prob(batch.actions)
+    loss = of_q = soft_q_loss(values, log_prob, ent_coef, target)
+    if model.cql_weight != 0:
+        loss = of_q + model.cql_weight * conservative_loss(log_prob, ent_coef, values.shape[1])
 
     optimizers = (model.actor.optimizer, model.critic.optimizer)
     of_temperature = torch.zeros(())
@@ -70,4 +84,4 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
         model.ent_coef_optimizer.step()
     if move_targets:
         polyak_update(model.critic.parameters(), model.critic_target.parameters(), model.tau)
-    return [x.detach().reshape(()).to(loss.device) for x in (of_temperature, ent_coef, loss, values.mean())]
+    return [x.detach().reshape(()).to(loss.device) for x in (of_temperature, ent_coef, of_q, values.mean())]

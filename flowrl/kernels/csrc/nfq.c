@@ -18,13 +18,15 @@ typedef struct {
     Stack values, targets; /* V_i; of the states that follow */
     Adam of_actor, of_values, of_temperature; /* that of the values moves the targets too */
     const REAL *log_alpha; /* NULL where alpha is fixed */
-    double alpha, target_entropy, max_norm; /* infinity: gradients are not clipped */
+    double alpha, target_entropy;
+    double max_norm, cql_weight; /* infinity: gradients are not clipped; 0: nothing is conservative */
     REAL *x, *next_x;      /* the networks' inputs, (features, n) */
     REAL *to_ladj;         /* the gradient in the log-determinant, which log pi has with a minus, (n) */
     double losses[4];      /* the temperature's, alpha, Q's, the mean of V */
 } Nfq;
 
-/* 1/2 sum_i mean (V_i(s) + alpha log pi(a|s) - y)^2, y = r + discount (1 - done) min_j V'_j(s'), and its gradients. */
+/* 1/2 sum_i mean (V_i(s) + alpha log pi(a|s) - y)^2, y = r + discount (1 - done) min_j V'_j(s'), and its gradients; with
+ * that of -c alpha mean log pi(a|s) for each value. */
 static void soft_q_loss(Nfq *q, double alpha) {
     Size n = q->n;
     const REAL *v = last_layers(&q->values, q->values.outputs), *next_v = last_layers(&q->targets, q->targets.outputs);
@@ -33,7 +35,8 @@ static void soft_q_loss(Nfq *q, double alpha) {
         REAL next = next_v[b];
         for (Size i = 1; i < q->targets.networks; i++) next = next_v[i * n + b] < next ? next_v[i * n + b] : next;
         REAL discount = q->discounts ? q->discounts[b] : (REAL)q->discount;
-        REAL y = q->rewards[b] + (1 - q->dones[b]) * discount * next, sum = 0;
+        REAL y = q->rewards[b] + (1 - q->dones[b]) * discount * next;
+        REAL sum = -(REAL)(q->cql_weight * (double)q->values.networks);
         for (Size i = 0; i < q->values.networks; i++) {
             REAL error = v[i * n + b] + (REAL)alpha * q->scored.ladj[b] - y;
             q->losses[2] += 0.5 * error * error / (double)n;
