@@ -31,7 +31,7 @@ def energy_bandit(runs: dict[str, Path]) -> Figure:
     def best(actions: torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(env.unwrapped.best_log_prob(actions.numpy(), alpha))
 
-    panels.insert(0, (f"best policy, exp(r / {alpha:g}) / Z", best))
+    panels.insert(0, (f"best policy at alpha = {alpha:g}", best))
     return density_panels(panels)
 
 
