@@ -55,10 +55,10 @@ def multi_goal(runs: dict[str, Path]) -> Figure:
         actions = _grid(1.0)
         q = _q(model, np.zeros_like(actions), actions).reshape(POINTS, POINTS).T
         drawn = below.contourf(*_axes(1.0), q, np.linspace(np.quantile(q, 0.05), q.max(), 24), extend="min")
-        figure.colorbar(drawn, ax=below, label="Q at the start (0, 0)", shrink=0.8)
+        figure.colorbar(drawn, ax=below, label="Q at the start (0, 0)", shrink=0.8, format="%.0f")
         sampled, _ = model.predict(np.zeros((200, 2), np.float32))
         below.scatter(*sampled.T, color="white", s=4, label="sampled actions")
-        below.set(xlabel="action 1", ylabel="action 2", aspect="equal")
+        below.set(xlabel="action 1", ylabel="action 2", aspect="equal", xlim=(-1, 1), ylim=(-1, 1))
     return figure
 
 
