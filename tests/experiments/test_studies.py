@@ -58,8 +58,9 @@ def test_entropies_of_histograms():
 
 
 def test_a_goal_counts_as_reached_when_it_stays_so():
-    rows = [dict(step=500 * i, entropy=e) for i, e in enumerate([0.0, 1.3, 1.0, 1.25, 1.3])]
+    rows = [dict(step=500 * i, entropy=e, goal_1=50, goal_2=45) for i, e in enumerate([0.0, 1.3, 1.0, 1.25, 1.3])]
     assert first_step(rows) == 1500 and first_step(rows[:3]) is None
+    assert first_step([row | dict(goal_1=30) for row in rows]) is None, "few episodes reach a goal"
 
 
 def test_options_differ_one_at_a_time():
