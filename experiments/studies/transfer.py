@@ -2,9 +2,9 @@
 
 Needs the runs of ``known_optimum.py multi-goal``. Two of MultiGoal's goals move; NFQ learns the new task from the
 flow, the values and the temperature of such a run, and from scratch. After every 500 steps the goals that 100 sampled
-episodes reach are counted: the entropy of their histogram is at most log 4 = 1.386 nats. A policy masters the task from the step
-on after which 90 episodes reach a goal, with an entropy of 1.2. Writes ``transfer.csv`` and
-``.json`` to ``experiments/results/``.
+episodes reach are counted: the entropy of their histogram is at most log 4 = 1.386 nats. A policy masters the task from
+the step on after which 90 episodes reach a goal, with an entropy of 1.2. Writes ``transfer.csv`` and ``.json`` to
+``experiments/results/``.
 """
 
 import sys

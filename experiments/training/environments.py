@@ -88,18 +88,21 @@ def with_options(environment: Environment, options: Iterable[str]) -> Environmen
     return replace(environment, kwargs=kwargs)
 
 
+OWN = "flowrl/"  # the namespace that nobody needs to type
+
+
 def _short_name(spec: EnvSpec) -> str:
     return spec.name if spec.namespace is None else f"{spec.namespace}/{spec.name}"
 
 
 def _newest_versions() -> dict[str, EnvSpec]:
-    """The newest version of every registered environment, by short name in lower case."""
+    """The newest version of every registered environment, by short name in lower case; flowrl's by either name."""
     newest: dict[str, EnvSpec] = {}
     for spec in gym.registry.values():
         name = _short_name(spec).lower()
         if name not in newest or (spec.version or 0) > (newest[name].version or 0):
             newest[name] = spec
-    return newest
+    return {name.removeprefix(OWN): spec for name, spec in newest.items() if name.startswith(OWN)} | newest
 
 
 def newest_ids(names: Iterable[str]) -> dict[str, str]:

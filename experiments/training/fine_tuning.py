@@ -96,7 +96,10 @@ def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:
     normalization = model.get_vec_normalize_env()
     if normalization is not None:
         with open(source.path / f"{which}_{NORMALIZATION}", "rb") as file:
-            normalization.obs_rms = pickle.load(file).obs_rms
+            statistics = pickle.load(file)
+        normalization.obs_rms = statistics.obs_rms
+        if isinstance(model, NFQ):  # its values are in the units of its rewards
+            normalization.ret_rms = statistics.ret_rms
 
 
 class CriticWarmup(BaseCallback):

@@ -165,7 +165,10 @@ def imitate(model: BaseAlgorithm, config: dict[str, Any]) -> None:
         train, held_out = demonstrations.load(*data_set)
         model.imitate(train, held_out if len(held_out) else None)
     elif isinstance(model, OfflineMixin):
-        model.learn_from(demonstrations.load_transitions(*data_set))
+        try:
+            model.learn_from(demonstrations.load_transitions(*data_set))
+        except ValueError as error:
+            raise UsageError(f"--demos {config['demonstrations']}: {error}") from error
 
 
 def keep_update_ratio(settings: dict[str, Any], n_envs: int) -> dict[str, Any]:

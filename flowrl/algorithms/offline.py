@@ -12,6 +12,8 @@ from stable_baselines3.her import HerReplayBuffer
 
 from flowrl.policies.action_box import inside_box
 
+LOG_EVERY = 1_000  # steps
+
 Observations = NDArray[Any] | dict[str, NDArray[Any]]
 
 
@@ -47,10 +49,11 @@ class OfflineMixin:
 
     def learn_from(self, transitions: Transitions) -> Any:
         """
-        Fill the replay buffer; from then on, a step of `learn` is an update, and nothing is collected.
+        Fill the replay buffer; from then on every step of `learn` is an update, and nothing is collected.
 
-        :param transitions: the data set; where the environment is a `VecNormalize`, its statistics of observations
-            become those of the data set, once and for all, and rewards are taken as they are
+        :param transitions: the data set (images as the algorithm sees them, channels first). Where the environment is
+            a `VecNormalize`, its statistics of observations become those of the data set, once and for all, and rewards
+            are taken as they are
         :return: the model itself
         :raises ValueError: for data of other shapes than the environment's
         """
@@ -80,14 +83,28 @@ class OfflineMixin:
         if model._vec_normalize_env is not None:
             fit_normalization(model._vec_normalize_env, transitions.observations)
         self.is_offline = True
+        model.learning_starts, model.gradient_steps = 0, 1
         return self
 
     def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """As SB3's, or one step without the environment."""
+        """
+        As SB3's, or one step without the environment, in which callbacks see a row of the data set as what is new.
+
+        :raises ValueError: where a model has been loaded, and its data set is not there
+        """
         model: Any = self
         if not self.is_offline:
             return super().collect_rollouts(env, callback, *args, **kwargs)  # type: ignore[misc]
-        return step_without_environment(model, callback, take(model.replay_buffer.observations, 0))
+        buffer = model.replay_buffer
+        if buffer.size() == 0:
+            raise ValueError("The data set is not saved with the model: call learn_from(transitions) again.")
+        row = take(buffer.observations, model.num_timesteps % buffer.size())
+        if model._vec_normalize_env is not None:
+            row = model._vec_normalize_env.normalize_obs(row)
+        result = step_without_environment(model, callback, row)
+        if model.num_timesteps % LOG_EVERY == 0:  # SB3 logs by episodes, of which there are none
+            model.dump_logs()
+        return result
 
 
 def check_shapes(transitions: Transitions, model: Any) -> None:
@@ -152,7 +169,7 @@ def fit_normalization(normalization: Any, observations: Observations) -> None:
         statistics = normalization.obs_rms
         pairs: Any = [(statistics, observations)]
         if isinstance(observations, dict):
-            pairs = [(statistics[key], data) for key, data in observations.items()]
+            pairs = [(one, observations[key]) for key, one in statistics.items()]
         for one, data in pairs:
             one.mean, one.var, one.count = data.mean(0, np.float64), data.var(0, np.float64), len(data)
     normalization.training = normalization.norm_reward = False

@@ -134,7 +134,7 @@ def lowered_segments(flow: Flow, segments: Sequence[Segment]) -> list[LoweredFlo
     if found is None or not found.guard.holds():
         modules = list(flow.layers.modules())
         found = _PATHS[flow] = LoweredPath(
-            [LoweredFlow(s.layers, s.features, s.is_last, flow.log_std_max) for s in segments], Guard(modules)
+            [LoweredFlow(s.layers, s.features, s.is_last) for s in segments], Guard(modules)
         )
         if not are_silent(modules):
             return None

@@ -221,3 +221,11 @@ def test_a_buffer_without_room_for_paths_is_refused():
 def test_other_policies_are_refused():
     with warnings.catch_warnings(), pytest.raises(ValueError, match="Policy MlpPolicy unknown"):
         SNF("MlpPolicy", Aim())
+
+
+def test_a_subclass_without_an_algorithm_is_told_what_to_derive_from():
+    class Mine(SNF):
+        pass
+
+    with pytest.raises(TypeError, match="derive it from"):
+        Mine("FlowPolicy", "Pendulum-v1")

@@ -19,7 +19,7 @@ from flowrl.algorithms.offline import OfflineMixin
 from flowrl.algorithms.sac import SAC
 from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.critics.soft_q import soft_q
-from flowrl.policies.action_box import EDGE
+from flowrl.policies.action_box import EDGE, inside_box
 from flowrl.policies.soft_q import SoftQCnnPolicy, SoftQMultiInputPolicy, SoftQPolicy
 
 
@@ -49,7 +49,7 @@ class NFQ(OfflineMixin, SAC):
     critic: Any
     action_space: spaces.Box
     losses = ("ent_coef_loss", "ent_coef", "critic_loss", "value")
-    update = update
+    _torch_update = update
     random_start = True
     """Whether actions are random before learning starts; False: the policy's own, which has learned before."""
 
@@ -96,7 +96,8 @@ class NFQ(OfflineMixin, SAC):
         :return: Q_i(s, a), shape ``(batch, n)``; alpha's log pi is the density on the box scaled to [-1, 1]
         """
         obs, _ = self.policy.obs_to_tensor(observations)
-        u = torch.as_tensor(self.policy.scale_action(actions), dtype=torch.float32, device=self.device).flatten(1)
+        u = torch.as_tensor(self.policy.scale_action(inside_box(actions, self.action_space))).flatten(1)
+        u = u.to(next(self.actor.parameters()))
         log_prob = self.actor.get_distribution(obs).log_prob(u)
         return soft_q(self.critic(obs), log_prob, self.temperature).cpu().numpy()
 

@@ -74,8 +74,8 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
         optimizer.zero_grad()
     loss.backward()
     if model.max_grad_norm is not None:
-        for module in (model.actor, model.critic):
-            nn.utils.clip_grad_norm_(module.parameters(), model.max_grad_norm)
+        for optimizer in optimizers:  # an extractor that both networks share is one optimiser's alone
+            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], model.max_grad_norm)
     for optimizer in optimizers:
         optimizer.step()
     if model.ent_coef_optimizer is not None:
@@ -84,4 +84,5 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
         model.ent_coef_optimizer.step()
     if move_targets:
         polyak_update(model.critic.parameters(), model.critic_target.parameters(), model.tau)
+        polyak_update(model.batch_norm_stats, model.batch_norm_stats_target, 1.0)
     return [x.detach().reshape(()).to(loss.device) for x in (of_temperature, ent_coef, of_q, values.mean())]

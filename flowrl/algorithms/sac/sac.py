@@ -25,8 +25,7 @@ class SAC(UpdateFormMixin, sac.SAC):
 
     losses = ("ent_coef_loss", "ent_coef", "critic_loss", "actor_loss")
     """What an update returns, by the names of SB3's logs."""
-    update = update
-    """One update in torch's operations."""
+    _torch_update = update
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -45,7 +44,7 @@ class SAC(UpdateFormMixin, sac.SAC):
         for step in range(gradient_steps):
             batch = sample(self.replay_buffer, batch_size, self._vec_normalize_env)  # type: ignore[arg-type]
             move_targets = step % self.target_update_interval == 0
-            losses.append(compiled(self, batch, move_targets) if compiled else self.update(batch, move_targets))
+            losses.append(compiled(self, batch, move_targets) if compiled else self._torch_update(batch, move_targets))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if not losses:

@@ -67,6 +67,8 @@ class SNF(OnPolicyAlgorithm):
     base: str = "ppo"
 
     def __new__(cls, *args: Any, base: str | None = None, **kwargs: Any) -> "SNF":
+        if cls is not SNF and cls.train is OnPolicyAlgorithm.train:
+            raise TypeError(f"{cls.__name__} has no algorithm: derive it from SNFOnPPO, SNFOnA2C or on_base('trpo').")
         return super().__new__(on_base(base or SNF.base) if cls is SNF else cls)
 
     def __init__(self, *args: Any, base: str | None = None, **kwargs: Any):
