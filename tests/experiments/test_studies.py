@@ -1,11 +1,11 @@
 """Studies of many runs: what is finished stays finished, and what is measured is what is meant."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from experiments.run import main
 from experiments.studies import known_optimum, measures, nfq_options, pictures
 from experiments.studies.jobs import ROOT, Job, train
 from experiments.studies.known_optimum import TASKS, Contender
@@ -76,10 +76,9 @@ def test_options_differ_one_at_a_time():
     ],
 )
 def test_untrained_models_are_measured_and_drawn(env, measure, agent, tmp_path):
-    words = f"--env flowrl/{env} --agent {agent} --flow gaussian --steps 20 --eval-every 0".split()
-    job = Job(tmp_path, words)
-    train([job], 1)
-    run: Path = job.run()
+    words = f"--env {env} --agent {agent} --flow gaussian --steps 20 --eval-every 0 --no-progress".split()
+    assert main([*words, "--logdir", str(tmp_path)]) == 0
+    (run,) = tmp_path.glob("*/*/*")
     row = getattr(measures, measure)(run)
     if measure == "energy_bandit":
         assert row["mass"] == pytest.approx(1, abs=0.01) and row["kl"] > row["kl_of_best_gaussian"] > 0.5
