@@ -106,7 +106,7 @@ SAC: dict[str, Hyperparameters] = {
 
 
 # NFQ: its temperature is inside Q, and no fixed point pulls it back once it runs away, so that it is fixed; the penalty
-# of conservative Q-learning keeps mass of the policy where actions are replayed. One seed of HalfCheetah: docs/nfq.md.
+# of conservative Q-learning keeps mass of the policy where actions are replayed (experiments/studies/nfq_options.py).
 NFQ_FLOW = dict(flow="nsf")  # which can show more than one mode
 NFQ_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
     learning_rate=1e-3,

@@ -23,6 +23,7 @@ VARIANTS: dict[str, list[str]] = {
     "returns of three steps": ["--set", "n_steps=3"],
     "a fifth of the temperature": ["--set", "ent_coef=0.04"],
     "a learned temperature": ["--set", "ent_coef=auto_0.2"],
+    "not conservative": ["--set", "cql_weight=0"],
     "gradients not clipped": ["--set", "max_grad_norm=None"],
     "flow-sac": ["--agent", "flow-sac"],
 }

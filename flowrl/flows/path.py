@@ -157,7 +157,7 @@ class PathDistribution(Distribution):
     def rsample_and_path_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         """
         :param sample_shape: shape of the draw
-        :return: paths, shape ``(*sample_shape, *batch, (K + 1) d)``, and their log-densities, without the last side
+        :return: paths, shape ``(*sample_shape, *batch, (K + 1) d)``; log-densities, ``(*sample_shape, *batch)``
         """
         path, log_prob, _ = self._walk(self._noise(sample_shape))
         return path, log_prob

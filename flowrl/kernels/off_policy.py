@@ -137,12 +137,12 @@ def _owners(model: SAC) -> list[Any]:
     ]
 
 
-CALLED_BY_TORCH = ("action_log_prob", "get_distribution", "extract_features")
-
-
 def _networks(critic: Any) -> list[Any]:
     """A critic's networks, by SB3's name for them or by this library's."""
     return list(critic.q_networks if hasattr(critic, "q_networks") else critic.networks)
+
+
+CALLED_BY_TORCH = ("action_log_prob", "get_distribution", "extract_features")
 
 
 def read_parts(model: SAC, critic_class: type) -> tuple[Parts | None, str]:

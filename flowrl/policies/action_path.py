@@ -40,7 +40,7 @@ class ActionPath(Distribution):
     def rsample_and_path_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         """
         :param sample_shape: shape of the draw
-        :return: paths, shape ``(*sample_shape, *batch, (K + 1) d)``, and their log-densities, without the last side
+        :return: paths, shape ``(*sample_shape, *batch, (K + 1) d)``; log-densities, ``(*sample_shape, *batch)``
         """
         path, log_prob = self.paths.rsample_and_path_log_prob(sample_shape)
         return path, log_prob - self._ladj(path, log_prob)

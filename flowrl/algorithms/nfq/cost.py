@@ -10,13 +10,11 @@ def why_slow(flow: Flow) -> str:
     :param flow: of a policy
     :return: what makes it slow here; "" if nothing does
     """
-    d = flow.features
     for layer in flow.layers:
         if isinstance(layer, AutoregressiveLayer):
-            passes = (
-                f"{d} root findings" if isinstance(layer.conditioner.bijector, SigmoidalBijector) else f"{d} passes"
-            )
-            return f"{'a density' if layer.fast_sampling else 'a sample'} takes {passes}, one for each action dimension"
+            what = "root findings" if isinstance(layer.conditioner.bijector, SigmoidalBijector) else "passes"
+            way = "a density" if layer.fast_sampling else "a sample"
+            return f"{way} takes {flow.features} {what}, one for each action dimension"
         if isinstance(layer, ContinuousLayer):
             return "each way is an integration in many steps, and its density is exact only up to their error"
         if isinstance(layer, PlanarLayer):

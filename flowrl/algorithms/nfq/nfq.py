@@ -35,7 +35,7 @@ class NFQ(OfflineMixin, SAC):
         the training that remains (1 to 0), or ``"linear_0.2_0.02"``: from the first to the second
     :param max_grad_norm: to which the gradients of pi and of V are clipped, apart, lest a few replayed actions far
         out in a tail move all of pi; None: they are not
-    :param cql_weight: c of conservative Q-learning, for learning from a data set; 0: none
+    :param cql_weight: c of conservative Q-learning, which keeps pi near the replayed actions; 0: none
     :raises ValueError: for a schedule that is none; in training, where a loss is NaN or infinite
     """
 
@@ -116,10 +116,8 @@ class NFQ(OfflineMixin, SAC):
         :param variables: what SB3 saved beside its networks: ``log_ent_coef`` or ``ent_coef_tensor``
         """
         if self.log_ent_coef is not None:
-            log_ent_coef = (
-                variables["log_ent_coef"] if "log_ent_coef" in variables else variables["ent_coef_tensor"].log()
-            )
-            self.log_ent_coef.data.copy_(log_ent_coef.data)
+            learned = variables.get("log_ent_coef")
+            self.log_ent_coef.data.copy_(variables["ent_coef_tensor"].log() if learned is None else learned.data)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -133,7 +131,6 @@ class NFQ(OfflineMixin, SAC):
             u = np.arctanh(np.clip(np.tanh(u) + action_noise(), EDGE - 1, 1 - EDGE))
         else:
             obs, _ = self.policy.obs_to_tensor(self._last_obs)
-            self.policy.set_training_mode(False)
             with torch.no_grad():
                 u = self.policy._predict(obs).cpu().numpy()
             u = u.reshape(-1, *self.action_space.shape)
