@@ -97,7 +97,7 @@ SAC: dict[str, Hyperparameters] = {
     ),
     # The tasks of flowrl.envs, at a temperature at which the best policy is known; the last policy counts, so that the
     # learning rate falls.
-    "EnergyBandit": SMALL | dict(steps=15_000, ent_coef=1.0, policy_kwargs=dict(net_arch=[128, 128])),
+    "EnergyBandit": SMALL | dict(steps=30_000, ent_coef=1.0, policy_kwargs=dict(net_arch=[128, 128])),
     "HiddenGoal": SMALL | dict(ent_coef=0.02),
     "MultiGoal": SMALL | dict(steps=30_000, ent_coef=10.0),
     "Corridor": SMALL | dict(steps=50_000, ent_coef=0.02),
@@ -121,6 +121,7 @@ NFQ: dict[str, Hyperparameters] = {
 }
 for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor"):  # short episodes: nothing accumulates
     NFQ[name]["cql_weight"] = 0.0
+NFQ["EnergyBandit"]["steps"] = 15_000
 
 # PPO: the paper's continuous-control settings (Schulman et al. 2017), with the normalisation of observations and
 # rewards that Engstrom et al. 2020 and Andrychowicz et al. 2021 found to matter as much as the algorithm.

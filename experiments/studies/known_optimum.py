@@ -29,32 +29,50 @@ class Task:
     :param agents: each with its flow
     :param measure: of `experiments.studies.measures`, by name
     :param options: of the environment, as ``run.py --env-set`` takes them
-    :param layers: of the spline flow, where not the recipe's own number
-    :param arguments: further ones of ``run.py``
+    :param arguments: further ones of ``run.py``, for all agents
+    :param of_agent: further ones, by ``"AGENT FLOW"``
     """
 
     env: str
     agents: list[tuple[str, str]]
     measure: str
     options: list[str] = field(default_factory=list)
-    layers: int | None = None
     arguments: list[str] = field(default_factory=list)
+    of_agent: dict[str, list[str]] = field(default_factory=dict)
 
 
 OFF_POLICY = [("flow-sac", "nsf"), ("nfq", "nsf"), ("flow-sac", "gaussian")]
 ON_POLICY = [("flow-ppo", "nsf"), ("snf", "nsf"), ("flow-ppo", "gaussian")]
-EVERY = ["--eval-episodes", "1000", "--eval-every", "50000"]
+SELDOM = ["--eval-every", "0"]
+OFTEN = ["--eval-episodes", "1000", "--eval-every", "50000"]
+FOUR_LAYERS = ["--set", "policy_kwargs.flow_kwargs={'layers':4}"]
+SIX_LAYERS = ["--set", "policy_kwargs.flow_kwargs={'layers':6}"]
+# A mode that is left costs less by a path with more noise, and by more layers after it (docs/snf.md).
+NOISY = [*FOUR_LAYERS, "--set", "policy_kwargs.noise_std=0.85", "--set", "ent_coef=0.004"]
 
 TASKS = {
-    "energy-bandit-4": Task("EnergyBandit", OFF_POLICY, "energy_bandit", arguments=["--eval-every", "0"]),
+    "energy-bandit-4": Task("EnergyBandit", OFF_POLICY, "energy_bandit", arguments=SELDOM),
     "energy-bandit-40": Task(
-        "EnergyBandit", OFF_POLICY, "energy_bandit", ["n_modes=40"], layers=4, arguments=["--eval-every", "0"]
+        "EnergyBandit",
+        OFF_POLICY,
+        "energy_bandit",
+        ["n_modes=40"],
+        arguments=SELDOM,
+        of_agent={"flow-sac nsf": [*SIX_LAYERS, "--steps", "60000"], "nfq nsf": FOUR_LAYERS},
     ),
-    "hidden-goal": Task("HiddenGoal", [*ON_POLICY, *OFF_POLICY], "hidden_goal", arguments=EVERY),
-    "multi-goal": Task("MultiGoal", OFF_POLICY, "multi_goal", arguments=["--eval-every", "0"]),
-    "corridor-2": Task("Corridor", [*ON_POLICY, *OFF_POLICY], "corridor", ["dimensions=2"], arguments=EVERY),
-    "corridor-8": Task("Corridor", [*ON_POLICY, *OFF_POLICY], "corridor", ["dimensions=8"], arguments=EVERY),
-    "noisy-lqr": Task("NoisyLQR", [("nfq", "nsf"), ("nfq", "affine")], "noisy_lqr", arguments=["--eval-every", "0"]),
+    "hidden-goal": Task(
+        "HiddenGoal", [*ON_POLICY, *OFF_POLICY], "hidden_goal", arguments=OFTEN, of_agent={"snf nsf": NOISY}
+    ),
+    "multi-goal": Task("MultiGoal", OFF_POLICY, "multi_goal", arguments=SELDOM),
+    "corridor-2": Task("Corridor", [*ON_POLICY, *OFF_POLICY], "corridor", ["dimensions=2"], arguments=OFTEN),
+    "corridor-8": Task(
+        "Corridor",
+        [("flow-ppo", "triangular"), ("flow-ppo", "gaussian"), ("flow-sac", "triangular"), ("flow-sac", "gaussian")],
+        "corridor",
+        ["dimensions=8"],
+        arguments=OFTEN,
+    ),
+    "noisy-lqr": Task("NoisyLQR", [("nfq", "nsf")], "noisy_lqr", arguments=SELDOM),
 }
 
 
@@ -72,10 +90,9 @@ class Contender:
         """Its run."""
         task = TASKS[self.task]
         words = ["--env", f"flowrl/{task.env}", "--agent", self.agent, "--flow", self.flow, "--seed", str(self.seed)]
-        if task.layers and self.flow == "nsf":
-            words += ["--set", f"policy_kwargs.flow_kwargs={{'layers':{task.layers}}}"]
         words += [word for option in task.options for word in ("--env-set", option)]
-        return Job(RUNS / self.task / f"{self.agent}-{self.flow}" / f"seed{self.seed}", words + task.arguments)
+        words += [*task.arguments, *task.of_agent.get(f"{self.agent} {self.flow}", [])]
+        return Job(RUNS / self.task / f"{self.agent}-{self.flow}" / f"seed{self.seed}", words)
 
 
 def rows_of(contenders: list[Contender]) -> Iterator[Row]:
