@@ -5,6 +5,7 @@ name           algorithm  policy
 =============  =========  ===========================================================
 ``flow-sac``   SAC        ``FlowPolicy`` (``FlowCnnPolicy``, ``FlowMultiInputPolicy``)
 ``flow-ppo``   PPO        the same
+``nfac``       NFAC       the same, whose critics give the return's distribution
 ``nfq``        NFQ        the same, whose flow is the soft Q-function too
 ``snf``        SNF        the same, with noise between the flow's layers; on PPO, A2C or TRPO
 ``sac``        SAC        Stable-Baselines3's own Gaussian ``MlpPolicy`` (and so on)

@@ -24,8 +24,7 @@ class Agent:
 
     :param name: what the user types
     :param algorithm: Stable-Baselines3's algorithm, or flowrl's faster form of it
-    :param table: which table of hyperparameters it reads, ``"sac"``, ``"nfq"``, ``"ppo"``, ``"a2c"``, ``"trpo"`` or
-        ``"bc"``
+    :param table: which table of hyperparameters it reads: one of `agents.hyperparameters.TABLES`
     :param flow: whether its policy is a flow policy; otherwise it is the algorithm's Gaussian
     :param description: one line for ``--list``
     :param own: whether the method is this library's alone, so that Stable-Baselines3 has no form of it
@@ -102,6 +101,7 @@ _CLONING = algorithms.BehaviourCloning
 _NAMED = (
     Agent("flow-sac", algorithms.SAC, "sac", True, "SAC with a normalizing-flow policy"),
     Agent("flow-ppo", algorithms.PPO, "ppo", True, "PPO with a normalizing-flow policy"),
+    Agent("nfac", algorithms.NFAC, "nfac", True, "flow-sac with a flow of the return as its critic", own=True),
     Agent("nfq", algorithms.NFQ, "nfq", True, "a normalizing flow as the soft Q-function", own=True),
     Agent(
         "snf",

@@ -123,6 +123,19 @@ for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor"):  # short ep
     NFQ[name]["cql_weight"] = 0.0
 NFQ["EnergyBandit"]["steps"] = 15_000
 
+# NFAC: SAC's networks; observations and rewards normalised, less entropy and a low first temperature, as in SimbaV2.
+NFAC_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
+    learning_starts=5_000,
+    ent_coef="auto_0.01",
+    target_entropy="auto_0.5",
+    policy_kwargs=SAC_DEFAULTS["policy_kwargs"] | dict(normalize_observations=True),
+)
+NFAC: dict[str, Hyperparameters] = {
+    name: row
+    | (dict(policy_kwargs=NFAC_DEFAULTS["policy_kwargs"] | row["policy_kwargs"]) if "policy_kwargs" in row else {})
+    for name, row in SAC.items()
+}
+
 # PPO: the paper's continuous-control settings (Schulman et al. 2017), with the normalisation of observations and
 # rewards that Engstrom et al. 2020 and Andrychowicz et al. 2021 found to matter as much as the algorithm.
 PPO_DEFAULTS: Hyperparameters = dict(
@@ -239,6 +252,7 @@ BC: dict[str, Hyperparameters] = {
 
 TABLES: dict[str, tuple[Hyperparameters, dict[str, Hyperparameters]]] = {
     "sac": (SAC_DEFAULTS, SAC),
+    "nfac": (NFAC_DEFAULTS, NFAC),
     "nfq": (NFQ_DEFAULTS, NFQ),
     "ppo": (PPO_DEFAULTS, PPO),
     "a2c": (A2C_DEFAULTS, A2C),
@@ -254,7 +268,7 @@ def hyperparameters(algorithm: str, environment: str) -> Hyperparameters:
     """
     The hyperparameters of an algorithm on an environment; the defaults where the environment has no entry.
 
-    :param algorithm: ``"sac"``, ``"nfq"``, ``"ppo"``, ``"a2c"``, ``"trpo"`` or ``"bc"``
+    :param algorithm: ``"sac"``, ``"nfac"``, ``"nfq"``, ``"ppo"``, ``"a2c"``, ``"trpo"`` or ``"bc"``
     :param environment: an environment's name without its version (``"HalfCheetah"``)
     :return: a fresh dictionary that the caller may change
     """

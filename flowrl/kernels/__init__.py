@@ -12,11 +12,13 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.policies import ContinuousCritic
 
 from flowrl import compiled
+from flowrl.critics.return_critic import ReturnCritics
 from flowrl.critics.soft_q import SoftValues
 from flowrl.kernels import off_policy, ppo
 from flowrl.kernels.acting import act
 from flowrl.kernels.fused_flow import compiled_flow, compiled_segments
 from flowrl.kernels.networks import STATELESS_EXTRACTORS
+from flowrl.kernels.nfac import NFACUpdate, read_nfac_parts
 from flowrl.kernels.nfq import NFQUpdate
 from flowrl.kernels.sac import SACUpdate
 
@@ -48,6 +50,7 @@ def compiled_update(model: Any) -> tuple[Any, str]:
 # By algorithm and critic: how a model's parts are found, and what is made of them.
 _ALGORITHMS: dict[tuple[type, type], tuple[Any, Any]] = {
     (SAC, ContinuousCritic): (partial(off_policy.read_parts, critic_class=ContinuousCritic), SACUpdate),
+    (SAC, ReturnCritics): (read_nfac_parts, NFACUpdate),
     (SAC, SoftValues): (partial(off_policy.read_parts, critic_class=SoftValues), NFQUpdate),
     (PPO, object): (ppo.read_parts, ppo.PPOUpdate),
 }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flowrl.flows.flow import ContextMap
 from flowrl.kernels.structures import structure
+from flowrl.policies.normalized import NormalizedExtractor
 
 Stack = structure("Stack")
 
@@ -104,4 +105,6 @@ STATELESS_EXTRACTORS: set[type[nn.Module]] = {FlattenExtractor, CombinedExtracto
 
 def is_stateless(extractor: nn.Module) -> bool:
     """Whether a features extractor has neither parameters (a CombinedExtractor has, for images) nor any other state."""
+    if type(extractor) is NormalizedExtractor:  # its statistics, which all networks share, move between updates alone
+        extractor = extractor.extractor
     return type(extractor) in STATELESS_EXTRACTORS and next(extractor.parameters(), None) is None

@@ -95,7 +95,7 @@ class OffPolicyUpdate:
         # Once for the actor and the critics, where SB3 runs each one's extractor: they hold no state
         states, next_states = features(batch.observations), features(batch.next_observations)
         job, noise, _kept = self._memory(len(batch.actions))
-        for part in noise:  # one after the other, as distributions draw
+        for part in self._drawn(model, noise):  # one after the other, as distributions draw
             torch.randn(part.shape, dtype=self.dtype, out=part)
         self.of_critics.follow(model.tau if move_targets else None)
         if self.of_temperature is None:
@@ -112,6 +112,10 @@ class OffPolicyUpdate:
         self._prepare(job, model)
         run(self.dtype, self.call, job)
         return list(job.losses)
+
+    def _drawn(self, model: SAC, noise: list[Tensor]) -> list[Tensor]:
+        """Those parts of the noise that this update has a use for."""
+        return noise
 
     def _prepare(self, job: Any, model: SAC) -> None:
         """The rest of what the kernel is told."""

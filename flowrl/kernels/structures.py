@@ -9,7 +9,7 @@ from typing import Any
 
 CSRC = Path(__file__).with_name("csrc")
 TYPES: dict[str, Any] = {"Size": ctypes.c_int64, "int": ctypes.c_int, "double": ctypes.c_double}
-CHECKED = ("Step", "Flow", "Stack", "Adam", "Act", "Sac", "Nfq", "Ppo")
+CHECKED = ("Step", "Flow", "Stack", "Adam", "Act", "Sac", "Nfq", "Returns", "Nfac", "Ppo")
 
 
 @cache

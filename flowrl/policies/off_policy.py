@@ -17,6 +17,7 @@ from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
 from flowrl.policies.action_box import check_flow_arguments, into_box, refuse_noise_layers
 from flowrl.policies.action_distribution import FlowDistribution, check_finite
 from flowrl.policies.density import ActionDensity
+from flowrl.policies.normalized import NormalizedPolicyMixin
 from flowrl.policies.training_mode import TrainingModeMixin
 
 
@@ -80,7 +81,7 @@ class FlowActorMixin:
         return self.get_distribution(obs).rsample_and_log_prob()
 
 
-class FlowActorPolicyMixin(TrainingModeMixin, ActionDensity):
+class FlowActorPolicyMixin(NormalizedPolicyMixin, TrainingModeMixin, ActionDensity):
     """Turns a policy of SAC's form (SB3 2.9: `SACPolicy`, `TQCPolicy`, `CrossQPolicy`) into a flow policy.
 
     :param flow: see :class:`flowrl.Flow`
@@ -88,6 +89,8 @@ class FlowActorPolicyMixin(TrainingModeMixin, ActionDensity):
     :param deterministic_action: ``"mean"``, ``"densest"`` or ``"best"`` (by Q, the lowest of the critics), see
         :class:`FlowDistribution`
     :param n_candidates: how many samples are compared with the mean
+    :param normalize_observations: by running statistics within the policy, see
+        :class:`flowrl.policies.normalized.NormalizedPolicyMixin`
     :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments`
     """
 

@@ -1,5 +1,7 @@
 """The monotonic rational-quadratic spline of Durkan et al. 2019, Neural Spline Flows, elementwise."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -83,23 +85,39 @@ def evaluate(value: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[T
     k = (clipped.unsqueeze(-1) >= knots[..., int(inverse), 1:-1]).sum(-1)  # (*, d), from 0 to K - 1
     index = torch.stack((k, k + 1), dim=-1).unsqueeze(-2)  # (*, d, 1, 2)
     ends = knots.gather(-1, index.expand(*value.shape, 3, 2))
-    (x0, y0, d0), (x1, y1, d1) = ends[..., 0].unbind(-1), ends[..., 1].unbind(-1)
+    image, log_slope = evaluate_in_bin(clipped, ends[..., 0].unbind(-1), ends[..., 1].unbind(-1), inverse)
+    inside = value.abs() < bound
+    log_slope = torch.where(inside, log_slope, 0.0)
+    return torch.where(inside, image, value), log_slope.sum(-1)
+
+
+def evaluate_in_bin(
+    value: Tensor, start: Sequence[Tensor], end: Sequence[Tensor], inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """
+    Eq. 4 to 8, in the bins in which the values lie.
+
+    :param value: x, or y where ``inverse``
+    :param start: x, y and slope of each bin's first knot, each of the values' shape
+    :param end: of its last
+    :param inverse: whether y is given and x sought
+    :return: y, or x where ``inverse``, and log dy/dx, of the values' shape
+    """
+    (x0, y0, d0), (x1, y1, d1) = start, end
     width, height = x1 - x0, y1 - y0
     s = height / width
     if inverse:
         # The quadratic of eq. 6 to 8, solved as xi = 2 s w / (t + 2 s w + sqrt(discriminant)), w = (y - y_k) / h: the
         # discriminant over h^2 is a sum of non-negative terms, and the denominator stays positive.
-        w = (clipped - y0) / height
+        w = (value - y0) / height
         t = d0 - (d0 + d1) * w
         sw = 2 * s * w
         xi = sw / (t + sw + (t.square() + 2 * s * sw * (1 - w)).sqrt())
     else:
-        xi = (clipped - x0) / width
+        xi = (value - x0) / width
     rest = 1 - xi
-    start = s * xi + d0 * rest
+    rise = s * xi + d0 * rest
     denominator = s + (d0 + d1 - 2 * s) * (xi * rest)
-    image = x0 + width * xi if inverse else y0 + height * (xi * start / denominator)
-    numerator = xi * (d1 * xi + s * rest) + rest * start  # eq. 5: dy/dx = numerator (s / denominator)^2
-    inside = value.abs() < bound
-    log_slope = torch.where(inside, (numerator * (s / denominator).square()).log(), 0.0)
-    return torch.where(inside, image, value), log_slope.sum(-1)
+    image = x0 + width * xi if inverse else y0 + height * (xi * rise / denominator)
+    numerator = xi * (d1 * xi + s * rest) + rest * rise  # eq. 5: dy/dx = numerator (s / denominator)^2
+    return image, (numerator * (s / denominator).square()).log()

@@ -40,10 +40,11 @@ SMALL = {
     "sac": ("learning_starts=50", "batch_size=32", "policy_kwargs.net_arch=[16,16]"),
     "ppo": ("n_steps=64", "n_epochs=2", "policy_kwargs.net_arch=[16,16]"),
     "bc": ("policy_kwargs.net_arch=[16,16]",),
+    "nfac": ("learning_starts=50", "batch_size=32", "policy_kwargs.net_arch=[16,16]"),
     "nfq": ("learning_starts=50", "batch_size=32", "policy_kwargs.net_arch=[16,16]"),
 }
 # SAC stops where it is told to; PPO at the end of a rollout.
-STEPS = {"sac": 200, "ppo": 256, "nfq": 200}
+STEPS = {"sac": 200, "ppo": 256, "nfac": 200, "nfq": 200}
 
 
 def train(logdir, agent, *more, steps=None, seed=0):

@@ -117,6 +117,35 @@ def test_nfq_in_every_setting(settings):
     assert_same([make("NFQ", 2, "nsf", **settings) for _ in range(2)], 32, 32, tolerance=1e-6)
 
 
+CRITICS = {
+    "flow": dict(critic="flow", critic_kwargs=dict(n_bins=6, n_atoms=7)),
+    "categorical": dict(critic="categorical", critic_kwargs=dict(n_bins=9)),
+}
+
+
+@pytest.mark.parametrize("size", [1, 130])
+@pytest.mark.parametrize("critic", CRITICS)
+@pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
+def test_nfac(flow, d, critic, size):
+    assert_same([make("NFAC", d, flow, CRITICS[critic]) for _ in range(2)], size, tolerance=1e-8)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(ent_coef=0.3),
+        dict(policy_delay=2, actor_pessimism=False),
+        dict(n_steps=3, risk="cvar:0.3"),
+        dict(policy=dict(n_critics=3, net_arch=dict(pi=[8], qf=[24, 12, 8]), activation_fn=nn.Tanh)),
+        dict(policy=dict(n_critics=1, critic_kwargs=dict(noise=4.0, n_atoms=40))),
+        dict(policy=dict(critic="categorical", critic_kwargs=dict(bound=0.3))),
+    ],
+    ids=str,
+)
+def test_nfac_in_every_setting(settings):
+    assert_same([make("NFAC", 2, "nsf", **settings) for _ in range(2)], 32, 32, tolerance=1e-6)
+
+
 @pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
 def test_ppo(flow, d):
     assert_same([make("PPO", d, flow, n_epochs=1, batch_size=150) for _ in range(2)], tolerance=1e-8)
@@ -127,7 +156,7 @@ def test_sac_with_batches_of_several_sizes_in_turn():
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-@pytest.mark.parametrize("algorithm", ["SAC", "NFQ", "PPO"])
+@pytest.mark.parametrize("algorithm", ["SAC", "NFAC", "NFQ", "PPO"])
 def test_on_several_threads(algorithm, threads):
     """Networks large enough to be shared out."""
     before = torch.get_num_threads()
@@ -200,6 +229,19 @@ def test_huge_observations_raise(algorithm, form, monkeypatch):
     with pytest.raises(ValueError, match=r"not finite at step 0 \(.*critic_loss|not finite at step 0 \(.*value_loss"):
         model.train() if algorithm == "PPO" else model.train(1, 32)
     assert model.update_form == form
+
+
+@pytest.mark.parametrize("form", ["C", "torch"])
+@pytest.mark.parametrize("critic", CRITICS)
+def test_huge_observations_do_not_carry_a_bounded_critic_away(critic, form, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    if form == "torch":
+        monkeypatch.setattr(update_form, "compiled_update", lambda _: (None, "as the test wants"))
+    model = make("NFAC", 2, policy=dict(activation_fn=nn.ReLU) | CRITICS[critic])
+    model.replay_buffer.observations[:] = 1e30
+    model.train(3, 32)
+    assert model.update_form == form and model.logger.name_to_value["train/actor_loss"] > 1e20
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 
 
 def test_a_gradient_that_is_not_a_number_passes_through_relu():

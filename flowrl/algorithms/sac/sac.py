@@ -1,5 +1,6 @@
 """SAC: Stable-Baselines3's algorithm and interface, whose update is one call of C where it can be."""
 
+import math
 from typing import Any
 
 import torch
@@ -20,16 +21,27 @@ class SAC(UpdateFormMixin, sac.SAC):
     what the other has saved. With a flow that the kernels know, the update is one call of C; with anything else it is
     torch's (`flowrl.algorithms.sac.update`). :attr:`update_form` says which, :attr:`update_reason` why.
 
+    :param target_entropy: as SB3's; ``"auto_0.5"``: -0.5 d, for d action dimensions
     :raises ValueError: in training, where a loss is NaN or infinite
     """
 
-    losses = ("ent_coef_loss", "ent_coef", "critic_loss", "actor_loss")
+    losses: tuple[str, ...] = ("ent_coef_loss", "ent_coef", "critic_loss", "actor_loss")
     """What an update returns, by the names of SB3's logs."""
     _torch_update = update
 
     def _setup_model(self) -> None:
+        self.target_entropy = target_entropy(self.target_entropy, self.action_space)
         super()._setup_model()
         self.choose_update()
+
+    def _store_transition(
+        self, replay_buffer: Any, buffer_action: Any, new_obs: Any, reward: Any, dones: Any, infos: Any
+    ) -> None:
+        """Counts the observation in where the policy normalises, then stores as SB3 does."""
+        normalization = getattr(self.policy, "normalization", None)
+        if normalization is not None:
+            normalization.observe(torch.as_tensor(new_obs, device=self.device))
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """See SB3's `SAC.train`."""
@@ -58,6 +70,21 @@ class SAC(UpdateFormMixin, sac.SAC):
     def gradient_norms(self) -> dict[str, float]:
         """Of the actor's and the critics' gradients in the last update."""
         return {name: gradient_norm(getattr(self, name).parameters()) for name in ("actor", "critic")}
+
+
+def target_entropy(given: str | float, action_space: Any) -> str | float:
+    """
+    :param given: SB3's ``"auto"`` or a number; ``"auto_0.5"``: -0.5 for each of the d action dimensions
+    :param action_space: of the environment
+    :return: as SB3 takes it
+    :raises ValueError: for anything else
+    """
+    if not isinstance(given, str) or given == "auto":
+        return given
+    try:
+        return -float(given.removeprefix("auto_")) * math.prod(action_space.shape)
+    except ValueError:
+        raise ValueError(f'target_entropy is "auto", "auto_0.5" or a number of nats, got {given!r}.') from None
 
 
 def _means(losses: list[Any]) -> list[float]:

@@ -1,4 +1,5 @@
 /* All kernels, compiled once for float and once for double (REAL). */
+#include "nfac.c"
 #include "nfq.c"
 #include "policy.c"
 #include "ppo.c"

@@ -1,0 +1,99 @@
+"""NFAC: a flow as the actor, and a flow of the return as its critic."""
+
+from typing import Any, ClassVar
+
+from stable_baselines3.common.policies import BasePolicy
+
+from flowrl.algorithms.nfac.update import update
+from flowrl.algorithms.sac import SAC
+from flowrl.critics.risk import find_distortion
+from flowrl.networks import ReturnScale
+from flowrl.policies.return_critic import NFACCnnPolicy, NFACMultiInputPolicy, NFACPolicy
+
+
+class NFAC(SAC):
+    """
+    Soft actor-critic with a flow as the actor, and critics that give the distribution of the return: see
+    `flowrl.algorithms.nfac.update`.
+
+    Arguments are those of SB3's SAC, and these. Values and temperature are in scaled rewards, r / sigma.
+
+    :param critic: ``"flow"`` (where ``policy_kwargs`` says no other), ``"categorical"``, ``"quantile"`` or ``"scalar"``
+    :param risk: what the actor maximises of a return: ``"neutral"``, ``"cvar:0.25"``, ``"wang:0.75"``
+    :param drop_atoms: how many of the highest atoms of each critic are left out of the target, as TQC does; 0: the
+        target is the whole distribution of the critic whose mean is the smaller
+    :param actor_pessimism: whether the actor goes by the smallest of the critics' values, as SAC's does, else by their
+        mean
+    :param scale_rewards: whether sigma is the running deviation of the discounted return, see
+        :class:`flowrl.networks.ReturnScale`; else 1
+    :param policy_delay: the actor and the temperature move in every so many updates
+    :param target_entropy: as SB3's; ``"auto_0.5"``: -0.5 d, for d action dimensions
+    :raises ValueError: for an unknown risk; in training, where a loss, an observation or a reward is NaN or infinite
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "FlowPolicy": NFACPolicy,
+        "FlowCnnPolicy": NFACCnnPolicy,
+        "FlowMultiInputPolicy": NFACMultiInputPolicy,
+    }
+    policy: Any
+    actor: Any
+    critic: Any
+    critic_target: Any
+    losses = ("ent_coef_loss", "ent_coef", "critic_loss", "actor_loss", "value", "clipped_targets")
+    _torch_update = update
+
+    def __init__(
+        self,
+        policy: str | type[NFACPolicy],
+        env: Any,
+        *args: Any,
+        critic: str | None = None,
+        risk: str = "neutral",
+        drop_atoms: int = 0,
+        actor_pessimism: bool = True,
+        scale_rewards: bool = True,
+        policy_delay: int = 1,
+        **kwargs: Any,
+    ):
+        self.distortion = find_distortion(risk)
+        if policy_delay < 1 or drop_atoms < 0:
+            raise ValueError(
+                f"policy_delay is 1 or more and drop_atoms 0 or more, got {policy_delay} and {drop_atoms}."
+            )
+        self.risk = risk
+        self.drop_atoms = drop_atoms
+        self.actor_pessimism = actor_pessimism
+        self.scale_rewards = scale_rewards
+        self.policy_delay = policy_delay
+        if critic is not None:
+            kwargs["policy_kwargs"] = (kwargs.get("policy_kwargs") or {}) | dict(critic=critic)
+        super().__init__(policy, env, *args, **kwargs)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.distortion = find_distortion(self.risk)
+        self.return_scale = ReturnScale(self.gamma, self.critic.head.bound)
+
+    @property
+    def reward_scale(self) -> float:
+        """Sigma, by which rewards are divided."""
+        return self.return_scale.scale if self.scale_rewards else 1.0
+
+    def moves_actor(self) -> bool:
+        """Whether the next update moves the actor; every call counts an update."""
+        self._updates_of_critics = getattr(self, "_updates_of_critics", -1) + 1
+        return self._updates_of_critics % self.policy_delay == 0
+
+    def _store_transition(
+        self, replay_buffer: Any, buffer_action: Any, new_obs: Any, reward: Any, dones: Any, infos: Any
+    ) -> None:
+        self.return_scale.observe(reward, dones)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "return_scale", "distortion"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        modules, variables = super()._get_torch_save_params()
+        return [*modules, "return_scale"], variables

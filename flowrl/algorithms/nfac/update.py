@@ -1,0 +1,143 @@
+r"""An update of NFAC: soft actor-critic whose critics give the distribution of the return.
+
+For target atoms z' of the return from (s', a'), a' ~ pi, and rewards in units of the return's deviation,
+
+.. math:: y = r + \gamma (1 - d) (z' - \alpha \log \pi(a'|s')),
+
+the entropy taken from every atom before gamma and the mask (Duan et al. 2021, DSAC, eq. 7). The critics
+learn y's distribution by the loss of their head; the actor minimises
+
+.. math:: E[\alpha \log \pi(a|s) - \rho(Z(s, a))], \qquad a \sim \pi
+
+with rho the mean or a measure of risk (`flowrl.critics.risk`), and the smallest or the mean of the critics' rho. Any
+flow, any device; nothing branches on a tensor's value.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.utils import polyak_update
+from torch import Tensor
+
+from flowrl.algorithms.sac.update import descend, frozen, temperature_loss
+from flowrl.critics.heads import Atoms, Head
+from flowrl.critics.return_critic import of_smaller_mean, pooled
+from flowrl.critics.risk import Distortion, measure
+
+
+class Target(NamedTuple):
+    """What critics learn."""
+
+    atoms: Atoms
+    clipped: Tensor
+    """The part of the atoms that lay beyond the interval."""
+
+
+def td_target(
+    next_atoms: Atoms,
+    next_log_prob: Tensor,
+    batch: ReplayBufferSamples,
+    ent_coef: Tensor,
+    gamma: float,
+    scale: float,
+    head: Head,
+) -> Target:
+    """
+    y = r / scale + gamma (1 - done) (z' - alpha log pi(a'|s')), within the head's interval.
+
+    :param next_atoms: z', shape ``(batch, n)``
+    :param next_log_prob: shape ``(batch,)``
+    :param batch: of transitions
+    :param ent_coef: alpha
+    :param gamma: discount
+    :param scale: of the rewards
+    :param head: whose interval it is
+    :return: shape ``(batch, n)``
+    """
+    discounts = gamma if batch.discounts is None else batch.discounts
+    soft = next_atoms.values - ent_coef * next_log_prob.unsqueeze(-1)
+    y = batch.rewards / scale + (1 - batch.dones) * discounts * soft
+    if not head.is_bounded:
+        return Target(Atoms(y, next_atoms.weights), y.new_zeros(()))
+    inside = y.clamp(-head.bound, head.bound)
+    return Target(Atoms(inside, next_atoms.weights), (inside != y).to(y).mean())
+
+
+def critic_loss(head: Head, raw: Tensor, target: Atoms) -> Tensor:
+    """sum_i mean of the head's loss, of raw outputs ``(n_critics, batch, size)``."""
+    of_each = Atoms(target.values.expand(len(raw), *target.values.shape), target.weights)
+    return head.loss(raw, of_each).mean(-1).sum()
+
+
+def actor_loss(atoms: Atoms, distortion: Distortion, log_prob: Tensor, ent_coef: Tensor, smallest: bool) -> Tensor:
+    """
+    mean(alpha log pi(a|s) - rho(Z(s, a))).
+
+    :param atoms: of every critic, shape ``(n_critics, batch, n)``
+    :param distortion: of rho
+    :param log_prob: shape ``(batch,)``
+    :param ent_coef: alpha
+    :param smallest: whether rho is the smallest of the critics', else their mean
+    """
+    values = measure(atoms, distortion)  # (n_critics, batch)
+    return (ent_coef * log_prob - (values.amin(0) if smallest else values.mean(0))).mean()
+
+
+def pessimistic(atoms: Atoms, drop: int) -> Atoms:
+    """The target's atoms of all critics': the smaller mean's, or all but the highest ``drop`` of each."""
+    return pooled(atoms, drop) if drop else of_smaller_mean(atoms)
+
+
+def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[Tensor]:
+    """
+    Move temperature, critics, actor (every ``policy_delay`` updates) and targets, in this order.
+
+    :param model: NFAC
+    :param batch: of transitions
+    :param move_targets: whether the target networks follow
+    :return: the losses of the temperature, the temperature, of the critics and of the actor, the mean value and the
+        part of the target's atoms that was clipped
+    """
+    critic, head = model.critic, model.critic.head
+    learns_temperature = model.ent_coef_optimizer is not None
+    ent_coef = model.log_ent_coef.detach().exp() if learns_temperature else model.ent_coef_tensor
+    moves_actor = model.moves_actor()
+
+    of_temperature = of_actor = torch.zeros((), device=model.device)
+    if moves_actor:
+        actions, log_prob = model.actor.action_log_prob(batch.observations)
+        if learns_temperature:
+            of_temperature = temperature_loss(model.log_ent_coef, log_prob, model.target_entropy)
+            descend(of_temperature, model.ent_coef_optimizer)
+
+    with torch.no_grad():
+        next_actions, next_log_prob = model.actor.action_log_prob(batch.next_observations)
+    if critic.has_batch_statistics:  # one pass over both batches, so that their statistics are the mixture's (CrossQ)
+        n = len(batch.actions)
+        both = torch.cat((batch.observations, batch.next_observations))
+        raw, next_raw = critic.raw(both, torch.cat((batch.actions, next_actions))).split(n, 1)
+        next_raw = next_raw.detach()
+    else:
+        raw = critic.raw(batch.observations, batch.actions)
+        with torch.no_grad():
+            next_raw = model.critic_target.raw(batch.next_observations, next_actions)
+    with torch.no_grad():
+        next_atoms = pessimistic(head.atoms(next_raw), model.drop_atoms)
+        target = td_target(next_atoms, next_log_prob, batch, ent_coef, model.gamma, model.reward_scale, head)
+        learned = head.smooth(target.atoms)
+    of_critic = critic_loss(head, raw, learned)
+    descend(of_critic, critic.optimizer)
+
+    if moves_actor:
+        with frozen(set(critic.parameters()) - set(model.actor.parameters())), critic.running_statistics():
+            atoms = head.atoms(critic.raw(batch.observations, actions))
+            of_actor = actor_loss(atoms, model.distortion, log_prob, ent_coef, model.actor_pessimism)
+            descend(of_actor, model.actor.optimizer)
+    model.policy.project()
+
+    if move_targets and not critic.has_batch_statistics:
+        polyak_update(critic.parameters(), model.critic_target.parameters(), model.tau)
+    value = target.atoms.mean().mean()
+    losses = (of_temperature, ent_coef, of_critic, of_actor, value, target.clipped)
+    return [loss.detach().reshape(()) for loss in losses]

@@ -1,0 +1,50 @@
+"""Batch renormalisation."""
+
+import torch
+from torch import Tensor, nn
+
+EPSILON = 1e-5
+MOMENTUM = 0.01
+WARM_UP = 100_000
+MAX_RATIO, MAX_SHIFT = 3.0, 5.0
+
+
+class BatchRenorm(nn.Module):
+    r"""
+    Batch renormalisation (Ioffe 2017, eq. 2 to 4): in training the batch's moments, corrected towards the running ones,
+
+    .. math:: \hat x = \frac{x - \mu_B}{\sigma_B} r + d, \qquad
+              r = \mathrm{clip}(\sigma_B / \sigma, 1/3, 3), \quad d = \mathrm{clip}((\mu_B - \mu) / \sigma, -5, 5)
+
+    r and d without a gradient; in evaluation the running moments. The correction, the momentum and the 100,000 updates
+    before the correction sets in are CrossQ's (Bhatt et al. 2024).
+
+    :param width: features
+    """
+
+    mean: Tensor
+    variance: Tensor
+    updates: Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+        self.register_buffer("updates", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, width) -> (batch, width)``"""
+        if not self.training:
+            return (x - self.mean) * ((self.variance + EPSILON).rsqrt() * self.scale) + self.shift
+        variance, mean = torch.var_mean(x, 0, correction=0)
+        with torch.no_grad():
+            warm = self.updates >= WARM_UP
+            deviation, running = (variance + EPSILON).sqrt(), (self.variance + EPSILON).sqrt()
+            ratio = torch.where(warm, (deviation / running).clamp(1 / MAX_RATIO, MAX_RATIO), 1.0)
+            shift = torch.where(warm, ((mean - self.mean) / running).clamp(-MAX_SHIFT, MAX_SHIFT), 0.0)
+            self.mean.lerp_(mean, MOMENTUM)
+            self.variance.lerp_(variance, MOMENTUM)
+            self.updates += 1
+        x = (x - mean) * (variance + EPSILON).rsqrt()
+        return (x * ratio + shift) * self.scale + self.shift

@@ -1,0 +1,242 @@
+"""NFAC: its targets are right, it learns whole distributions, and it lives as SB3's algorithms do."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import SAC as PlainSAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch import nn
+
+from flowrl.algorithms import NFAC, SAC
+from flowrl.algorithms.nfac.update import actor_loss, critic_loss, td_target, update
+from flowrl.critics.heads import Atoms, make_head
+from flowrl.critics.risk import find_distortion
+from tests.environments import HIGH, LOW, Aim
+from tests.models import HAS_KERNELS, Precise, observations, perturb
+
+CRITICS = ["flow", "categorical", "quantile", "scalar"]
+
+
+@pytest.fixture(autouse=True)
+def single_precision():
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def nfac(env=None, double=False, policy_kwargs=None, **kwargs):
+    extractor = dict(features_extractor_class=Precise) if double else {}
+    kwargs = dict(learning_starts=50, batch_size=32, buffer_size=2_000, seed=0, device="cpu") | kwargs
+    torch.set_default_dtype(torch.float64 if double else torch.float32)
+    network = dict(net_arch=[16], normalize_observations=not double) | extractor | (policy_kwargs or {})
+    model = NFAC("FlowPolicy", env or Aim(), policy_kwargs=network, **kwargs)
+    if double:
+        perturb(model.policy)
+    return model
+
+
+def batch(n=40, d=2):
+    random = torch.Generator().manual_seed(4)
+    rows = [torch.randn(n, k, generator=random, dtype=torch.float64) for k in (3, d, 3)]
+    dones = (torch.rand(n, 1, generator=random) < 0.3).double()
+    return ReplayBufferSamples(rows[0], rows[1].tanh(), rows[2], dones, torch.randn(n, 1, generator=random).double())
+
+
+def test_entropy_is_taken_from_every_atom_before_gamma_and_the_mask():
+    data, head = batch(), make_head("quantile", n_atoms=3)
+    atoms = Atoms(torch.randn(40, 3).double(), torch.full((3,), 1 / 3).double())
+    log_prob, alpha = torch.randn(40).double(), torch.tensor(0.3).double()
+    target = td_target(atoms, log_prob, data, alpha, 0.9, 2.0, head).atoms.values
+    for row in range(40):
+        for j in range(3):
+            soft = atoms.values[row, j] - 0.3 * log_prob[row]
+            expected = data.rewards[row, 0] / 2 + (0.0 if data.dones[row, 0] else 0.9 * soft)
+            assert target[row, j].item() == pytest.approx(expected.item())
+
+
+def test_extreme_targets_are_clipped_and_counted():
+    data = batch()._replace(rewards=torch.zeros(40, 1).double())
+    data.rewards[:10] = 1e12
+    atoms = Atoms(torch.zeros(40, 4).double(), torch.full((4,), 0.25).double())
+    target = td_target(atoms, torch.zeros(40).double(), data, torch.tensor(0.1).double(), 0.9, 1.0, make_head("flow"))
+    assert target.atoms.values.abs().max() == 5 and target.clipped.item() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+@pytest.mark.parametrize("risk", ["neutral", "cvar:0.3"])
+def test_gradients_of_both_losses_agree_with_finite_differences(critic, risk):
+    model, data = nfac(double=True, critic=critic), batch(6)
+    head = model.critic.head
+    target = head.smooth(Atoms(torch.randn(6, 5).double().sort(-1).values, torch.full((5,), 0.2).double()))
+
+    def losses(actions):
+        raw = model.critic.raw(data.observations, actions)
+        yield critic_loss(head, raw, target)
+        log_prob, alpha = actions.sum(-1), torch.tensor(0.2).double()
+        yield actor_loss(head.atoms(raw), find_distortion(risk), log_prob, alpha, smallest=True)
+
+    for i in range(2):
+        assert torch.autograd.gradcheck(lambda actions: list(losses(actions))[i], data.actions.requires_grad_())  # noqa: B023
+
+
+def test_one_update_moves_critics_actor_temperature_and_targets():
+    model = nfac(double=True, learning_rate=1e-3, policy_delay=2)
+    groups = dict(actor=model.actor, critic=model.critic, target=model.critic_target)
+
+    def moved(move_targets):
+        before = {name: [p.clone() for p in module.parameters()] for name, module in groups.items()}
+        alpha = model.log_ent_coef.item()
+        update(model, batch(), move_targets)
+        now = {name: list(module.parameters()) for name, module in groups.items()}
+        names = {n for n in groups if any(not torch.equal(a, b) for a, b in zip(before[n], now[n]))}
+        return names | ({"alpha"} if model.log_ent_coef.item() != alpha else set())
+
+    assert moved(False) == {"actor", "critic", "alpha"}
+    assert moved(True) == {"critic", "target"}, "the actor waits for every second update"
+    assert moved(True) == {"actor", "critic", "alpha", "target"}
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+def test_it_learns(critic, tmp_path):
+    model = nfac(
+        critic=critic, learning_rate=1e-2, learning_starts=100, ent_coef="auto_0.01", target_entropy="auto_1.5"
+    )
+    assert model.target_entropy == -3.0
+    model.learn(600)
+    obs = observations(64).numpy()
+    action, _ = model.predict(obs, deterministic=True)
+    best = (np.array(HIGH) + LOW) / 2 + (np.array(HIGH) - LOW) / 2 * 0.8 * obs[:, :2]
+    assert np.abs((action - best) / (np.array(HIGH) - LOW) * 2).mean() < 0.3
+    model.save(tmp_path / "model")
+    loaded = NFAC.load(tmp_path / "model", env=model.env)
+    np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], action)
+    assert loaded.reward_scale == model.reward_scale != 1
+    assert loaded.policy.normalization.count == model.policy.normalization.count > 600 - 1
+    loaded.learn(100, reset_num_timesteps=False)
+    assert loaded.policy.normalization.count > model.policy.normalization.count
+
+
+class Gamble(gym.Env):
+    """One step; the bolder the action, the better the mean and the worse the worst: a + 3 a noise, a in [0, 1]."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,))
+    action_space = spaces.Box(0.0, 1.0, (1,))
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), float(action[0] * (1 + 3 * self.np_random.normal())), True, False, {}
+
+
+@pytest.mark.parametrize("critic", ["flow", "categorical"])
+def test_an_actor_that_shuns_risk_does_not_gamble(critic):
+    taken = {}
+    for risk in ("neutral", "cvar:0.25"):
+        model = nfac(Gamble(), critic=critic, risk=risk, learning_rate=3e-3, ent_coef=0.003, learning_starts=200)
+        model.learn(1_000)
+        taken[risk] = model.predict(np.zeros((1, 1), np.float32), deterministic=True)[0].item()
+    assert taken["cvar:0.25"] < 0.2 and taken["neutral"] > taken["cvar:0.25"] + 0.3
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        dict(norm="layer", unit_norm=True, input_shift=3.0),
+        dict(norm="rms", residual=True),
+        dict(norm="batch"),
+    ],
+    ids=str,
+)
+def test_every_architecture_trains_saves_and_loads(architecture, tmp_path):
+    model = nfac(policy_kwargs=dict(architecture=architecture, net_arch=[16, 16]))
+    model.learn(120)
+    assert model.update_form == "torch" and model._n_updates == 70
+    model.save(tmp_path / "model")
+    loaded = NFAC.load(tmp_path / "model", env=model.env)
+    obs = observations(8).numpy()
+    np.testing.assert_array_equal(*(m.predict(obs, deterministic=True)[0] for m in (model, loaded)))
+    if architecture.get("unit_norm"):
+        for network in (*model.critic.networks, model.actor.latent_pi):
+            linear = next(layer for layer in network if isinstance(layer, nn.Linear))
+            torch.testing.assert_close(linear.weight.norm(dim=1), torch.ones(16))
+
+
+def test_batch_statistics_are_those_of_both_batches_and_there_is_no_target_network():
+    model = nfac(double=True, policy_kwargs=dict(architecture=dict(norm="batch")))
+    target = [p.clone() for p in model.critic_target.parameters()]
+    norm = next(layer for layer in model.critic.networks[0] if hasattr(layer, "updates"))
+    model.policy.set_training_mode(True)
+    update(model, batch(), True)
+    assert norm.updates == 1, "one pass over both; the actor's goes by the running moments"
+    assert all(torch.equal(a, b) for a, b in zip(target, model.critic_target.parameters()))
+
+
+def test_several_environments_and_images_free_normalization():
+    model = nfac(make_vec_env(Aim, n_envs=3), train_freq=1)
+    model.learn(300)
+    assert model.policy.normalization.count == 300
+    with pytest.raises(ValueError, match="vectors"):
+        NFAC("FlowMultiInputPolicy", Aim(observation="dict"), policy_kwargs=dict(normalize_observations=True))
+
+
+def test_dictionaries_of_observations():
+    model = NFAC("FlowMultiInputPolicy", Aim(observation="dict"), learning_starts=20, device="cpu")
+    model.learn(40)
+    assert model._n_updates == 20
+
+
+def test_sac_normalises_observations_too_and_sb3s_own_says_that_it_cannot():
+    arguments = dict(learning_starts=20, policy_kwargs=dict(net_arch=[8], normalize_observations=True), device="cpu")
+    model = SAC("FlowPolicy", Aim(), **arguments)
+    model.learn(60)
+    assert model.update_form == ("C" if HAS_KERNELS else "torch") and model.policy.normalization.count == 60
+    with pytest.raises(ValueError, match=r"flowrl\.algorithms"):
+        PlainSAC("FlowPolicy", Aim(), **arguments).learn(60)
+
+
+class Broken(Aim):
+    """Its tenth reward, or observation, is not a number."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what, self.steps = what, 0
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        self.steps += 1
+        if self.steps == 10:
+            obs, reward = (obs, np.nan) if self.what == "reward" else (np.full_like(obs, np.nan), reward)
+        return obs, reward, *rest
+
+
+@pytest.mark.parametrize("what", ["reward", "observation"])
+def test_what_is_not_a_number_is_said_and_enters_nothing(what):
+    model = nfac(Broken(what))
+    with pytest.raises(ValueError, match=f"(?i){what} is (nan|NaN)"):
+        model.learn(100)
+    assert model.replay_buffer.pos == 9 and np.isfinite(model.reward_scale)
+
+
+@pytest.mark.parametrize(
+    "kwargs, words",
+    [
+        (dict(critic="flwo"), "did you mean 'flow'"),
+        (dict(risk="cvar"), "worst quarter"),
+        (dict(policy_delay=0), "policy_delay"),
+        (dict(target_entropy="half"), "auto_0.5"),
+        (dict(policy_kwargs=dict(architecture=dict(norm="group"))), "layer, rms"),
+    ],
+)
+def test_bad_input_is_refused_with_the_cure(kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        nfac(**kwargs)
+
+
+def test_its_update_runs_in_c_where_that_can_be():
+    for critic in ("flow", "categorical"):
+        assert nfac(critic=critic).update_form == ("C" if HAS_KERNELS else "torch")
+    assert "QuantileHead" in nfac(critic="quantile").update_reason or not HAS_KERNELS

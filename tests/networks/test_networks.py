@@ -1,0 +1,116 @@
+"""Normalisations agree with their definitions, and networks are of the architecture that was asked for."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flowrl.networks import Architecture, BatchRenorm, ReturnScale, RunningNormalization, perceptron, project
+
+
+def test_running_statistics_are_those_of_all_observations():
+    random = np.random.default_rng(0)
+    data = random.normal([1e4, 0, 3], [2, 1e-3, 0], (500, 3))
+    normalization = RunningNormalization((3,))
+    x = torch.as_tensor(data, dtype=torch.float32)
+    torch.testing.assert_close(normalization(x), x.clamp(-10, 10))  # nothing is known yet
+    for part in np.split(data, [1, 7, 100]):
+        normalization.observe(torch.as_tensor(part))
+    np.testing.assert_allclose(normalization.mean, data.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(normalization.deviation_squares / 500, data.var(0), rtol=1e-6, atol=1e-12)
+    given = normalization(torch.as_tensor(data)).numpy()
+    np.testing.assert_allclose(given[:, :2].std(0), 1, rtol=1e-3)
+    assert np.abs(given[:, 2]).max() < 1e-6, "a feature that never moves stays at zero"
+    assert normalization(torch.full((1, 3), 1e30)).abs().max() == 10
+    other = RunningNormalization((3,))
+    other.load_state_dict(normalization.state_dict())
+    assert torch.equal(other(x), normalization(x))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(wrong):
+    normalization, scale = RunningNormalization((2,)), ReturnScale(0.9, 5.0)
+    with pytest.raises(ValueError, match="VecCheckNan"):
+        normalization.observe(torch.tensor([[0.0, wrong]]))
+    with pytest.raises(ValueError, match="reward"):
+        scale.observe([wrong], [False])
+    assert normalization.count == 0 and scale.scale == 1
+
+
+def test_rewards_are_scaled_by_the_deviation_of_the_discounted_return():
+    random, scale = np.random.default_rng(0), ReturnScale(0.9, 5.0)
+    rewards, dones = random.normal(1, 2, (400, 2)), random.random((400, 2)) < 0.05
+    running, seen = np.zeros(2), []
+    for reward, done in zip(rewards, dones):
+        running = 0.9 * running + reward
+        seen += running.tolist()
+        running = running * ~done
+        scale.observe(reward, done)
+    assert scale.scale == pytest.approx(max(np.std(seen), np.abs(seen).max() / 5), rel=1e-6)
+    scale.observe([1e6, 0], [False, False])
+    assert scale.scale > 1e6 / 5 - 1, "the largest return lies within the interval"
+
+
+def test_batch_renorm_is_batch_norm_before_it_is_warm_and_in_evaluation():
+    ours, theirs = BatchRenorm(4), nn.BatchNorm1d(4, momentum=0.01)
+    x = torch.randn(64, 4) * 3 + 1
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ours.mean, theirs.running_mean)
+    ours.eval()
+    ours.variance.fill_(4)
+    ours.mean.fill_(1)
+    torch.testing.assert_close(ours(x), (x - 1) / 2, atol=1e-4, rtol=1e-4)
+    ours.train()
+    ours.updates.fill_(1e9)
+    torch.testing.assert_close(
+        ours(x), (x - 1) / 2, atol=1e-4, rtol=1e-4
+    )  # within the clips it is the running moments'
+
+
+@pytest.mark.parametrize("norm", ["none", "layer", "rms", "batch"])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("outputs", [0, 3])
+def test_every_architecture_learns(norm, residual, outputs):
+    torch.manual_seed(0)
+    architecture = Architecture((32, 32), norm=norm, residual=residual, input_shift=2.0)
+    network = perceptron(5, outputs, architecture)
+    x = torch.randn(256, 5)
+    assert network(x).shape == (256, outputs or 32)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    target = torch.stack([x[:, 0] * x[:, 1], x[:, 2], x[:, 3].abs()], 1)
+    losses = []
+    for _ in range(150):
+        loss = (network(x)[:, :3] - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_rows_before_a_norm_have_the_length_one():
+    network = perceptron(5, 3, Architecture((8, 8), norm="layer", unit_norm=True))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.3
+    x = torch.randn(10, 5)
+    before = network(x)
+    last = network[-1].weight.clone()
+    project([network])
+    torch.testing.assert_close(network[0].weight.norm(dim=1), torch.ones(8))
+    torch.testing.assert_close(network[3].weight.norm(dim=1), torch.ones(8))
+    assert torch.equal(network[-1].weight, last) and not torch.equal(network(x), before)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(norm="group"), "none, layer, rms, batch"),
+        (dict(unit_norm=True), "norm follows"),
+        (dict(widths=()), "hidden layer"),
+        (dict(widths=(8, 16), residual=True), "one width"),
+    ],
+)
+def test_impossible_architectures_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        Architecture(**options)
