@@ -11,6 +11,7 @@ from flowrl.flows.flow import Flow
 from flowrl.flows.recipes import DEFAULT_FLOW, available_flows, register_flow
 from flowrl.moved import find_moved_modules
 from flowrl.policies.action_distribution import FlowDistribution
+from flowrl.policies.latent import latent_policy
 from flowrl.policies.registration import register_policies
 from flowrl.policies.warm_start import from_gaussian
 
@@ -38,5 +39,6 @@ __all__ = [
     "fit_density",
     "fit_variational",
     "from_gaussian",
+    "latent_policy",
     "register_flow",
 ]

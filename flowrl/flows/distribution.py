@@ -89,6 +89,20 @@ class NormalizingFlow(ReparameterizedDistribution):
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
         return self.transform.call_and_ladj(self._noise(sample_shape))[0]
 
+    def from_noise(self, z: Tensor) -> Tensor:
+        """
+        :param z: noise, shape ``(*batch, d)``
+        :return: its image T(z), of the same shape
+        """
+        return self.transform.call_and_ladj(z)[0]
+
+    def to_noise(self, value: Tensor) -> Tensor:
+        """
+        :param value: shape ``(*batch, d)``
+        :return: the noise that it is the image of, of the same shape
+        """
+        return self.transform.inverse_and_ladj(value)[0]
+
     def log_prob(self, value: Tensor) -> Tensor:
         z, ladj = self.transform.inverse_and_ladj(self._expanded(value))
         return standard_normal_log_prob(z) - ladj

@@ -72,6 +72,29 @@ class ActionFlow(ReparameterizedDistribution):
         self.scored = (value, log_prob)
         return log_prob
 
+    def from_noise(self, z: Tensor) -> Tensor:
+        """
+        :param z: noise, shape ``(*batch, d)``
+        :return: the action that it becomes (u where ``pre_squash``), of the same shape
+        :raises ValueError: for a flow of another library, whose noise is its own
+        """
+        return self._emit(self._own_flow().from_noise(z))
+
+    def to_noise(self, value: Tensor) -> Tensor:
+        """
+        :param value: a (u where ``pre_squash``), shape ``(*batch, d)``
+        :return: the noise that becomes it, of the same shape
+        :raises ValueError: for a flow of another library, whose noise is its own
+        """
+        if self.squash is not None and not self.pre_squash:
+            value = self.squash.inverse_and_ladj(value)[0]
+        return self._own_flow().to_noise(value)
+
+    def _own_flow(self) -> NormalizingFlow:
+        if not isinstance(self.flow, NormalizingFlow):
+            raise ValueError(f"{type(self.flow).__name__} keeps its noise to itself: take one of flowrl's recipes.")
+        return self.flow
+
     def center(self) -> Tensor:
         return self._emit(self.flow.center())
 

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 from flowrl.algorithms import NFAC, SAC
+from flowrl.algorithms.nfac.held_noise import HeldNoise
 from flowrl.algorithms.nfac.update import actor_loss, critic_loss, td_target, update
 from flowrl.critics.heads import Atoms, make_head
 from flowrl.critics.risk import find_distortion
@@ -116,6 +117,19 @@ def test_it_learns(critic, tmp_path):
     assert loaded.policy.normalization.count == model.policy.normalization.count > 600 - 1
     loaded.learn(100, reset_num_timesteps=False)
     assert loaded.policy.normalization.count > model.policy.normalization.count
+
+
+def test_noise_is_held_for_a_few_steps_and_is_normal():
+    torch.manual_seed(0)
+    held = HeldNoise(2.0, 3)
+    draws = torch.stack([held.step(2) for _ in range(20_000)])
+    torch.testing.assert_close(draws.flatten(0, 1).std(0), torch.ones(3), atol=0.05, rtol=0)
+    again = (draws[1:] == draws[:-1]).all(-1).float().mean(0)
+    mean_length = sum(k**-1 for k in range(1, 17)) / sum(k**-2 for k in range(1, 17))
+    torch.testing.assert_close(1 - again, torch.full((2,), 1 / mean_length), atol=0.03, rtol=0)
+    model = nfac(make_vec_env(Aim, n_envs=2), noise_hold=2.0)
+    model.learn(120)
+    assert model.held_noise._noise.shape == (2, 2)
 
 
 class Gamble(gym.Env):

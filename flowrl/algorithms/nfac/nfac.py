@@ -2,8 +2,13 @@
 
 from typing import Any, ClassVar
 
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 
+from flowrl.algorithms.nfac.held_noise import HeldNoise
 from flowrl.algorithms.nfac.update import update
 from flowrl.algorithms.sac import SAC
 from flowrl.critics.risk import find_distortion
@@ -27,6 +32,8 @@ class NFAC(SAC):
     :param scale_rewards: whether sigma is the running deviation of the discounted return, see
         :class:`flowrl.networks.ReturnScale`; else 1
     :param policy_delay: the actor and the temperature move in every so many updates
+    :param noise_hold: exponent of the lengths of time for which the flow's noise is held in exploration, see
+        :class:`flowrl.algorithms.nfac.held_noise.HeldNoise`; None: it is drawn at every step
     :param target_entropy: as SB3's; ``"auto_0.5"``: -0.5 d, for d action dimensions
     :raises ValueError: for an unknown risk; in training, where a loss, an observation or a reward is NaN or infinite
     """
@@ -37,6 +44,7 @@ class NFAC(SAC):
         "FlowMultiInputPolicy": NFACMultiInputPolicy,
     }
     policy: Any
+    action_space: spaces.Box
     actor: Any
     critic: Any
     critic_target: Any
@@ -54,6 +62,7 @@ class NFAC(SAC):
         actor_pessimism: bool = True,
         scale_rewards: bool = True,
         policy_delay: int = 1,
+        noise_hold: float | None = None,
         **kwargs: Any,
     ):
         self.distortion = find_distortion(risk)
@@ -66,6 +75,7 @@ class NFAC(SAC):
         self.actor_pessimism = actor_pessimism
         self.scale_rewards = scale_rewards
         self.policy_delay = policy_delay
+        self.noise_hold = noise_hold
         if critic is not None:
             kwargs["policy_kwargs"] = (kwargs.get("policy_kwargs") or {}) | dict(critic=critic)
         super().__init__(policy, env, *args, **kwargs)
@@ -74,6 +84,7 @@ class NFAC(SAC):
         super()._setup_model()
         self.distortion = find_distortion(self.risk)
         self.return_scale = ReturnScale(self.gamma, self.critic.head.bound)
+        self.held_noise = None if self.noise_hold is None else HeldNoise(self.noise_hold, self.actor.flow.features)
 
     @property
     def reward_scale(self) -> float:
@@ -85,6 +96,19 @@ class NFAC(SAC):
         self._updates_of_critics = getattr(self, "_updates_of_critics", -1) + 1
         return self._updates_of_critics % self.policy_delay == 0
 
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """As SB3's (2.9, `OffPolicyAlgorithm`), but for the noise that is held."""
+        if self.held_noise is None or action_noise is not None or self.num_timesteps < learning_starts:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        obs, _ = self.policy.obs_to_tensor(self._last_obs)
+        noise = self.held_noise.step(n_envs).to(next(self.actor.parameters()))
+        with torch.no_grad():
+            scaled = self.actor.get_distribution(obs).distribution.from_noise(noise).cpu().numpy()
+        scaled = scaled.reshape(-1, *self.action_space.shape)
+        return self.policy.unscale_action(scaled), scaled
+
     def _store_transition(
         self, replay_buffer: Any, buffer_action: Any, new_obs: Any, reward: Any, dones: Any, infos: Any
     ) -> None:
@@ -92,7 +116,7 @@ class NFAC(SAC):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "return_scale", "distortion"]
+        return [*super()._excluded_save_params(), "return_scale", "distortion", "held_noise"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         modules, variables = super()._get_torch_save_params()
