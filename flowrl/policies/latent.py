@@ -29,8 +29,6 @@ class LatentPolicy(gym.Wrapper):
     :raises ValueError: if the policy has no noise of its own, or other spaces than the environment
     """
 
-    action_space: spaces.Box
-
     def __init__(self, env: gym.Env, policy: BasePolicy | BaseAlgorithm, bound: float = 4.0):
         super().__init__(env)
         policy = policy.policy if isinstance(policy, BaseAlgorithm) else policy
@@ -79,4 +77,3 @@ class LatentPolicy(gym.Wrapper):
 
 
 latent_policy = LatentPolicy
-"""As a function: ``flowrl.latent_policy(env, policy)``."""

@@ -1,4 +1,4 @@
-"""Exploration by noise that is held for a few steps: that which the flow bends, so that actions still follow the state."""
+"""Exploration by noise that is held for a few steps: it is what the flow bends, so that actions still follow states."""
 
 import torch
 from torch import Tensor
