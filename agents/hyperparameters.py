@@ -135,6 +135,14 @@ NFAC: dict[str, Hyperparameters] = {
     | (dict(policy_kwargs=NFAC_DEFAULTS["policy_kwargs"] | row["policy_kwargs"]) if "policy_kwargs" in row else {})
     for name, row in SAC.items()
 }
+NFAC["ReturnChain"] = dict(
+    steps=20_000,
+    learning_rate="linear_1e-3_1e-5",
+    buffer_size=20_000,
+    learning_starts=1_000,
+    ent_coef=0.001,  # its part in the return is then nothing
+    policy_kwargs=NFAC_DEFAULTS["policy_kwargs"] | dict(net_arch=[64, 64]),
+)
 
 # PPO: the paper's continuous-control settings (Schulman et al. 2017), with the normalisation of observations and
 # rewards that Engstrom et al. 2020 and Andrychowicz et al. 2021 found to matter as much as the algorithm.

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from flowrl.algorithms.gradients import actor_and_critic, gradient_norm
 from flowrl.plots.policies import density_figure
+from flowrl.plots.returns import return_figure
 from flowrl.policies.density import diagnose, has_diagnostics
 
 # The formats of SB3's logger that can hold neither figures nor hyperparameters.
@@ -123,7 +124,8 @@ class FlowLogger(BaseCallback):
 
 class DensityFigure(BaseCallback):
     """
-    Record a picture of the policy's action density at a few states, always the same ones (TensorBoard's Images tab).
+    Record a picture of the policy's action density at a few states, always the same ones (TensorBoard's Images tab);
+    beside it the return's distribution, where a critic gives one.
 
     :param every: steps between two pictures; 0: none
     :param n_states: at how many of the states that training visited before the first picture
@@ -156,6 +158,9 @@ class DensityFigure(BaseCallback):
             with isolated_random_numbers(self.model.device):
                 figure = density_figure(self.model.policy, states)
             self.logger.record("flow/action_density", Figure(figure, close=True), exclude=TEXT_FORMATS)
+            if hasattr(self.model, "returns"):
+                figure = return_figure(self.model, states)
+                self.logger.record("flow/return_distribution", Figure(figure, close=True), exclude=TEXT_FORMATS)
         return True
 
 

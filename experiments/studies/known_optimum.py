@@ -72,6 +72,10 @@ TASKS = {
         ["dimensions=8"],
         arguments=OFTEN,
     ),
+    "return-chain": Task("ReturnChain", [("nfac", "triangular")], "return_chain", arguments=SELDOM),
+    "return-chain-cvar": Task(
+        "ReturnChain", [("nfac", "triangular")], "return_chain", arguments=[*SELDOM, "--set", "risk=cvar:0.25"]
+    ),
     "noisy-lqr": Task("NoisyLQR", [("nfq", "nsf")], "noisy_lqr", arguments=SELDOM),
 }
 

@@ -109,6 +109,33 @@ def noisy_lqr(path: Path) -> dict[str, Any]:
     )
 
 
+def return_chain(path: Path) -> dict[str, Any]:
+    """
+    Which branch NFAC takes, and how far its return distributions of both are from the truth at the first state.
+
+    The distance is Wasserstein's first, over the range within which 99.8 % of both branches' true returns lie.
+    """
+    model, wrapped = open_model(path)
+    branches = wrapped.unwrapped.optimum(RunDirectory.open(path).config["hyperparameters"]["gamma"])
+    start, actions = np.zeros((2, 2), np.float32), np.array([[-0.5], [0.5]], np.float32)
+    levels = (np.arange(1_000) + 0.5) / 1_000
+    truth = [branches[name][0].quantile(levels) for name in ("safe", "risky")]
+    length = max(t[-1] for t in truth) - min(t[0] for t in truth)
+    distances = []
+    for quantiles, atoms, weights in zip(truth, *model.returns(start, actions)):
+        ours = atoms[np.searchsorted(weights.cumsum() / weights.sum(), levels).clip(max=len(atoms) - 1)]
+        distances.append(round(float(np.abs(ours - quantiles).mean() / length), 4))
+    chosen = model.predict(start[:1], deterministic=True)[0].item()
+    drawn = model.predict(np.zeros((500, 2), np.float32))[0]
+    return dict(
+        risk=model.risk,
+        distance_safe=distances[0],
+        distance_risky=distances[1],
+        branch="safe" if chosen < 0 else "risky",
+        sampled_risky=round(float((drawn >= 0).mean()), 3),
+    )
+
+
 def entropy_of(counts: NDArray[Any]) -> float:
     """Of a histogram, in nats."""
     p = counts[counts > 0] / max(counts.sum(), 1)

@@ -15,6 +15,7 @@ from flowrl.algorithms.nfac.held_noise import HeldNoise
 from flowrl.algorithms.nfac.update import actor_loss, critic_loss, td_target, update
 from flowrl.critics.heads import Atoms, make_head
 from flowrl.critics.risk import find_distortion
+from flowrl.plots import return_figure
 from tests.environments import HIGH, LOW, Aim
 from tests.models import HAS_KERNELS, Precise, observations, perturb
 
@@ -130,6 +131,22 @@ def test_noise_is_held_for_a_few_steps_and_is_normal():
     model = nfac(make_vec_env(Aim, n_envs=2), noise_hold=2.0)
     model.learn(120)
     assert model.held_noise._noise.shape == (2, 2)
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+def test_returns_are_distributions_in_the_environments_rewards(critic):
+    model = nfac(critic=critic)
+    model.learn(60)
+    obs = observations(5).numpy()
+    action, _ = model.predict(obs)
+    values, weights = model.returns(obs, action)
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+    assert (np.diff(values, axis=1) >= 0).all()
+    scaled = torch.as_tensor(model.policy.scale_action(action))
+    q = torch.cat(model.critic(torch.as_tensor(obs), scaled), 1).mean(1).detach() * model.reward_scale
+    np.testing.assert_allclose((values * weights).sum(1), q, rtol=1e-4, atol=1e-5)
+    figure = return_figure(model, obs[:3])
+    assert len(figure.axes) == 3 and figure.axes[0].get_xlabel() == "return"
 
 
 class Gamble(gym.Env):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.run import main
-from experiments.studies import known_optimum, measures, nfq_options, pictures
+from experiments.studies import calibration, known_optimum, measures, nfq_options, pictures
 from experiments.studies.jobs import ROOT, Job, train
 from experiments.studies.known_optimum import TASKS, Contender
 from experiments.studies.transfer import first_step
@@ -73,6 +73,7 @@ def test_options_differ_one_at_a_time():
         ("EnergyBandit", "energy_bandit", "nfq"),
         ("MultiGoal", "multi_goal", "flow-sac"),
         ("NoisyLQR", "noisy_lqr", "nfq"),
+        ("ReturnChain", "return_chain", "nfac"),
     ],
 )
 def test_untrained_models_are_measured_and_drawn(env, measure, agent, tmp_path):
@@ -84,6 +85,10 @@ def test_untrained_models_are_measured_and_drawn(env, measure, agent, tmp_path):
         assert row["mass"] == pytest.approx(1, abs=0.01) and row["kl"] > row["kl_of_best_gaussian"] > 0.5
     if measure == "noisy_lqr":
         assert row["value_error"] > 0.3 and row["covariance_error"] > 1
+    if measure == "return_chain":  # uniform on the interval
+        assert min(row["distance_safe"], row["distance_risky"]) > 0.05
+        covered = calibration.row_of(run, 3)
+        assert covered["states"] == 3 and 0 <= covered["covered_90"] <= 1
     draw = getattr(pictures, measure, None)
     if draw:
         draw({"agent": run}).savefig(tmp_path / "picture.png", dpi=40)

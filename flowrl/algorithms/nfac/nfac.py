@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -90,6 +91,24 @@ class NFAC(SAC):
     def reward_scale(self) -> float:
         """Sigma, by which rewards are divided."""
         return self.return_scale.scale if self.scale_rewards else 1.0
+
+    @torch.no_grad()
+    def returns(self, observations: Any, actions: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """
+        What the critics, taken together, expect of actions: the distribution of the discounted return, in the
+        environment's rewards, with the entropy that the targets hold.
+
+        :param observations: as `predict` takes them, a batch
+        :param actions: in the environment's units, shape ``(batch, *action_shape)``
+        :return: atoms in increasing order and their weights, each of shape ``(batch, n)``
+        """
+        obs, _ = self.policy.obs_to_tensor(observations)
+        scaled = torch.as_tensor(self.policy.scale_action(np.asarray(actions))).flatten(1)
+        atoms = self.critic.head.atoms(self.critic.raw(obs, scaled.to(next(self.critic.parameters()))))
+        values, order = atoms.values.transpose(0, 1).flatten(1).sort(-1)
+        weights = atoms.weights.expand_as(atoms.values).transpose(0, 1).flatten(1).gather(1, order)
+        weights = weights / len(atoms.values)
+        return values.cpu().numpy() * self.reward_scale, weights.cpu().numpy()
 
     def moves_actor(self) -> bool:
         """Whether the next update moves the actor; every call counts an update."""

@@ -1,0 +1,105 @@
+"""Are NFAC's return distributions true? ``python experiments/studies/calibration.py RUN_DIR [RUN_DIR ...]``.
+
+Plays fresh episodes with sampled actions, and asks how often the discounted return from a state, with the entropy terms
+that the critic's targets hold, lies in the 90 % interval that the critic gave for it. Returns are taken from the first
+half of an episode that ends by its time limit, whose rest is then worth little (0.99^500 is 0.7 %), and from everywhere
+in one that terminates. Writes ``calibration.csv`` and ``.json`` to ``experiments/results/``.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from experiments.reports.results import ResultsParser, Row, write_results
+
+LEVELS = (0.5, 0.9)
+EVERY = 25  # steps between the states that are asked: neighbours have almost the same return
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Run the command.
+
+    :param argv: the arguments; those of the process by default
+    :return: the exit code
+    """
+    parser = ResultsParser("calibration.py", __doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="of nfac")
+    parser.add_argument("--episodes", type=int, default=200, help="of each run (default: 200)")
+    arguments = parser.parse_args(argv)
+    write_results(arguments.output, "calibration", [row_of(run, arguments.episodes) for run in arguments.runs])
+    return 0
+
+
+def row_of(path: Path, n_episodes: int) -> Row:
+    """
+    :param path: of a run
+    :param n_episodes: how many are played
+    :return: the part of returns that each interval covers, and the mean error
+    """
+    from experiments.studies.measures import open_model  # SB3 takes seconds to import
+    from experiments.training.run_directory import RunDirectory
+
+    model, env = open_model(path)
+    states, actions, returns = (np.concatenate(part) for part in zip(*(play(model, env, i) for i in range(n_episodes))))
+    values, weights = model.returns(states, actions)
+    total = weights.cumsum(1) / weights.sum(1, keepdims=True)
+    config = RunDirectory.open(path).config
+    row: Row = dict(
+        env=config["environment"]["name"], agent=config["agent"], flow=config["flow"], seed=config["seed"], states=len(states)
+    )
+    for level in LEVELS:
+        low, high = (_quantile(values, total, q) for q in ((1 - level) / 2, (1 + level) / 2))
+        row[f"covered_{level:.0%}".rstrip("%")] = round(float(((returns >= low) & (returns <= high)).mean()), 4)
+    mean = (values * weights).sum(1) / weights.sum(1)
+    row |= dict(mean_return=round(float(returns.mean()), 2), mean_error=round(float((mean - returns).mean()), 2))
+    return row
+
+
+@torch.no_grad()
+def play(model: Any, env: Any, seed: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """
+    An episode of sampled actions.
+
+    :param model: NFAC
+    :param env: one environment, not normalised
+    :param seed: of its reset
+    :return: states and actions every few steps, and the discounted soft return from each, in the environment's rewards
+    """
+    observation, _ = env.reset(seed=seed)
+    alpha = float(model.ent_coef_tensor if model.ent_coef_optimizer is None else model.log_ent_coef.exp())
+    states, actions, rewards, bonuses = [], [], [], []
+    ended = terminated = False
+    while not ended:
+        obs, _ = model.policy.obs_to_tensor(observation)
+        scaled, log_prob = model.actor.action_log_prob(obs)
+        action = model.policy.unscale_action(scaled.cpu().numpy())[0]
+        states.append(observation)
+        actions.append(action)
+        bonuses.append(-alpha * model.reward_scale * log_prob.item())
+        observation, reward, terminated, truncated, _ = env.step(action)
+        rewards.append(float(reward))
+        ended = terminated or truncated
+    returns, soft = np.zeros(len(rewards)), 0.0
+    for t in reversed(range(len(rewards))):
+        returns[t] = rewards[t] + model.gamma * soft  # of the action as well: its own entropy is not in it
+        soft = returns[t] + bonuses[t]
+    last = len(rewards) if terminated else len(rewards) // 2
+    chosen = np.arange(0, last, EVERY)
+    return np.array(states)[chosen], np.array(actions)[chosen], returns[chosen]
+
+
+def _quantile(values: NDArray[Any], total: NDArray[Any], level: float) -> NDArray[Any]:
+    """Of each row's atoms, whose weights add up to ``total``."""
+    index = (total < level).sum(1).clip(max=values.shape[1] - 1)
+    return values[np.arange(len(values)), index]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
