@@ -52,7 +52,11 @@ def row_of(path: Path, n_episodes: int) -> Row:
     total = weights.cumsum(1) / weights.sum(1, keepdims=True)
     config = RunDirectory.open(path).config
     row: Row = dict(
-        env=config["environment"]["name"], agent=config["agent"], flow=config["flow"], seed=config["seed"], states=len(states)
+        env=config["environment"]["name"],
+        agent=config["agent"],
+        flow=config["flow"],
+        seed=config["seed"],
+        states=len(states),
     )
     for level in LEVELS:
         low, high = (_quantile(values, total, q) for q in ((1 - level) / 2, (1 + level) / 2))

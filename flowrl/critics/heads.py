@@ -73,6 +73,8 @@ class FlowHead(Head):
 
     :param bound: B
     :param n_bins: K of the spline
+    :param grid: ``"fixed"``: the spline's bins of the return are equally long, and their probabilities and slopes are
+        learned; ``"free"``: their lengths are learned as well
     :param n_atoms: at the midpoints of as many equal slices of tau
     :param objective: ``"likelihood"``: the mean of -log p over the target's atoms, each moved by noise, so that a
         return without spread has a density too; ``"quantile"``: see :func:`quantile_huber_loss`
@@ -82,19 +84,26 @@ class FlowHead(Head):
     def __init__(
         self,
         bound: float = 5.0,
-        n_bins: int = 24,
+        n_bins: int = 64,
         n_atoms: int = 32,
+        grid: str = "fixed",
         objective: str = "likelihood",
         noise: float = 0.075,
     ):
         super().__init__(bound)
         if objective not in ("likelihood", "quantile"):
             raise ValueError(f'objective is "likelihood" or "quantile", got {objective!r}.')
+        if grid not in ("fixed", "free"):
+            raise ValueError(f'grid is "fixed" or "free", got {grid!r}.')
         self.n_bins, self.n_atoms, self.objective, self.noise = n_bins, n_atoms, objective, noise
-        self.size = 3 * n_bins - 1
+        self.is_fixed = grid == "fixed"
+        self.size = (2 if self.is_fixed else 3) * n_bins - 1
 
     def distribution(self, raw: Tensor) -> ReturnFlow:
         """Of the return, ``(*batch, size) -> batch shape (*batch,)``."""
+        if self.is_fixed:  # a spline's heights are its bins of the return
+            widths, slopes = raw.split((self.n_bins, self.n_bins - 1), -1)
+            raw = torch.cat((widths, torch.zeros_like(widths), slopes), -1)
         return ReturnFlow(raw, self.bound)
 
     def atoms(self, raw: Tensor) -> Atoms:

@@ -90,6 +90,7 @@ class NFACUpdate(OffPolicyUpdate):
         returns.bound, returns.limit = head.bound, RAW_LIMIT
         if isinstance(head, FlowHead):
             returns.head, returns.bins, returns.atoms = FLOW, head.n_bins, head.n_atoms
+            returns.is_fixed = head.is_fixed
             returns.weights = self.weights.data_ptr()
             job.smoothing, job.smoothing_std = new(n, head.n_atoms), head.noise
             noise.append(new.kept[-1])

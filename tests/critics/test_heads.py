@@ -11,7 +11,10 @@ from flowrl.critics.heads import HEADS, Atoms, make_head, quantile_huber_loss
 from flowrl.critics.return_critic import of_smaller_mean, pooled
 from flowrl.critics.risk import find_distortion, measure
 
-CASES = [(name, {}) for name in HEADS] + [("flow", dict(objective="quantile"))]
+CASES = [(name, {}) for name in HEADS] + [
+    ("flow", dict(objective="quantile", n_bins=24)),
+    ("flow", dict(grid="free", n_bins=24)),
+]
 
 
 def bimodal(n: int) -> Atoms:
@@ -102,7 +105,12 @@ def test_pessimism():
 
 @pytest.mark.parametrize(
     "name, options, words",
-    [("flwo", {}, "did you mean 'flow'"), ("flow", dict(bins=3), "options"), ("flow", dict(objective="x"), "quantile")],
+    [
+        ("flwo", {}, "did you mean 'flow'"),
+        ("flow", dict(bins=3), "options"),
+        ("flow", dict(objective="x"), "quantile"),
+        ("flow", dict(grid="x"), "free"),
+    ],
 )
 def test_bad_heads_are_refused(name, options, words):
     with pytest.raises(ValueError, match=words):

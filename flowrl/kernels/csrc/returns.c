@@ -9,7 +9,7 @@ enum { CATEGORICAL, FLOW }; /* heads */
 
 typedef struct {
     int head;
-    int bins;            /* of the spline, or fixed returns */
+    int bins, is_fixed;  /* of the spline; whether these are equally long in the return, so that nothing is read of them */
     Size atoms;
     double bound, limit; /* returns lie in [-bound, bound]; of the spline's raw numbers */
     const REAL *weights; /* of a flow's atoms in the actor's measure of risk, (atoms) */
@@ -18,6 +18,23 @@ typedef struct {
 /* Fixed return i, or the base's point for the midpoint of slice i of tau. */
 static inline REAL fixed_return(const Returns *r, Size i) { return (REAL)(r->bound * (2.0 * (double)i / (double)(r->atoms - 1) - 1)); }
 static inline REAL base_point(const Returns *r, Size i) { return (REAL)(r->bound * (2.0 * ((double)i + 0.5) / (double)r->atoms - 1)); }
+
+/* The spline's widths and heights; where the raw numbers would lie if the heights were among them, for its slopes. */
+static inline const REAL *constrain_returns(const Returns *r, Block *q, const REAL *raw, Size n, int lanes) {
+    if (!r->is_fixed) {
+        constrain(q, raw, n, 1, lanes, r->bins, (REAL)(1 / r->limit));
+        return raw;
+    }
+    EACH_LANE q->total[0][l] = 0, q->total[1][l] = (REAL)r->bins;
+    for (int i = 0; i < r->bins; i++) {
+        Lanes x;
+        gather(x, raw + i * n, 1, lanes);
+        EACH_LANE q->p[i][l] = positive(x[l], (REAL)(1 / r->limit), &q->slope[i][l]);
+        EACH_LANE q->total[0][l] += q->p[i][l];
+        EACH_LANE q->p[r->bins + i][l] = 1;
+    }
+    return raw - r->bins * n;
+}
 
 static inline REAL power_of_e(REAL x) { return exponential(x < -80 ? -80 : x); } /* of x up to 0 */
 
@@ -46,7 +63,7 @@ static void atoms_of(const Returns *r, const REAL *raw, Size n, int lanes, REAL 
         for (Size i = 0; i < r->atoms; i++) EACH_LANE values[i][l] = fixed_return(r, i);
     } else {
         Block q;
-        constrain(&q, raw, n, 1, lanes, r->bins, (REAL)(1 / r->limit));
+        raw = constrain_returns(r, &q, raw, n, lanes);
         for (Size i = 0; i < r->atoms; i++) {
             Lanes x, log_slope;
             EACH_LANE x[l] = base_point(r, i), weights[i][l] = 1 / (REAL)r->atoms;
@@ -72,10 +89,12 @@ static inline void add_gradient(KnotSums *to, const Block *q, const Gradient *g,
         EACH_LANE to->sums[2 * bins + i][l] += (REAL)(i + 1) == q->k[l] ? g->d0[l] : (REAL)i == q->k[l] ? g->d1[l] : 0;
 }
 
-static inline void write_gradient(const KnotSums *from, const Block *q, int bins, REAL *to_raw, Size n, int lanes) {
-    for (int i = 0; i < 3 * bins - 1; i++)
-        for (int l = 0; l < lanes; l++)
-            to_raw[i * n + l] = from->sums[i][l] * (i < 2 * bins ? q->p[i][l] * q->slope[i][l] : 1);
+static inline void write_gradient(const Returns *r, const KnotSums *from, const Block *q, REAL *to_raw, Size n, int lanes) {
+    int bins = r->bins, read = r->is_fixed ? bins : 2 * bins; /* widths, and heights where they are free */
+    for (int i = 0; i < read; i++)
+        for (int l = 0; l < lanes; l++) to_raw[i * n + l] = from->sums[i][l] * q->p[i][l] * q->slope[i][l];
+    for (int i = 0; i < bins - 1; i++)
+        for (int l = 0; l < lanes; l++) to_raw[(read + i) * n + l] = from->sums[2 * bins + i][l];
 }
 
 /* The loss of LANES samples of one network for target atoms (flow) or weights of the fixed returns (categorical), either
@@ -100,7 +119,7 @@ static void learn_returns(const Returns *r, const REAL *raw, Size n, int lanes, 
     REAL share = 1 / (REAL)r->atoms, over_limit = (REAL)(1 / r->limit), bound = (REAL)r->bound;
     Lanes none = {0}, to_ladj;
     EACH_LANE to_ladj[l] = share * scale;
-    constrain(&q, raw, n, 1, lanes, r->bins, over_limit);
+    raw = constrain_returns(r, &q, raw, n, lanes);
     for (Size i = 0; i < r->atoms; i++) {
         Lanes y, x, log_slope;
         Gradient g;
@@ -113,7 +132,7 @@ static void learn_returns(const Returns *r, const REAL *raw, Size n, int lanes, 
     }
     REAL log_length = (REAL)log(2 * r->bound);
     EACH_LANE loss[l] += log_length;
-    write_gradient(&sums, &q, r->bins, to_raw, n, lanes);
+    write_gradient(r, &sums, &q, to_raw, n, lanes);
 }
 
 /* Where the actor goes: the measure of LANES samples of one network, and the gradient in what the head reads of it times
@@ -134,7 +153,7 @@ static void measure_returns(const Returns *r, const REAL *raw, Size n, int lanes
     KnotSums sums = {0};
     REAL over_limit = (REAL)(1 / r->limit), bound = (REAL)r->bound;
     Lanes none = {0};
-    constrain(&q, raw, n, 1, lanes, r->bins, over_limit);
+    raw = constrain_returns(r, &q, raw, n, lanes);
     for (Size i = 0; i < r->atoms; i++) {
         Lanes x, z, log_slope, to_image;
         REAL weight = r->weights[i];
@@ -148,5 +167,5 @@ static void measure_returns(const Returns *r, const REAL *raw, Size n, int lanes
         differentiate(&q, to_image, none, r->bins, bound, 0, &g);
         add_gradient(&sums, &q, &g, r->bins);
     }
-    if (to_raw) write_gradient(&sums, &q, r->bins, to_raw, n, lanes);
+    if (to_raw) write_gradient(r, &sums, &q, to_raw, n, lanes);
 }
