@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from experiments.reports.density_panels import density_panels
@@ -33,6 +34,23 @@ def energy_bandit(runs: dict[str, Path]) -> Figure:
 
     panels.insert(0, (f"best policy at alpha = {alpha:g}", best))
     return density_panels(panels)
+
+
+def hidden_goal(runs: dict[str, Path]) -> Figure:
+    """
+    :param runs: of agents, by what they are called
+    :return: the actions that each samples in the one state, and where goals hide
+    """
+    figure = Figure(figsize=(2.6 * len(runs), 3.0), layout="constrained")
+    for axes, (name, run) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items()):
+        model, env = open_model(run)
+        actions, _ = model.predict(np.zeros((2_000, 1), np.float32))
+        axes.scatter(*actions.T, s=2, color="#4c72b0", linewidths=0)
+        for goal in env.unwrapped.goals:
+            axes.add_patch(Circle(goal, env.unwrapped.radius, fill=False, color="#d95f02", linewidth=1.5))
+        axes.set(title=name, xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xlabel="action 1", ylabel="action 2")
+        axes.label_outer()
+    return figure
 
 
 def multi_goal(runs: dict[str, Path]) -> Figure:
