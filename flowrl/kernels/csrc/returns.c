@@ -19,21 +19,60 @@ typedef struct {
 static inline REAL fixed_return(const Returns *r, Size i) { return (REAL)(r->bound * (2.0 * (double)i / (double)(r->atoms - 1) - 1)); }
 static inline REAL base_point(const Returns *r, Size i) { return (REAL)(r->bound * (2.0 * ((double)i + 0.5) / (double)r->atoms - 1)); }
 
-/* The spline's widths and heights; where the raw numbers would lie if the heights were among them, for its slopes. */
-static inline const REAL *constrain_returns(const Returns *r, Block *q, const REAL *raw, Size n, int lanes) {
-    if (!r->is_fixed) {
-        constrain(q, raw, n, 1, lanes, r->bins, (REAL)(1 / r->limit));
-        return raw;
+/* A block of splines, constrained once for the many values that are placed in each. */
+typedef struct {
+    Block q;
+    REAL knots[2][MAX_BINS + 1][LANES]; /* base points and returns */
+    REAL below[2][MAX_BINS + 1][LANES]; /* share of the widths and of the heights below each knot */
+    REAL d[MAX_BINS + 1][LANES], slope[MAX_BINS + 1][LANES]; /* slopes there, and d log d / d raw */
+} Splines;
+
+static void prepare(const Returns *r, Splines *s, const REAL *raw, Size n, int lanes) {
+    int bins = r->bins, read = r->is_fixed ? bins : 2 * bins;
+    REAL over_limit = (REAL)(1 / r->limit), bound = (REAL)r->bound;
+    Block *q = &s->q;
+    EACH_LANE q->total[0][l] = q->total[1][l] = 0;
+    for (int i = 0; i < 2 * bins; i++) {
+        Lanes x = {0};
+        if (i < read) gather(x, raw + i * n, 1, lanes);
+        EACH_LANE q->p[i][l] = positive(x[l], over_limit, &q->slope[i][l]);
+        EACH_LANE {
+            s->below[i >= bins][i % bins][l] = q->total[i >= bins][l];
+            q->total[i >= bins][l] += q->p[i][l];
+        }
     }
-    EACH_LANE q->total[0][l] = 0, q->total[1][l] = (REAL)r->bins;
-    for (int i = 0; i < r->bins; i++) {
-        Lanes x;
-        gather(x, raw + i * n, 1, lanes);
-        EACH_LANE q->p[i][l] = positive(x[l], (REAL)(1 / r->limit), &q->slope[i][l]);
-        EACH_LANE q->total[0][l] += q->p[i][l];
-        EACH_LANE q->p[r->bins + i][l] = 1;
+    for (int a = 0; a < 2; a++)
+        for (int i = 0; i <= bins; i++) EACH_LANE {
+            REAL scale = 2 * bound / q->total[a][l];
+            s->knots[a][i][l] = i == bins ? bound : s->below[a][i][l] * scale - bound;
+        }
+    for (int i = 0; i <= bins; i++) {
+        Lanes x = {0}; /* slope 1, that is raw 0, at both ends */
+        if (i > 0 && i < bins) gather(x, raw + (read + i - 1) * n, 1, lanes);
+        EACH_LANE s->d[i][l] = positive(x[l], over_limit, &s->slope[i][l]);
     }
-    return raw - r->bins * n;
+}
+
+/* As place() of spline.c, of values in [-bound, bound]. */
+static inline void find(const Returns *r, Splines *s, const REAL *value, int inverse) {
+    Block *q = &s->q;
+    Lanes clipped;
+    EACH_LANE {
+        REAL bound = (REAL)r->bound;
+        clipped[l] = value[l] < -bound ? -bound : value[l] > bound ? bound : value[l];
+        q->inside[l] = value[l] > -bound && value[l] < bound;
+        q->k[l] = 0;
+    }
+    for (int i = 1; i < r->bins; i++) EACH_LANE q->k[l] += clipped[l] >= s->knots[inverse][i][l];
+    for (int l = 0; l < LANES; l++) {
+        int k = (int)q->k[l];
+        q->x0[l] = s->knots[0][k][l], q->x1[l] = s->knots[0][k + 1][l];
+        q->y0[l] = s->knots[1][k][l], q->y1[l] = s->knots[1][k + 1][l];
+        q->d0[l] = s->d[k][l], q->d1[l] = s->d[k + 1][l];
+        q->slope0[l] = s->slope[k][l], q->slope1[l] = s->slope[k + 1][l];
+        q->below[0][l] = s->below[0][k][l], q->below[1][l] = s->below[1][k][l];
+    }
+    within_bins(q, clipped, inverse);
 }
 
 static inline REAL power_of_e(REAL x) { return exponential(x < -80 ? -80 : x); } /* of x up to 0 */
@@ -62,39 +101,44 @@ static void atoms_of(const Returns *r, const REAL *raw, Size n, int lanes, REAL 
         softmax(r->atoms, raw, n, lanes, weights, log_total);
         for (Size i = 0; i < r->atoms; i++) EACH_LANE values[i][l] = fixed_return(r, i);
     } else {
-        Block q;
-        raw = constrain_returns(r, &q, raw, n, lanes);
+        Splines s;
+        prepare(r, &s, raw, n, lanes);
         for (Size i = 0; i < r->atoms; i++) {
             Lanes x, log_slope;
             EACH_LANE x[l] = base_point(r, i), weights[i][l] = 1 / (REAL)r->atoms;
-            place(&q, raw, n, 1, lanes, x, r->bins, (REAL)r->bound, (REAL)(1 / r->limit), 0);
-            image_of(&q, x, 0, values[i], log_slope);
+            find(r, &s, x, 0);
+            image_of(&s.q, x, 0, values[i], log_slope);
         }
     }
     for (Size i = 0; i < r->atoms; i++) EACH_LANE mean[l] += weights[i][l] * values[i][l];
 }
 
-/* The gradients in a spline's raw numbers, gathered over many values. */
+/* The gradients of many values in the knots: at each place the part that all bins below it share, and the bin's own. */
 typedef struct {
-    REAL sums[3 * MAX_BINS][LANES];
+    REAL edge[2][MAX_BINS][LANES], bin[2][MAX_BINS][LANES], share[2][LANES], d[MAX_BINS + 1][LANES];
 } KnotSums;
 
-static inline void add_gradient(KnotSums *to, const Block *q, const Gradient *g, int bins) {
-    for (int a = 0; a < 2; a++)
-        for (int i = 0; i < bins; i++) EACH_LANE {
-            REAL direct = (REAL)i < q->k[l] ? g->edge[a][l] : (REAL)i == q->k[l] ? g->bin[a][l] : 0;
-            to->sums[a * bins + i][l] += direct - g->share[a][l];
-        }
-    for (int i = 0; i < bins - 1; i++)
-        EACH_LANE to->sums[2 * bins + i][l] += (REAL)(i + 1) == q->k[l] ? g->d0[l] : (REAL)i == q->k[l] ? g->d1[l] : 0;
+static inline void add_gradient(KnotSums *to, const Block *q, const Gradient *g, int axes) {
+    for (int a = 0; a < axes; a++) EACH_LANE to->share[a][l] += g->share[a][l];
+    for (int l = 0; l < LANES; l++) {
+        int k = (int)q->k[l];
+        for (int a = 0; a < axes; a++) to->edge[a][k][l] += g->edge[a][l], to->bin[a][k][l] += g->bin[a][l];
+        to->d[k][l] += g->d0[l], to->d[k + 1][l] += g->d1[l];
+    }
 }
 
 static inline void write_gradient(const Returns *r, const KnotSums *from, const Block *q, REAL *to_raw, Size n, int lanes) {
-    int bins = r->bins, read = r->is_fixed ? bins : 2 * bins; /* widths, and heights where they are free */
-    for (int i = 0; i < read; i++)
-        for (int l = 0; l < lanes; l++) to_raw[i * n + l] = from->sums[i][l] * q->p[i][l] * q->slope[i][l];
-    for (int i = 0; i < bins - 1; i++)
-        for (int l = 0; l < lanes; l++) to_raw[(read + i) * n + l] = from->sums[2 * bins + i][l];
+    int bins = r->bins, axes = r->is_fixed ? 1 : 2; /* widths, and heights where they are free */
+    for (int a = 0; a < axes; a++) {
+        Lanes above = {0}; /* what the bins above have given to all below them */
+        for (int i = bins - 1; i >= 0; i--) {
+            Lanes g;
+            EACH_LANE g[l] = (above[l] + from->bin[a][i][l] - from->share[a][l]) * q->p[a * bins + i][l] * q->slope[a * bins + i][l];
+            EACH_LANE above[l] += from->edge[a][i][l];
+            memcpy(to_raw + (a * bins + i) * n, g, (size_t)lanes * sizeof(REAL));
+        }
+    }
+    for (int i = 1; i < bins; i++) memcpy(to_raw + (axes * bins + i - 1) * n, from->d[i], (size_t)lanes * sizeof(REAL));
 }
 
 /* The loss of LANES samples of one network for target atoms (flow) or weights of the fixed returns (categorical), either
@@ -114,25 +158,26 @@ static void learn_returns(const Returns *r, const REAL *raw, Size n, int lanes, 
         }
         return;
     }
-    Block q; /* the mean of -log p(y) = log dz/dtau = log slope + log 2 B */
+    Splines s; /* the mean of -log p(y) = log dz/dtau = log slope + log 2 B */
     KnotSums sums = {0};
-    REAL share = 1 / (REAL)r->atoms, over_limit = (REAL)(1 / r->limit), bound = (REAL)r->bound;
+    REAL share = 1 / (REAL)r->atoms, bound = (REAL)r->bound;
+    int axes = r->is_fixed ? 1 : 2;
     Lanes none = {0}, to_ladj;
     EACH_LANE to_ladj[l] = share * scale;
-    raw = constrain_returns(r, &q, raw, n, lanes);
+    prepare(r, &s, raw, n, lanes);
     for (Size i = 0; i < r->atoms; i++) {
         Lanes y, x, log_slope;
         Gradient g;
         gather(y, target + i * n, 1, lanes);
-        place(&q, raw, n, 1, lanes, y, r->bins, bound, over_limit, 1);
-        image_of(&q, y, 1, x, log_slope);
-        differentiate(&q, none, to_ladj, r->bins, bound, 1, &g);
-        add_gradient(&sums, &q, &g, r->bins);
+        find(r, &s, y, 1);
+        image_of(&s.q, y, 1, x, log_slope);
+        differentiate(&s.q, none, to_ladj, r->bins, bound, 1, &g);
+        add_gradient(&sums, &s.q, &g, axes);
         EACH_LANE loss[l] += share * (log_slope[l] + (x[l] - x[l])); /* NaN shows */
     }
     REAL log_length = (REAL)log(2 * r->bound);
     EACH_LANE loss[l] += log_length;
-    write_gradient(r, &sums, &q, to_raw, n, lanes);
+    write_gradient(r, &sums, &s.q, to_raw, n, lanes);
 }
 
 /* Where the actor goes: the measure of LANES samples of one network, and the gradient in what the head reads of it times
@@ -149,23 +194,24 @@ static void measure_returns(const Returns *r, const REAL *raw, Size n, int lanes
                 for (int l = 0; l < lanes; l++) to_raw[i * n + l] = scale[l] * p[i][l] * (fixed_return(r, i) - value[l]);
         return;
     }
-    Block q;
+    Splines s;
     KnotSums sums = {0};
-    REAL over_limit = (REAL)(1 / r->limit), bound = (REAL)r->bound;
+    REAL bound = (REAL)r->bound;
+    int axes = r->is_fixed ? 1 : 2;
     Lanes none = {0};
-    raw = constrain_returns(r, &q, raw, n, lanes);
+    prepare(r, &s, raw, n, lanes);
     for (Size i = 0; i < r->atoms; i++) {
         Lanes x, z, log_slope, to_image;
         REAL weight = r->weights[i];
         EACH_LANE x[l] = base_point(r, i);
-        place(&q, raw, n, 1, lanes, x, r->bins, bound, over_limit, 0);
-        image_of(&q, x, 0, z, log_slope);
+        find(r, &s, x, 0);
+        image_of(&s.q, x, 0, z, log_slope);
         EACH_LANE value[l] += weight * z[l];
         if (!to_raw) continue;
         EACH_LANE to_image[l] = weight * scale[l];
         Gradient g;
-        differentiate(&q, to_image, none, r->bins, bound, 0, &g);
-        add_gradient(&sums, &q, &g, r->bins);
+        differentiate(&s.q, to_image, none, r->bins, bound, 0, &g);
+        add_gradient(&sums, &s.q, &g, axes);
     }
-    if (to_raw) write_gradient(r, &sums, &q, to_raw, n, lanes);
+    if (to_raw) write_gradient(r, &sums, &s.q, to_raw, n, lanes);
 }

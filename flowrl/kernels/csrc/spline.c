@@ -48,6 +48,28 @@ static inline void constrain(Block *q, const REAL *raw, Size raw_p, Size raw_b, 
     }
 }
 
+/* Eq. 4 to 8 in the bins that were found. */
+static inline void within_bins(Block *q, const REAL *clipped, int inverse) {
+    EACH_LANE {
+        REAL width = q->x1[l] - q->x0[l], height = q->y1[l] - q->y0[l];
+        REAL s = height / width, d0 = q->d0[l], d1 = q->d1[l], xi, w = 0;
+        if (inverse) { /* eq. 6 to 8 in the form that cannot cancel: see invert in transforms/spline.py */
+            w = (clipped[l] - q->y0[l]) / height;
+            REAL t = d0 - (d0 + d1) * w, sw = 2 * s * w;
+            xi = sw / (t + sw + ROOT(t * t + 2 * s * sw * (1 - w)));
+        } else {
+            xi = (clipped[l] - q->x0[l]) / width;
+        }
+        REAL rest = 1 - xi, start = s * xi + d0 * rest;
+        q->s[l] = s;
+        q->xi[l] = xi;
+        q->rest[l] = rest;
+        q->denominator[l] = s + (d0 + d1 - 2 * s) * (xi * rest);
+        q->rise[l] = inverse ? w : xi * start / q->denominator[l]; /* eq. 4: (y - y_k) / h */
+        q->numerator[l] = xi * (d1 * xi + s * rest) + rest * start; /* eq. 5: dy/dx = numerator (s / denominator)^2 */
+    }
+}
+
 /* The bins of values, once widths and heights are constrained. */
 static inline void place(Block *q, const REAL *raw, Size raw_p, Size raw_b, int lanes, const REAL *value, int bins,
                          REAL bound, REAL over_limit, int inverse) {
@@ -93,24 +115,7 @@ static inline void place(Block *q, const REAL *raw, Size raw_p, Size raw_b, int 
     }
     EACH_LANE q->d0[l] = positive(raw0[l], over_limit, &q->slope0[l]);
     EACH_LANE q->d1[l] = positive(raw1[l], over_limit, &q->slope1[l]);
-    EACH_LANE {
-        REAL width = q->x1[l] - q->x0[l], height = q->y1[l] - q->y0[l];
-        REAL s = height / width, d0 = q->d0[l], d1 = q->d1[l], xi, w = 0;
-        if (inverse) { /* eq. 6 to 8 in the form that cannot cancel: see invert in transforms/spline.py */
-            w = (clipped[l] - q->y0[l]) / height;
-            REAL t = d0 - (d0 + d1) * w, sw = 2 * s * w;
-            xi = sw / (t + sw + ROOT(t * t + 2 * s * sw * (1 - w)));
-        } else {
-            xi = (clipped[l] - q->x0[l]) / width;
-        }
-        REAL rest = 1 - xi, start = s * xi + d0 * rest;
-        q->s[l] = s;
-        q->xi[l] = xi;
-        q->rest[l] = rest;
-        q->denominator[l] = s + (d0 + d1 - 2 * s) * (xi * rest);
-        q->rise[l] = inverse ? w : xi * start / q->denominator[l]; /* eq. 4: (y - y_k) / h */
-        q->numerator[l] = xi * (d1 * xi + s * rest) + rest * start; /* eq. 5: dy/dx = numerator (s / denominator)^2 */
-    }
+    within_bins(q, clipped, inverse);
 }
 
 static inline void locate(Block *q, const REAL *raw, Size raw_p, Size raw_b, int lanes, const REAL *value, int bins,
