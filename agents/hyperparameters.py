@@ -132,7 +132,7 @@ NFAC_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
     learning_starts=5_000,
     ent_coef="auto_0.01",
     target_entropy="auto_0.5",
-    policy_kwargs=SAC_DEFAULTS["policy_kwargs"] | dict(normalize_observations=True),
+    policy_kwargs=SAC_DEFAULTS["policy_kwargs"] | dict(normalize_observations=True, critic="categorical"),
 )
 NFAC: dict[str, Hyperparameters] = {
     name: row
@@ -145,7 +145,7 @@ NFAC["ReturnChain"] = dict(
     buffer_size=20_000,
     learning_starts=1_000,
     ent_coef=0.001,  # its part in the return is then nothing
-    policy_kwargs=NFAC_DEFAULTS["policy_kwargs"] | dict(net_arch=[64, 64]),
+    policy_kwargs=NFAC_DEFAULTS["policy_kwargs"] | dict(net_arch=[64, 64], critic="flow"),
 )
 
 # PPO: the paper's continuous-control settings (Schulman et al. 2017), with the normalisation of observations and

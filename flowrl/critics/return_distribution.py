@@ -4,8 +4,8 @@ The spline *is* the quantile function, :math:`z = Z(\tau)`, and what a flow give
 
 .. math:: F(z) = Z^{-1}(z), \qquad p(z) = 1 / Z'(\tau), \qquad E[g(z)] = \int_0^1 g(Z(\tau)) d\tau
 
-Quantiles cannot cross, since the spline is monotone (Durkan et al. 2019), and nothing
-lies beyond [-B, B]: a linear tail would let one wild target move the mean.
+Quantiles cannot cross, since the spline is monotone (Durkan et al. 2019), and nothing lies beyond
+[-B, B]: a linear tail would let one wild target move the mean.
 """
 
 import math
@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 
 from flowrl.transforms.spline import evaluate_in_bin, spline_knots
+
+RAW_LIMIT = 5.0
+"""Of raw numbers. A return that is certain has its probability in one bin: of 64, 0.997 at this limit, but 0.86 at that
+of other splines (3). What is left is spread over the interval, and draws every mean towards zero, and again every mean
+that is bootstrapped from it. Beyond 5 the shortest bins vanish in float32."""
 
 
 class ReturnFlow:
@@ -26,7 +31,7 @@ class ReturnFlow:
     """
 
     def __init__(self, raw: Tensor, bound: float):
-        self._knots = spline_knots(raw, bound)  # (*batch, 3, K + 1), both axes from -B to B
+        self._knots = spline_knots(raw, bound, RAW_LIMIT)  # (*batch, 3, K + 1), both axes from -B to B
         self.bound = bound
 
     def quantile(self, tau: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from flowrl.critics.heads import Atoms, CategoricalHead, FlowHead
 from flowrl.critics.return_critic import ReturnCritics
+from flowrl.critics.return_distribution import RAW_LIMIT
 from flowrl.critics.risk import measure, neutral
 from flowrl.kernels.flow import flow_job
 from flowrl.kernels.library import POINTER, Memory
 from flowrl.kernels.off_policy import OffPolicyUpdate, Parts, read_parts
 from flowrl.kernels.structures import constant, structure
-from flowrl.transforms.spline import RAW_LIMIT
 
 Nfac = structure("Nfac")
 CATEGORICAL, FLOW = 0, 1

