@@ -124,7 +124,7 @@ for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor"):  # short ep
 NFQ["EnergyBandit"]["steps"] = 15_000
 # One V, since a minimum of two is low by what they differ in, ten times over at gamma = 0.9; alpha such that the box
 # hardly cuts off the best policy.
-NFQ["NoisyLQR"] |= dict(steps=150_000, batch_size=512, ent_coef=0.3, cql_weight=0.0)
+NFQ["NoisyLQR"] |= dict(steps=100_000, batch_size=512, ent_coef=0.3, cql_weight=0.0)
 NFQ["NoisyLQR"]["policy_kwargs"] |= dict(n_critics=1)
 
 # NFAC: SAC's networks; observations and rewards normalised, less entropy and a low first temperature, as in SimbaV2.

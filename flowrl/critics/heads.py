@@ -73,8 +73,8 @@ class FlowHead(Head):
 
     :param bound: B
     :param n_bins: K of the spline
-    :param grid: ``"fixed"``: the spline's bins of the return are equally long, and their probabilities and slopes are
-        learned; ``"free"``: their lengths are learned as well
+    :param grid: ``"free"``: lengths, probabilities and slopes of the spline's bins are learned; ``"fixed"``: the bins
+        of the return are equally long
     :param n_atoms: at the midpoints of as many equal slices of tau
     :param objective: ``"likelihood"``: the mean of -log p over the target's atoms, each moved by noise, so that a
         return without spread has a density too; ``"quantile"``: see :func:`quantile_huber_loss`
@@ -84,9 +84,9 @@ class FlowHead(Head):
     def __init__(
         self,
         bound: float = 5.0,
-        n_bins: int = 64,
+        n_bins: int = 24,
         n_atoms: int = 32,
-        grid: str = "fixed",
+        grid: str = "free",
         objective: str = "likelihood",
         noise: float = 0.075,
     ):

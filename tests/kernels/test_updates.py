@@ -119,7 +119,7 @@ def test_nfq_in_every_setting(settings):
 
 CRITICS = {
     "flow": dict(critic="flow", critic_kwargs=dict(n_bins=6, n_atoms=7)),
-    "free flow": dict(critic="flow", critic_kwargs=dict(n_bins=6, n_atoms=7, grid="free")),
+    "flow of fixed bins": dict(critic="flow", critic_kwargs=dict(n_bins=6, n_atoms=7, grid="fixed")),
     "categorical": dict(critic="categorical", critic_kwargs=dict(n_bins=9)),
 }
 
