@@ -49,7 +49,7 @@ def batch(n=40, d=2):
 def test_entropy_is_taken_from_every_atom_before_gamma_and_the_mask():
     data, head = batch(), make_head("quantile", n_atoms=3)
     atoms = Atoms(torch.randn(40, 3).double(), torch.full((3,), 1 / 3).double())
-    log_prob, alpha = torch.randn(40).double(), torch.tensor(0.3).double()
+    log_prob, alpha = torch.randn(40).double(), torch.tensor(0.3, dtype=torch.float64)
     target = td_target(atoms, log_prob, data, alpha, 0.9, 2.0, head).atoms.values
     for row in range(40):
         for j in range(3):
