@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import torch
@@ -12,9 +11,9 @@ from flowrl.critics.heads import Atoms, CategoricalHead, FlowHead
 from flowrl.critics.return_critic import ReturnCritics
 from flowrl.critics.return_distribution import RAW_LIMIT
 from flowrl.critics.risk import measure, neutral
-from flowrl.kernels.flow import flow_job
-from flowrl.kernels.library import POINTER, Memory
-from flowrl.kernels.off_policy import OffPolicyUpdate, Parts, read_parts
+from flowrl.kernels.library import Memory
+from flowrl.kernels.off_policy import Parts, read_parts
+from flowrl.kernels.sac import SACUpdate
 from flowrl.kernels.structures import constant, structure
 
 Nfac = structure("Nfac")
@@ -40,10 +39,11 @@ def read_nfac_parts(model: Any) -> tuple[Parts | None, str]:
     return read_parts(model, ReturnCritics)
 
 
-class NFACUpdate(OffPolicyUpdate):
+class NFACUpdate(SACUpdate):
     """Updates of NFAC: what `flowrl.algorithms.nfac.update.update` returns."""
 
     call = "nfac_update"
+    job_type = Nfac
 
     def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__(model, parts)
@@ -60,32 +60,16 @@ class NFACUpdate(OffPolicyUpdate):
         return noise if self._moves_actor else noise[1:]
 
     def _prepare(self, job: Any, model: Any) -> None:
-        job.of_actor, job.of_critics = self.of_actor.job, self.of_critics.job
+        super()._prepare(job, model)
         job.reward_scale = model.reward_scale
         job.moves_actor, job.smallest = self._moves_actor, model.actor_pessimism
 
-    def _new_memory(self, n: int) -> tuple[Any, Any, Memory]:
-        new = Memory(self.dtype)
-        features = self.actor.widths[0]
-        d = self.critics.widths[0] - features
-        job = Nfac(n=n, features=features, actions=d)
-        job.noise = new(2 * n, d)
-        noise = list(new.kept[-1].split(n))
-        job.all_states, job.state_actions = new(features, 2 * n), new(features + d, n)
-        job.to_state_actions = new(self.critics.count, features + d, n)
-        job.to_log_prob, job.values = new(n), new(self.critics.count, n)
-        of_actor, of_critics = self.of_actor, self.of_critics
-        values, gradients = map(ctypes.addressof, (of_actor.values, of_actor.gradients))
-        job.actor = self.actor.job(2 * n, new, x=job.all_states, weights=values, to_weights=gradients)
-        critics = dict(x=job.state_actions, weights=ctypes.addressof(of_critics.values))
-        job.critics = self.critics.job(n, new, **critics, to_weights=ctypes.addressof(of_critics.gradients))
-        critics["weights"] = ctypes.addressof(of_critics.target_values)  # type: ignore[arg-type]
-        job.targets = self.critics.job(n, new, **critics)
-        first_of_flow = POINTER * len(self.actor.parameters())
-        job.flow = flow_job(self.program, 2 * n, d, new)
-        job.flow.weights, job.flow.to_weights = values + first_of_flow, gradients + first_of_flow
-        job.flow.to_ladj = job.to_log_prob
+    def _losses(self, job: Any) -> list[float]:
+        return [*job.losses, job.value, job.clipped]
 
+    def _new_memory(self, n: int) -> tuple[Any, Any, Memory]:
+        job, noise, new = super()._new_memory(n)
+        job.values = new(self.critics.count, n)
         head, returns = self.head, job.returns
         returns.bound, returns.limit = head.bound, RAW_LIMIT
         if isinstance(head, FlowHead):
@@ -93,7 +77,7 @@ class NFACUpdate(OffPolicyUpdate):
             returns.is_fixed = head.is_fixed
             returns.weights = self.weights.data_ptr()
             job.smoothing, job.smoothing_std = new(n, head.n_atoms), head.noise
-            noise.append(new.kept[-1])
+            noise = [*noise, new.kept[-1]]
         else:
             returns.head, returns.bins, returns.atoms = CATEGORICAL, head.size, head.size
         job.target = new(job.returns.atoms, n)

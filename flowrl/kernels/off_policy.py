@@ -111,6 +111,10 @@ class OffPolicyUpdate:
         )
         self._prepare(job, model)
         run(self.dtype, self.call, job)
+        return self._losses(job)
+
+    def _losses(self, job: Any) -> list[float]:
+        """What the kernel has found."""
         return list(job.losses)
 
     def _drawn(self, model: SAC, noise: list[Tensor]) -> list[Tensor]:

@@ -19,6 +19,7 @@ class SACUpdate(OffPolicyUpdate):
     """Updates of SAC: the losses of the temperature, the temperature, of the critics and of the actor."""
 
     call = "sac_update"
+    job_type: Any = Sac
 
     def _prepare(self, job: Any, model: SAC) -> None:
         job.of_actor, job.of_critics = self.of_actor.job, self.of_critics.job
@@ -27,7 +28,7 @@ class SACUpdate(OffPolicyUpdate):
         new = Memory(self.dtype)
         features = self.actor.widths[0]
         d = self.critics.widths[0] - features
-        job = Sac(n=n, features=features, actions=d)
+        job = self.job_type(n=n, features=features, actions=d)
         job.noise = new(2 * n, d)
         noise = new.kept[-1].split(n)
         job.all_states, job.state_actions = new(features, 2 * n), new(features + d, n)

@@ -11,6 +11,8 @@ CSRC = Path(__file__).with_name("csrc")
 TYPES: dict[str, Any] = {"Size": ctypes.c_int64, "int": ctypes.c_int, "double": ctypes.c_double}
 CHECKED = ("Step", "Flow", "Stack", "Adam", "Act", "Sac", "Nfq", "Returns", "Nfac", "Ppo")
 
+EXTENDED = {"Nfac": ("sac",)}  # structures of which a part's fields are read and set as their own
+
 
 @cache
 def source() -> str:
@@ -28,7 +30,7 @@ def structure(name: str) -> Any:
     """
     body = _declaration(rf"typedef struct {{([^}}]*)}} {name};")
     fields = [field for line in body.split(";") if line.strip() for field in _fields(line)]
-    return type(name, (ctypes.Structure,), dict(_fields_=fields))
+    return type(name, (ctypes.Structure,), dict(_fields_=fields, _anonymous_=EXTENDED.get(name, ())))
 
 
 @cache

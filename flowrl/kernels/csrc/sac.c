@@ -38,13 +38,70 @@ static inline Size least(const Stack *s, const REAL *q, Size b) {
     return which;
 }
 
-/* y = r + discount (1 - done) (min_i Q'_i(s', a') - alpha log pi(a' | s')) */
-static void td_targets(Size threads, Sac *s, double alpha) {
+/* The policy's actions in the states and in those that follow. */
+static void act_in_all_states(Size threads, Sac *s) {
+    Size n = s->n;
+    transpose(n, s->features, s->states, s->all_states, 2 * n);
+    transpose(n, s->features, s->next_states, s->all_states + n, 2 * n);
+    stack_forward(threads, &s->actor);
+    s->flow.parameters = last_layers(&s->actor, s->actor.outputs);
+    s->flow.to_parameters = last_layers(&s->actor, s->actor.gradients);
+    transpose(2 * n, s->actions, s->noise, s->flow.states, 2 * n);
+    flow_forward(threads, &s->flow);
+}
+
+/* The targets' outputs for the states that follow and the policy's actions there. */
+static const REAL *targets_of_next(Size threads, Sac *s) {
     Size n = s->n;
     move_rows(s->state_actions, n, s->all_states + n, 2 * n, s->features, n);
     move_rows(s->state_actions + s->features * n, n, acts(s) + n, 2 * n, s->actions, n);
     stack_forward(threads, &s->targets);
-    const REAL *q = last_layers(&s->targets, s->targets.outputs), *log_prob = s->flow.ladj + n;
+    return last_layers(&s->targets, s->targets.outputs);
+}
+
+/* The critics' outputs for the states and the actions that were taken. */
+static const REAL *critics_of_taken(Size threads, Sac *s) {
+    Size n = s->n;
+    move_rows(s->state_actions, n, s->all_states, 2 * n, s->features, n);
+    transpose(n, s->actions, s->taken, s->state_actions + s->features * n, n);
+    stack_forward(threads, &s->critics);
+    return last_layers(&s->critics, s->critics.outputs);
+}
+
+/* The critics for the states (where they were last asked for these) and the policy's actions there; they will not move. */
+static Stack critics_of_policy(Size threads, Sac *s) {
+    Size n = s->n;
+    move_rows(s->state_actions + s->features * n, n, acts(s), 2 * n, s->actions, n);
+    Stack frozen = s->critics;
+    frozen.to_weights = NULL, frozen.to_x = s->to_state_actions;
+    stack_forward(threads, &frozen);
+    return frozen;
+}
+
+/* Moves the actor by the gradients in those critics' outputs and in the log-probs. */
+static void move_actor(Size threads, Sac *s, const Stack *frozen) {
+    Size n = s->n, d = s->actions;
+    stack_backward(threads, frozen);
+    for (Size f = 0; f < d; f++) {
+        REAL *to_action = s->flow.to_state + f * 2 * n;
+        memset(to_action, 0, (size_t)n * sizeof(REAL));
+        for (Size i = 0; i < frozen->networks; i++) {
+            const REAL *part = s->to_state_actions + (i * (s->features + d) + s->features + f) * n;
+            for (Size b = 0; b < n; b++) to_action[b] += part[b];
+        }
+    }
+    Flow flow = s->flow;
+    Stack network = s->actor;
+    flow.lanes = network.lanes = n; /* the states that follow have no part in it */
+    flow_backward(threads, &flow);
+    stack_backward(threads, &network);
+    adam_step(threads, &s->of_actor);
+}
+
+/* y = r + discount (1 - done) (min_i Q'_i(s', a') - alpha log pi(a' | s')) */
+static void td_targets(Size threads, Sac *s, double alpha) {
+    Size n = s->n;
+    const REAL *q = targets_of_next(threads, s), *log_prob = s->flow.ladj + n;
     for (Size b = 0; b < n; b++) {
         REAL value = q[least(&s->targets, q, b) * n + b] - (REAL)alpha * log_prob[b];
         REAL discount = s->discounts ? s->discounts[b] : (REAL)s->discount;
@@ -55,10 +112,7 @@ static void td_targets(Size threads, Sac *s, double alpha) {
 /* Moves the critics by the gradient of 1/2 sum_i mean (Q_i(s, a) - y)^2. */
 static void critics(Size threads, Sac *s) {
     Size n = s->n;
-    move_rows(s->state_actions, n, s->all_states, 2 * n, s->features, n);
-    transpose(n, s->actions, s->taken, s->state_actions + s->features * n, n);
-    stack_forward(threads, &s->critics);
-    const REAL *q = last_layers(&s->critics, s->critics.outputs);
+    const REAL *q = critics_of_taken(threads, s);
     REAL *g = last_layers(&s->critics, s->critics.gradients);
     s->losses[2] = 0;
     for (Size i = 0; i < s->critics.networks * n; i++) {
@@ -73,11 +127,8 @@ static void critics(Size threads, Sac *s) {
 
 /* Moves the actor by the gradient of mean(alpha log pi(a | s) - min_i Q_i(s, a)). */
 static void actor(Size threads, Sac *s, double alpha) {
-    Size n = s->n, d = s->actions;
-    move_rows(s->state_actions + s->features * n, n, acts(s), 2 * n, d, n);
-    Stack frozen = s->critics;
-    frozen.to_weights = NULL, frozen.to_x = s->to_state_actions;
-    stack_forward(threads, &frozen);
+    Size n = s->n;
+    Stack frozen = critics_of_policy(threads, s);
     const REAL *q = last_layers(&frozen, frozen.outputs), *log_prob = s->flow.ladj;
     REAL *g = last_layers(&frozen, frozen.gradients);
     memset(g, 0, (size_t)(frozen.networks * n) * sizeof(REAL));
@@ -89,34 +140,14 @@ static void actor(Size threads, Sac *s, double alpha) {
         s->to_log_prob[b] = -(REAL)alpha / (REAL)n; /* in the log-determinant, which the log-prob has with a minus */
     }
     if (!isfinite(s->losses[3] = (REAL)s->losses[3])) return;
-    stack_backward(threads, &frozen);
-    for (Size f = 0; f < d; f++) {
-        REAL *to_action = s->flow.to_state + f * 2 * n;
-        memset(to_action, 0, (size_t)n * sizeof(REAL));
-        for (Size i = 0; i < frozen.networks; i++) {
-            const REAL *part = s->to_state_actions + (i * (s->features + d) + s->features + f) * n;
-            for (Size b = 0; b < n; b++) to_action[b] += part[b];
-        }
-    }
-    Flow flow = s->flow;
-    Stack network = s->actor;
-    flow.lanes = network.lanes = n; /* the states that follow have no part in it */
-    flow_backward(threads, &flow);
-    stack_backward(threads, &network);
-    adam_step(threads, &s->of_actor);
+    move_actor(threads, s, &frozen);
 }
 
 /* A loss that is not finite ends the update before it moves anything by it; the caller finds it among the losses. */
 void sac_update(Size threads, Sac *s) {
     Size n = s->n;
     s->losses[0] = s->losses[2] = s->losses[3] = 0;
-    transpose(n, s->features, s->states, s->all_states, 2 * n);
-    transpose(n, s->features, s->next_states, s->all_states + n, 2 * n);
-    stack_forward(threads, &s->actor);
-    s->flow.parameters = last_layers(&s->actor, s->actor.outputs);
-    s->flow.to_parameters = last_layers(&s->actor, s->actor.gradients);
-    transpose(2 * n, s->actions, s->noise, s->flow.states, 2 * n);
-    flow_forward(threads, &s->flow);
+    act_in_all_states(threads, s);
     double alpha = s->alpha;
     if (s->log_alpha)
         alpha = temperature(threads, &s->of_temperature, s->log_alpha, s->flow.ladj, n, s->target_entropy, s->losses);
