@@ -101,7 +101,7 @@ _CLONING = algorithms.BehaviourCloning
 _NAMED = (
     Agent("flow-sac", algorithms.SAC, "sac", True, "SAC with a normalizing-flow policy"),
     Agent("flow-ppo", algorithms.PPO, "ppo", True, "PPO with a normalizing-flow policy"),
-    Agent("nfac", algorithms.NFAC, "nfac", True, "flow-sac with a flow of the return as its critic", own=True),
+    Agent("nfac", algorithms.NFAC, "nfac", True, "flow-sac whose critics give the return's distribution", own=True),
     Agent("nfq", algorithms.NFQ, "nfq", True, "a normalizing flow as the soft Q-function", own=True),
     Agent(
         "snf",

@@ -105,6 +105,20 @@ SAC: dict[str, Hyperparameters] = {
 }
 
 
+def with_policy(table: dict[str, Hyperparameters], policy_kwargs: Hyperparameters) -> dict[str, Hyperparameters]:
+    """
+    A table whose policies have further arguments.
+
+    :param table: of another algorithm; a row without arguments of its policy is left to the defaults
+    :param policy_kwargs: the further ones
+    :return: new rows
+    """
+    return {
+        name: row | (dict(policy_kwargs=row["policy_kwargs"] | policy_kwargs) if "policy_kwargs" in row else {})
+        for name, row in table.items()
+    }
+
+
 # NFQ: its temperature is inside Q, and no fixed point pulls it back once it runs away, so that it is fixed; the penalty
 # of conservative Q-learning keeps mass of the policy where actions are replayed (experiments/studies/nfq_options.py).
 NFQ_FLOW = dict(flow="nsf")  # which can show more than one mode
@@ -115,10 +129,7 @@ NFQ_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
     policy_kwargs=SAC_DEFAULTS["policy_kwargs"] | NFQ_FLOW,
 )
 
-NFQ: dict[str, Hyperparameters] = {
-    name: row | (dict(policy_kwargs=row["policy_kwargs"] | NFQ_FLOW) if "policy_kwargs" in row else {})
-    for name, row in SAC.items()
-}
+NFQ = with_policy(SAC, NFQ_FLOW)
 for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor"):  # short episodes: nothing accumulates
     NFQ[name]["cql_weight"] = 0.0
 NFQ["EnergyBandit"]["steps"] = 15_000
@@ -128,17 +139,14 @@ NFQ["NoisyLQR"] |= dict(steps=100_000, batch_size=512, ent_coef=0.3, cql_weight=
 NFQ["NoisyLQR"]["policy_kwargs"] |= dict(n_critics=1)
 
 # NFAC: SAC's networks; observations and rewards normalised, less entropy and a low first temperature, as in SimbaV2.
+NFAC_POLICY = dict(normalize_observations=True, critic="categorical")
 NFAC_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
     learning_starts=5_000,
     ent_coef="auto_0.01",
     target_entropy="auto_0.5",
-    policy_kwargs=SAC_DEFAULTS["policy_kwargs"] | dict(normalize_observations=True, critic="categorical"),
+    policy_kwargs=SAC_DEFAULTS["policy_kwargs"] | NFAC_POLICY,
 )
-NFAC: dict[str, Hyperparameters] = {
-    name: row
-    | (dict(policy_kwargs=NFAC_DEFAULTS["policy_kwargs"] | row["policy_kwargs"]) if "policy_kwargs" in row else {})
-    for name, row in SAC.items()
-}
+NFAC = with_policy(SAC, NFAC_POLICY)
 NFAC["ReturnChain"] = dict(
     steps=20_000,
     learning_rate="linear_1e-3_1e-5",

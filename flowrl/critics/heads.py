@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowrl.critics.return_distribution import ReturnFlow
+from flowrl.critics.return_distribution import ReturnFlow, midpoints
 
 
 class Atoms(NamedTuple):
@@ -213,11 +213,6 @@ def make_head(name: str, **options: Any) -> Head:
         return HEADS[name](**options)
     except TypeError as error:
         raise ValueError(f"Critic {name!r} could not be built with options {options}: {error}") from error
-
-
-def midpoints(n: int, like: Tensor) -> Tensor:
-    """(i + 1/2) / n, i from 0 to n - 1."""
-    return (torch.arange(n, dtype=like.dtype, device=like.device) + 0.5) / n
 
 
 def reflect(values: Tensor, bound: float) -> Tensor:

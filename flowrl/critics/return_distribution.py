@@ -4,8 +4,8 @@ The spline *is* the quantile function, :math:`z = Z(\tau)`, and what a flow give
 
 .. math:: F(z) = Z^{-1}(z), \qquad p(z) = 1 / Z'(\tau), \qquad E[g(z)] = \int_0^1 g(Z(\tau)) d\tau
 
-Quantiles cannot cross, since the spline is monotone (Durkan et al. 2019), and nothing lies beyond
-[-B, B]: a linear tail would let one wild target move the mean.
+Quantiles cannot cross, since the spline is monotone (Durkan et al. 2019), and nothing lies beyond [-B, B]: a linear
+tail would let one wild target move the mean.
 """
 
 import math
@@ -19,6 +19,11 @@ RAW_LIMIT = 5.0
 """Of raw numbers. A return that is certain has its probability in one bin: of 64, 0.997 at this limit, but 0.86 at that
 of other splines (3). What is left is spread over the interval, and draws every mean towards zero, and again every mean
 that is bootstrapped from it. Beyond 5 the shortest bins vanish in float32."""
+
+
+def midpoints(n: int, like: Tensor) -> Tensor:
+    """(i + 1/2) / n, i from 0 to n - 1."""
+    return (torch.arange(n, dtype=like.dtype, device=like.device) + 0.5) / n
 
 
 class ReturnFlow:
@@ -61,8 +66,7 @@ class ReturnFlow:
         :param n: nodes of the midpoint rule in tau
         :return: shape ``(*batch,)``
         """
-        tau = (torch.arange(n, dtype=self._knots.dtype, device=self._knots.device) + 0.5) / n
-        return self.quantile(tau).mean(-1)
+        return self.quantile(midpoints(n, self._knots)).mean(-1)
 
     def _spline(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         """Image and log-slope, n of each distribution's one spline, shape ``(*batch, n)``."""

@@ -47,22 +47,23 @@ class NFACUpdate(SACUpdate):
 
     def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__(model, parts)
-        self.head = model.critic.head
-        self._moves_actor = True
+        self.head, self.distortion = model.critic.head, model.distortion
         if isinstance(self.head, FlowHead):
             atoms = self.head.n_atoms
             alike = torch.full((atoms,), 1 / atoms, dtype=self.dtype)
             # The measure of atoms of which one is 1, the others 0, is that one's weight.
             self.weights = measure(Atoms(torch.eye(atoms, dtype=self.dtype), alike), model.distortion).contiguous()
 
+    def is_of(self, model: Any) -> bool:
+        return self.distortion is model.distortion and super().is_of(model)
+
     def _drawn(self, model: Any, noise: list[Tensor]) -> list[Tensor]:
-        self._moves_actor = model.moves_actor()
-        return noise if self._moves_actor else noise[1:]
+        return noise if model.moves_actor else noise[1:]
 
     def _prepare(self, job: Any, model: Any) -> None:
         super()._prepare(job, model)
         job.reward_scale = model.reward_scale
-        job.moves_actor, job.smallest = self._moves_actor, model.actor_pessimism
+        job.moves_actor, job.smallest = model.moves_actor, model.actor_pessimism
 
     def _losses(self, job: Any) -> list[float]:
         return [*job.losses, job.value, job.clipped]

@@ -91,6 +91,7 @@ def test_one_update_moves_critics_actor_temperature_and_targets():
         before = {name: [p.clone() for p in module.parameters()] for name, module in groups.items()}
         alpha = model.log_ent_coef.item()
         update(model, batch(), move_targets)
+        model._n_updates += 1  # as train() counts
         now = {name: list(module.parameters()) for name, module in groups.items()}
         names = {n for n in groups if any(not torch.equal(a, b) for a, b in zip(before[n], now[n]))}
         return names | ({"alpha"} if model.log_ent_coef.item() != alpha else set())

@@ -110,10 +110,10 @@ class NFAC(SAC):
         weights = weights / len(atoms.values)
         return values.cpu().numpy() * self.reward_scale, weights.cpu().numpy()
 
+    @property
     def moves_actor(self) -> bool:
-        """Whether the next update moves the actor; every call counts an update."""
-        self._updates_of_critics = getattr(self, "_updates_of_critics", -1) + 1
-        return self._updates_of_critics % self.policy_delay == 0
+        """Whether the next update moves the actor."""
+        return self._n_updates % self.policy_delay == 0
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

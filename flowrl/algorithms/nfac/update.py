@@ -102,7 +102,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
     critic, head = model.critic, model.critic.head
     learns_temperature = model.ent_coef_optimizer is not None
     ent_coef = model.log_ent_coef.detach().exp() if learns_temperature else model.ent_coef_tensor
-    moves_actor = model.moves_actor()
+    moves_actor = model.moves_actor
 
     of_temperature = of_actor = torch.zeros((), device=model.device)
     if moves_actor:

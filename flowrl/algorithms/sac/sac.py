@@ -57,7 +57,7 @@ class SAC(UpdateFormMixin, sac.SAC):
             batch = sample(self.replay_buffer, batch_size, self._vec_normalize_env)  # type: ignore[arg-type]
             move_targets = step % self.target_update_interval == 0
             losses.append(compiled(self, batch, move_targets) if compiled else self._torch_update(batch, move_targets))
-        self._n_updates += gradient_steps
+            self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if not losses:
             return
