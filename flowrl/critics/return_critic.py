@@ -25,7 +25,7 @@ class ReturnCritics(BaseModel):
     :param net_arch: widths of each network's hidden layers
     :param features_extractor: of observations
     :param features_dim: what it gives
-    :param activation_fn: SB3's argument; the networks have ReLU
+    :param activation_fn: between layers
     :param normalize_images: whether images are divided by 255
     :param n_critics: how many networks
     :param share_features_extractor: whether the extractor is the actor's too, whose optimiser then moves it
@@ -56,7 +56,9 @@ class ReturnCritics(BaseModel):
         self.head = make_head(critic, **(critic_kwargs or {}))
         self.architecture = Architecture(tuple(net_arch), **(architecture or {}))
         inputs = features_dim + get_action_dim(action_space)
-        self.networks = nn.ModuleList(perceptron(inputs, self.head.size, self.architecture) for _ in range(n_critics))
+        self.networks = nn.ModuleList(
+            perceptron(inputs, self.head.size, self.architecture, activation_fn) for _ in range(n_critics)
+        )
 
     @property
     def has_batch_statistics(self) -> bool:

@@ -22,7 +22,7 @@ class Architecture:
     :param widths: of the hidden layers
     :param norm: before each activation: ``"none"``, ``"layer"`` (Ba et al. 2016), ``"rms"`` (Zhang and Sennrich 2019)
         or ``"batch"``: batch renormalisation (Ioffe 2017), as CrossQ has it
-    :param residual: whether each layer after the first is a block x + W_2 relu(W_1 norm(x)), and a norm ends the stream
+    :param residual: whether each layer after the first is a block x + W_2 f(W_1 norm(x)), and a norm ends the stream
         (Lee et al. 2024, SimBa, section 4)
     :param expansion: how many times as wide a block's inner layer is
     :param input_shift: a constant c beside the input x, whose length is then normalised: (x, c) sqrt(n + 1) / |(x, c)|
@@ -63,23 +63,27 @@ class InputShift(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + W_2 relu(W_1 norm(x))."""
+    """x + W_2 f(W_1 norm(x)), f the activation function."""
 
-    def __init__(self, width: int, architecture: Architecture):
+    def __init__(self, width: int, architecture: Architecture, activation_fn: type[nn.Module]):
         super().__init__()
         inner = architecture.expansion * width
         self.norm = NORMS[architecture.norm](width)
         self.expand, self.contract = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.activation = activation_fn()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.contract(F.relu(self.expand(self.norm(x))))
+        return x + self.contract(self.activation(self.expand(self.norm(x))))
 
 
-def perceptron(inputs: int, outputs: int, architecture: Architecture) -> nn.Sequential:
+def perceptron(
+    inputs: int, outputs: int, architecture: Architecture, activation_fn: type[nn.Module] = nn.ReLU
+) -> nn.Sequential:
     """
     :param inputs: features
     :param outputs: of the last, linear layer; 0: the last hidden layer's activations
     :param architecture: of what lies between
+    :param activation_fn: of the hidden layers
     :return: the network, ``(batch, inputs) -> (batch, outputs)``
     """
     widths = architecture.widths
@@ -87,12 +91,15 @@ def perceptron(inputs: int, outputs: int, architecture: Architecture) -> nn.Sequ
     if architecture.input_shift is not None:
         layers, inputs = [InputShift(architecture.input_shift)], inputs + 1
     if architecture.residual:
-        layers += [nn.Linear(inputs, widths[0]), *(ResidualBlock(width, architecture) for width in widths)]
+        layers += [
+            nn.Linear(inputs, widths[0]),
+            *(ResidualBlock(width, architecture, activation_fn) for width in widths),
+        ]
         layers += [NORMS[architecture.norm](widths[0])]
     else:
         for before, width in zip((inputs, *widths), widths):
             norm = [] if architecture.norm == "none" else [NORMS[architecture.norm](width)]
-            layers += [nn.Linear(before, width), *norm, nn.ReLU()]
+            layers += [nn.Linear(before, width), *norm, activation_fn()]
     if outputs:
         layers.append(nn.Linear(widths[-1], outputs))
     network = nn.Sequential(*layers)
@@ -114,5 +121,5 @@ def project(networks: Iterable[nn.Module]) -> None:
     for network in networks:
         layers = list(network.children())
         for linear, following in pairwise(layers):
-            if isinstance(linear, nn.Linear) and not isinstance(following, nn.ReLU):
+            if isinstance(linear, nn.Linear) and isinstance(following, tuple(NORMS.values())):
                 linear.weight /= linear.weight.norm(dim=1, keepdim=True).clamp(min=1e-8)

@@ -21,7 +21,7 @@ class NFACActor(FlowActorMixin, sac.Actor):
         super().__init__(*args, **kwargs)
         self.architecture_kwargs = architecture
         self.architecture = Architecture(tuple(self.net_arch), **(architecture or {}))
-        self.latent_pi = perceptron(self.features_dim, 0, self.architecture)
+        self.latent_pi = perceptron(self.features_dim, 0, self.architecture, self.activation_fn)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | dict(architecture=self.architecture_kwargs)

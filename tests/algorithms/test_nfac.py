@@ -197,6 +197,14 @@ def test_every_architecture_trains_saves_and_loads(architecture, tmp_path):
             torch.testing.assert_close(linear.weight.norm(dim=1), torch.ones(16))
 
 
+@pytest.mark.parametrize("architecture", [None, dict(norm="layer"), dict(norm="layer", residual=True)], ids=str)
+def test_the_activation_function_is_that_of_policy_kwargs(architecture):
+    model = nfac(policy_kwargs=dict(activation_fn=nn.Tanh, architecture=architecture))
+    for network in (*model.critic.networks, model.actor.latent_pi):
+        kinds = {type(module) for module in network.modules()}
+        assert nn.Tanh in kinds and nn.ReLU not in kinds
+
+
 def test_batch_statistics_are_those_of_both_batches_and_there_is_no_target_network():
     model = nfac(double=True, policy_kwargs=dict(architecture=dict(norm="batch")))
     target = [p.clone() for p in model.critic_target.parameters()]
