@@ -139,11 +139,12 @@ NFQ["NoisyLQR"] |= dict(steps=100_000, batch_size=512, ent_coef=0.3, cql_weight=
 NFQ["NoisyLQR"]["policy_kwargs"] |= dict(n_critics=1)
 
 # NFAC: SAC's networks; observations and rewards normalised, less entropy and a low first temperature, as in SimbaV2.
-NFAC_POLICY = dict(normalize_observations=True, critic="categorical")
+NFAC_POLICY = dict(normalize_observations=True)
 NFAC_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
     learning_starts=5_000,
     ent_coef="auto_0.01",
     target_entropy="auto_0.5",
+    critic="categorical",
     policy_kwargs=SAC_DEFAULTS["policy_kwargs"] | NFAC_POLICY,
 )
 NFAC = with_policy(SAC, NFAC_POLICY)
@@ -153,7 +154,8 @@ NFAC["ReturnChain"] = dict(
     buffer_size=20_000,
     learning_starts=1_000,
     ent_coef=0.001,  # its part in the return is then nothing
-    policy_kwargs=NFAC_DEFAULTS["policy_kwargs"] | dict(net_arch=[64, 64], critic="flow"),
+    critic="flow",
+    policy_kwargs=NFAC_DEFAULTS["policy_kwargs"] | dict(net_arch=[64, 64]),
 )
 
 # PPO: the paper's continuous-control settings (Schulman et al. 2017), with the normalisation of observations and
