@@ -102,6 +102,7 @@ SAC: dict[str, Hyperparameters] = {
     "MultiGoal": SMALL | dict(steps=30_000, ent_coef=10.0),
     "Corridor": SMALL | dict(steps=50_000, ent_coef=0.02),
     "NoisyLQR": SMALL | dict(steps=30_000, ent_coef=1.0, gamma=0.9),
+    "MultiTask": dict(steps=200_000, learning_starts=1_000),
 }
 
 
@@ -138,7 +139,7 @@ NFQ["EnergyBandit"]["steps"] = 15_000
 NFQ["NoisyLQR"] |= dict(steps=100_000, batch_size=512, ent_coef=0.3, cql_weight=0.0)
 NFQ["NoisyLQR"]["policy_kwargs"] |= dict(n_critics=1)
 
-# NFAC: SAC's networks; observations and rewards normalised, less entropy and a low first temperature, as in SimbaV2.
+# NFAC: SAC's networks; observations and rewards normalised, a low first temperature and more entropy, as in SimbaV2.
 NFAC_POLICY = dict(normalize_observations=True)
 NFAC_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
     learning_starts=5_000,

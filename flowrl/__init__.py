@@ -3,7 +3,7 @@
 import importlib
 
 from flowrl import envs  # registers them
-from flowrl.callbacks import DensityFigure, FlowLogger
+from flowrl.callbacks import DensityFigure, FlowLogger, TaskReturns
 from flowrl.fit import fit_density, fit_variational
 from flowrl.flows.chunks import SequenceFlow
 from flowrl.flows.distribution import NormalizingFlow
@@ -34,6 +34,7 @@ __all__ = [
     "FlowLogger",
     "NormalizingFlow",
     "SequenceFlow",
+    "TaskReturns",
     "available_flows",
     "envs",
     "fit_density",

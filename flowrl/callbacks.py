@@ -1,8 +1,8 @@
-"""Callbacks for any Stable-Baselines3 model: in TensorBoard, what the policy's distribution does as it learns."""
+"""Callbacks for any Stable-Baselines3 model: its distribution as it learns, and each task's returns, in TensorBoard."""
 
 import inspect
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -71,7 +71,7 @@ class FlowLogger(BaseCallback):
         self.rollout_start = self.num_timesteps
 
     def _on_step(self) -> bool:
-        self.recent.append(self.locals["new_obs"])
+        self.recent.append(_kept(self.locals["new_obs"]))
         return True
 
     def _on_rollout_end(self) -> None:
@@ -147,7 +147,8 @@ class DensityFigure(BaseCallback):
         if normalization is not None and not normalization.norm_obs:
             normalization = None
         if self.states is None:
-            self.visited.append(self.locals["new_obs"] if normalization is None else normalization.get_original_obs())
+            observed = self.locals["new_obs"] if normalization is None else normalization.get_original_obs()
+            self.visited.append(_kept(observed))
         if self.num_timesteps >= self.next_step:
             self.next_step = next_multiple(self.num_timesteps, self.every)
             if self.states is None:
@@ -161,6 +162,31 @@ class DensityFigure(BaseCallback):
             if hasattr(self.model, "returns"):
                 figure = return_figure(self.model, states)
                 self.logger.record("flow/return_distribution", Figure(figure, close=True), exclude=TEXT_FORMATS)
+        return True
+
+
+class TaskReturns(BaseCallback):
+    """
+    Log each task's mean return over its last episodes, where ``info["task"]`` names tasks (``flowrl/MultiTask-v0``).
+
+    ``tasks/NAME/return``, and ``tasks/NAME/success`` where ``info["is_success"]`` says it; without tasks, nothing.
+
+    :param window: over how many of a task's last episodes
+    """
+
+    def __init__(self, window: int = 25) -> None:
+        super().__init__()
+        self.episodes: dict[str, deque[dict[str, float]]] = defaultdict(lambda: deque(maxlen=window))
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "task" in info and "episode" in info:  # Monitor's, where an episode has ended
+                episodes = self.episodes[str(info["task"])]
+                ended = dict(success=float(info["is_success"])) if "is_success" in info else {}
+                episodes.append(dict(ended, **{"return": float(info["episode"]["r"])}))
+                for name in episodes[-1]:
+                    mean = float(np.mean([episode[name] for episode in episodes]))
+                    self.logger.record(f"tasks/{info['task']}/{name}", mean)
         return True
 
 
@@ -219,6 +245,11 @@ def next_multiple(step: int, every: int) -> int:
     :return: the first multiple of the interval after the step
     """
     return (step // every + 1) * every if every > 0 else 0
+
+
+def _kept(observations: Any) -> Any:
+    """What can be kept of a step: SB3's buffer puts entries of another shape into the dictionary that it is given."""
+    return dict(observations) if isinstance(observations, dict) else observations
 
 
 def _concatenate(observations: Iterable[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""`FlowLogger` and `DensityFigure` in people's own Stable-Baselines3 projects."""
+"""`FlowLogger`, `DensityFigure` and `TaskReturns` in people's own Stable-Baselines3 projects."""
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +11,8 @@ from stable_baselines3.common.logger import Figure, HParam, KVWriter, Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
 import flowrl
-from flowrl.callbacks import DensityFigure, FlowLogger, hyperparameters, parameter_groups
+from flowrl.callbacks import DensityFigure, FlowLogger, TaskReturns, hyperparameters, parameter_groups
+from flowrl.envs.multi_task import MultiTask
 from flowrl.policies.action_box import action_box
 from flowrl.policies.density import action_log_prob, sample_actions
 
@@ -180,5 +181,21 @@ def test_densities_integrate_to_one_over_the_action_box(algorithm, policy):
     assert samples.abs().max() <= half.max()
 
 
+def test_returns_of_each_task_are_logged():
+    tasks = {name: gym.make("Pendulum-v1", g=g, max_episode_steps=20) for name, g in (("moon", 1.6), ("earth", 9.8))}
+    callback = TaskReturns(window=2)
+    model, memory = learn(SAC, "FlowPolicy", [callback], env=MultiTask(tasks))
+    assert {name: len(episodes) for name, episodes in callback.episodes.items()} == dict(moon=2, earth=2)
+    for task in tasks:
+        last = [episode["return"] for episode in callback.episodes[task]]
+        assert memory.values(f"tasks/{task}/return")[-1] == pytest.approx(np.mean(last))
+    returns = {round(info["r"], 6) for info in model.ep_info_buffer}
+    assert {round(e["return"], 6) for episodes in callback.episodes.values() for e in episodes} <= returns
+    assert not memory.values("tasks/moon/success"), "Pendulum says nothing of success"
+    _, memory = learn(SAC, "FlowPolicy", [TaskReturns()])
+    assert not any(key.startswith("tasks/") for _, key, _ in memory.records)
+
+
 def test_the_callbacks_are_public():
     assert flowrl.FlowLogger is FlowLogger and flowrl.DensityFigure is DensityFigure
+    assert flowrl.TaskReturns is TaskReturns

@@ -129,7 +129,7 @@ def make_environment(environment: Environment, **kwargs: Any) -> gym.Env:
     :param kwargs: further arguments of ``gymnasium.make`` (``render_mode``)
     :return: the environment
     """
-    if ".mujoco." in _entry_point(environment):
+    if ".mujoco." in _entry_point(environment) or environment.kwargs.get("family") == "half-cheetah":
         _silence_deprecation()
     try:
         env = gym.make(environment.id, **environment.kwargs, **kwargs)

@@ -1,5 +1,7 @@
 """How good a model is as it learns: episodes with its deterministic and with sampled actions, every so often."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -69,8 +71,8 @@ class Evaluation(BaseCallback):
         steps_per_second = (step - self.window[0]) / max(seconds - self.window[1], 1e-9)
         self.window = (step, seconds)
         with self.clock.paused():
-            returns, lengths = self._play(step, deterministic=True)
-            sampled, _ = self._play(step, deterministic=False)
+            returns, lengths, tasks = self._play(step, deterministic=True)
+            sampled, _, _ = self._play(step, deterministic=False)
             row = dict(
                 step=step,
                 mean_return=returns.mean(),
@@ -91,6 +93,9 @@ class Evaluation(BaseCallback):
             self.logger.record("eval/sampled_mean_reward", row["sampled_mean_return"])
             self.logger.record("eval/sampled_std_reward", row["sampled_std_return"])
             self.logger.record("eval/mean_ep_length", row["mean_length"])
+            for task in sorted({task for task in tasks if task is not None}):
+                of_task = [value for value, name in zip(returns, tasks, strict=True) if name == task]
+                self.logger.record(f"tasks/{task}/eval_return", np.mean(of_task))
             self.logger.record("time/total_timesteps", step, exclude="tensorboard")
             self.logger.dump(step)
             is_best = best_return(row) > self.best
@@ -104,15 +109,28 @@ class Evaluation(BaseCallback):
             f"  {steps_per_second:,.0f} steps/s{'  best so far' if is_best else ''}",
         )
 
-    def _play(self, step: int, deterministic: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns and lengths of some episodes, which start alike in both ways of acting."""
+    def _play(
+        self, step: int, deterministic: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str | None]]:
+        """Returns, lengths and tasks (None where there are none) of some episodes, alike in both ways of acting."""
         if self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, self.env)
         seed = (self.seed + 1_000_003 * (step + 1)) % 2**31
         self.env.seed(seed)
+        tasks: list[str | None] = []
+
+        def note_task(now: dict[str, Any], _: dict[str, Any]) -> None:
+            if now["done"]:
+                tasks.append(now["info"].get("task"))
+
         with isolated_random_numbers(self.model.device):
             torch.manual_seed(seed)
             returns, lengths = evaluate_policy(
-                self.model, self.env, self.episodes, deterministic=deterministic, return_episode_rewards=True
+                self.model,
+                self.env,
+                self.episodes,
+                deterministic=deterministic,
+                callback=note_task,
+                return_episode_rewards=True,
             )
-        return np.asarray(returns), np.asarray(lengths)
+        return np.asarray(returns), np.asarray(lengths), tasks

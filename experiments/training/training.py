@@ -41,7 +41,7 @@ from experiments.training.provenance import ROOT, session
 from experiments.training.run_directory import RunDirectory
 from flowrl.algorithms import BehaviourCloning
 from flowrl.algorithms.offline import OfflineMixin
-from flowrl.callbacks import DensityFigure, FlowLogger
+from flowrl.callbacks import DensityFigure, FlowLogger, TaskReturns
 
 MAX_LOG_EVERY = 1_000  # steps; short runs log more often
 MAX_EVAL_ENVS = 10  # a policy acts in ten states in little more time than in one
@@ -266,6 +266,7 @@ def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, clock
         DensityFigure(config["eval_every"]),
         evaluation,
         FlowLogger(log_every),
+        TaskReturns(),
         DumpLogs(log_every),
         Checkpoints(run, config["checkpoint_every"], clock),
         progress,

@@ -11,3 +11,4 @@ gym.register("flowrl/MultiGoal-v0", entry_point="flowrl.envs.multi_goal:MultiGoa
 gym.register("flowrl/NoisyLQR-v0", entry_point="flowrl.envs.noisy_lqr:NoisyLQR", max_episode_steps=200)
 gym.register("flowrl/Corridor-v0", entry_point="flowrl.envs.corridor:Corridor")
 gym.register("flowrl/ReturnChain-v0", entry_point="flowrl.envs.return_chain:ReturnChain")
+gym.register("flowrl/MultiTask-v0", entry_point="flowrl.envs.multi_task:MultiTask")

@@ -1,7 +1,15 @@
 """What do observations pass through? Running normalisations and perceptrons; torch alone."""
 
 from flowrl.networks.batch_renorm import BatchRenorm
-from flowrl.networks.normalization import ReturnScale, RunningNormalization
+from flowrl.networks.normalization import DictNormalization, ReturnScale, RunningNormalization
 from flowrl.networks.perceptron import Architecture, perceptron, project
 
-__all__ = ["Architecture", "BatchRenorm", "ReturnScale", "RunningNormalization", "perceptron", "project"]
+__all__ = [
+    "Architecture",
+    "BatchRenorm",
+    "DictNormalization",
+    "ReturnScale",
+    "RunningNormalization",
+    "perceptron",
+    "project",
+]

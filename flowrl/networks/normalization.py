@@ -1,7 +1,7 @@
 """Running statistics that a model learns beside its weights, and saves with them: of observations and of returns."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,40 @@ class RunningNormalization(nn.Module):
         :return: normalised, of the same shape and type
         """
         return ((x - self.shift.to(x)) * self.scale.to(x)).clamp(-self.clip, self.clip)
+
+
+class DictNormalization(nn.Module):
+    """
+    Some entries of dictionaries of observations normalised, each by its own running statistics.
+
+    :param shapes: of these entries, by key; there is at least one
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
+        super().__init__()
+        self.of = nn.ModuleDict({key: RunningNormalization(shape) for key, shape in shapes.items()})
+
+    def observe(self, x: Mapping[str, Tensor]) -> None:
+        """
+        Count some observations in.
+
+        :param x: of each key, shape ``(n, *shape)``
+        :raises ValueError: if one is NaN or infinite
+        """
+        for key, normalization in self.of.items():
+            normalization.observe(x[key])  # type: ignore[operator]
+
+    def forward(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """
+        :param x: of each key, shape ``(*, *shape)``, and other entries
+        :return: these normalised, the others as they are
+        """
+        return {key: self.of[key](value) if key in self.of else value for key, value in x.items()}
+
+    @property
+    def count(self) -> Tensor:
+        """How many observations were counted in."""
+        return next(iter(self.of.values())).count  # type: ignore[return-value]
 
 
 class ReturnScale(nn.Module):

@@ -1,27 +1,45 @@
 """Observations normalised within the policy, by statistics that are saved with it: `predict` needs no wrapper."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
+from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 
-from flowrl.networks import RunningNormalization
+from flowrl.networks import DictNormalization, RunningNormalization
+
+Normalization = RunningNormalization | DictNormalization
+
+
+def make_normalization(space: spaces.Space) -> Normalization | None:
+    """
+    :param space: of observations
+    :return: statistics of those that are vectors of numbers; None where none is
+    """
+    if isinstance(space, spaces.Dict):
+        shapes = {key: part.shape for key, part in space.items() if _is_vector(part)}
+        return DictNormalization(shapes) if shapes else None
+    return RunningNormalization(space.shape) if _is_vector(space) else None
+
+
+def _is_vector(space: spaces.Space) -> TypeGuard[spaces.Box]:
+    return isinstance(space, spaces.Box) and len(space.shape) == 1
 
 
 class NormalizedExtractor(BaseFeaturesExtractor):
     """
     A features extractor of normalised observations.
 
-    :param extractor: of vectors
+    :param extractor: of observations that SB3 has preprocessed
     :param normalization: that of the policy, which all of its extractors share
     """
 
-    def __init__(self, extractor: BaseFeaturesExtractor, normalization: RunningNormalization):
+    def __init__(self, extractor: BaseFeaturesExtractor, normalization: Normalization):
         super().__init__(extractor._observation_space, extractor.features_dim)
         self.extractor = extractor
         self.normalization = normalization
 
-    def forward(self, observations: Tensor) -> Tensor:
+    def forward(self, observations: Any) -> Tensor:
         return self.extractor(self.normalization(observations))
 
 
@@ -31,13 +49,14 @@ class NormalizedPolicyMixin:
 
     An algorithm counts in what is observed, once a step, as those of `flowrl.algorithms` do.
 
-    :param normalize_observations: whether there is one; of vectors alone, since images are divided by 255
-    :raises ValueError: for observations that are no vectors; in training, where no algorithm has counted any
+    :param normalize_observations: whether vectors of numbers are; in a dictionary each by itself. Images, which are
+        divided by 255, and numbers of a set, which become one-hot codes, are left as they are
+    :raises ValueError: in training, where no algorithm has counted any
     """
 
     observation_space: Any
-    normalization: RunningNormalization
-    """Where observations are normalised; else there is none."""
+    normalization: Normalization | None
+    """Where observations are normalised: of those that are vectors; None if none is."""
 
     def __init__(
         self,
@@ -47,11 +66,6 @@ class NormalizedPolicyMixin:
         normalize_observations: bool = False,
         **kwargs: Any,
     ):
-        shape = getattr(observation_space, "shape", None)
-        if normalize_observations and (not shape or len(shape) != 1):
-            raise ValueError(
-                f"normalize_observations is for observations that are vectors, got {observation_space}: leave it out."
-            )
         self.normalize_observations = normalize_observations
         super().__init__(observation_space, action_space, *args, **kwargs)
 
@@ -64,12 +78,12 @@ class NormalizedPolicyMixin:
         if not self.normalize_observations:
             return extractor
         if not hasattr(self, "normalization"):
-            self.normalization = RunningNormalization(self.observation_space.shape)
-        return NormalizedExtractor(extractor, self.normalization)
+            self.normalization = make_normalization(self.observation_space)
+        return extractor if self.normalization is None else NormalizedExtractor(extractor, self.normalization)
 
     def set_training_mode(self, mode: bool) -> None:
         """See SB3's `BasePolicy.set_training_mode`."""
-        if mode and self.normalize_observations and self.normalization.count == 0:
+        if mode and self.normalize_observations and self.normalization is not None and self.normalization.count == 0:
             raise ValueError(
                 "normalize_observations has observed nothing: train with an algorithm of flowrl.algorithms, which "
                 "counts observations in, or leave it out and wrap the environment in VecNormalize."

@@ -6,6 +6,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import SAC as PlainSAC
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
@@ -15,8 +16,9 @@ from flowrl.algorithms.nfac.held_noise import HeldNoise
 from flowrl.algorithms.nfac.update import actor_loss, critic_loss, td_target, update
 from flowrl.critics.heads import Atoms, make_head
 from flowrl.critics.risk import find_distortion
+from flowrl.envs.multi_task import MultiTask
 from flowrl.plots import return_figure
-from tests.environments import HIGH, LOW, Aim
+from tests.environments import HIGH, LOW, Aim, ReachGoal
 from tests.models import HAS_KERNELS, Precise, observations, perturb
 
 CRITICS = ["flow", "categorical", "quantile", "scalar"]
@@ -215,18 +217,61 @@ def test_batch_statistics_are_those_of_both_batches_and_there_is_no_target_netwo
     assert all(torch.equal(a, b) for a, b in zip(target, model.critic_target.parameters()))
 
 
-def test_several_environments_and_images_free_normalization():
+def test_observations_of_several_environments_are_counted():
     model = nfac(make_vec_env(Aim, n_envs=3), train_freq=1)
     model.learn(300)
     assert model.policy.normalization.count == 300
-    with pytest.raises(ValueError, match="vectors"):
-        NFAC("FlowMultiInputPolicy", Aim(observation="dict"), policy_kwargs=dict(normalize_observations=True))
 
 
-def test_dictionaries_of_observations():
-    model = NFAC("FlowMultiInputPolicy", Aim(observation="dict"), learning_starts=20, device="cpu")
-    model.learn(40)
-    assert model._n_updates == 20
+def test_in_dictionaries_each_vector_is_normalised_by_itself(tmp_path):
+    env = MultiTask(observation="dict")
+    arguments = dict(learning_starts=20, policy_kwargs=dict(normalize_observations=True), device="cpu", seed=0)
+    model = NFAC("FlowMultiInputPolicy", env, **arguments)
+    observed = []
+    model.learn(60, callback=lambda now, _: observed.append(now["new_obs"]["observation"][0].copy()) is None)
+    assert model._n_updates == 40 and list(model.policy.normalization.of) == ["observation"]
+    statistics = model.policy.normalization.of["observation"]
+    seen = np.array(observed)
+    np.testing.assert_allclose(statistics.mean, seen.mean(0), rtol=1e-5, atol=1e-6)
+    obs = env.reset(seed=0)[0]
+    tensors, _ = model.policy.obs_to_tensor(obs)
+    features = model.actor.extract_features(tensors, model.actor.features_extractor)[0].numpy()
+    expected = ((obs["observation"] - seen.mean(0)) / seen.std(0)).clip(-10, 10)
+    np.testing.assert_allclose(features, [*expected, *np.eye(4)[obs["task"]]], rtol=1e-4, atol=1e-5)
+    model.save(tmp_path / "model")
+    loaded = NFAC.load(tmp_path / "model")
+    assert loaded.policy.normalization.count == 60
+    np.testing.assert_array_equal(*(m.predict(obs, deterministic=True)[0] for m in (model, loaded)))
+
+
+def test_images_have_their_own_normalisation():
+    model = NFAC(
+        "FlowCnnPolicy", Aim(observation="image"), learning_starts=8, buffer_size=50, device="cpu",
+        policy_kwargs=dict(normalize_observations=True, features_extractor_kwargs=dict(features_dim=8)),
+    )  # fmt: skip
+    model.learn(12)
+    assert model.policy.normalization is None
+
+
+def test_goals_are_learned_from_in_hindsight(tmp_path):
+    """The fraction of episodes that end at their goal, which random actions seldom reach."""
+    env = ReachGoal()
+    model = NFAC(
+        "FlowMultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, learning_rate=3e-3, learning_starts=100,
+        buffer_size=5_000, batch_size=64, gamma=0.9, ent_coef="auto_0.01", seed=0, device="cpu",
+        policy_kwargs=dict(net_arch=[32, 32], normalize_observations=True),
+    )  # fmt: skip
+    model.learn(1_200)
+    model.save(tmp_path / "model")
+    loaded = NFAC.load(tmp_path / "model", env=env)
+    reached = []
+    for episode in range(20):
+        obs, _ = env.reset(seed=episode)
+        for _ in range(10):
+            action, _ = loaded.predict(obs, deterministic=True)
+            obs, reward, *_ = env.step(action)
+        reached.append(reward == 0)
+    assert np.mean(reached) > 0.9
 
 
 def test_sac_normalises_observations_too_and_sb3s_own_says_that_it_cannot():

@@ -170,6 +170,18 @@ def test_models_load_without_this_repository(run):
     assert isinstance(model.policy, flowrl.policies.ActionDensity) == agent.startswith("flow")
 
 
+@pytest.mark.parametrize("observation", ["flat", "dict"])
+def test_several_tasks_have_their_returns_logged(tmp_path, observation):
+    settings = ("--env-set", f"observation={observation}", "--eval-episodes", "8", "--eval-every", "200")
+    path = train(tmp_path, "nfac", "--env", "MultiTask", *settings)
+    rows = read_csv(path / "progress.csv")
+    logged = {key for row in rows for key, value in row.items() if value}
+    tasks = ("goal_5_0", "goal_-5_0", "goal_0_5", "goal_0_-5")
+    assert {f"tasks/{task}/{name}" for task in tasks for name in ("return", "success")} <= logged
+    assert sum(f"tasks/{task}/eval_return" in logged for task in tasks) >= 2
+    assert json.loads((path / "config.json").read_text())["hyperparameters"]["policy_kwargs"]["normalize_observations"]
+
+
 def test_same_seed_same_run(tmp_path):
     runs = [train(tmp_path, "flow-sac", "--eval-every", "0", steps=80, seed=seed) for seed in (1, 1, 2)]
     first, again, other = (weights(SAC.load(path / "last_model.zip")) for path in runs)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from stable_baselines3 import sac
+from stable_baselines3.common.utils import obs_as_tensor
 
 from flowrl.algorithms.finite import check_losses
 from flowrl.algorithms.gradients import gradient_norm
@@ -40,7 +41,7 @@ class SAC(UpdateFormMixin, sac.SAC):
         """Counts the observation in where the policy normalises, then stores as SB3 does."""
         normalization = getattr(self.policy, "normalization", None)
         if normalization is not None:
-            normalization.observe(torch.as_tensor(new_obs, device=self.device))
+            normalization.observe(obs_as_tensor(new_obs, self.device))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
