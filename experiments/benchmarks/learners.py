@@ -22,7 +22,7 @@ class Learner:
     An algorithm with a policy.
 
     :param library: the module that has the algorithm
-    :param algorithm: ``SAC``, ``PPO`` or ``NFQ``
+    :param algorithm: ``SAC``, ``PPO``, ``NFQ`` or ``NFAC``
     :param flow: a recipe; None for the library's Gaussian
     """
 

@@ -22,6 +22,7 @@ def cases(options: Options) -> list[Case]:
         reference,
         *flow_learners("SAC", options.flows),
         Learner("flowrl.algorithms", "NFQ", "nsf"),
+        *(Learner("flowrl.algorithms", "NFAC", flow) for flow in options.flows),
         Learner("flowrl.algorithms", "SAC"),
         Learner("sbx", "SAC"),
     ]

@@ -5,8 +5,12 @@ import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
 
 from flowrl import Flow
+from flowrl.algorithms import NFAC, NFQ
+from flowrl.algorithms.nfac import update as nfac
+from flowrl.algorithms.nfq import update as nfq
 from flowrl.algorithms.ppo import update as ppo
 from flowrl.algorithms.sac import update as sac
+from tests.environments import Aim
 from tests.models import FLOWS, build
 
 BATCH, META = 4, torch.device("meta")
@@ -48,5 +52,37 @@ def test_losses_of_ppo_run_on_the_device_of_the_networks(flow):
     numbers = (torch.empty(BATCH, device=META) for _ in range(4))
     batch = RolloutBufferSamples(*(torch.empty(BATCH, n, device=META) for n in (3, 2)), *numbers)
     loss, _ = ppo.losses(model, batch, 0.2, 0.2)
+    assert loss.shape == () and loss.device == META
+    loss.backward()
+
+
+@pytest.mark.parametrize("critic", ["flow", "categorical", "quantile", "scalar"])
+@pytest.mark.parametrize("architecture", [None, dict(norm="layer", residual=True, input_shift=3.0), dict(norm="batch")])
+def test_losses_of_nfac_run_on_the_device_of_the_networks(critic, architecture):
+    network = dict(net_arch=[16], normalize_observations=True, architecture=architecture)
+    model = NFAC("FlowPolicy", Aim(), critic=critic, risk="cvar:0.5", policy_kwargs=network, device="cpu")
+    model.policy.to(META).set_training_mode(False)
+    batch = ReplayBufferSamples(*(torch.empty(BATCH, n, device=META) for n in (3, 2, 3, 1, 1)))
+    head, ent_coef = model.critic.head, torch.empty((), device=META)
+    actions, log_prob = model.actor.action_log_prob(batch.observations)
+    next_atoms = nfac.pessimistic(head.atoms(model.critic_target.raw(batch.next_observations, actions)), 0)
+    target = nfac.td_target(next_atoms, log_prob, batch, ent_coef, 0.99, 2.0, head)
+    raw = model.critic.raw(batch.observations, actions)
+    losses = (
+        nfac.critic_loss(head, raw, head.smooth(target.atoms)),
+        nfac.actor_loss(head.atoms(raw), model.distortion, log_prob, ent_coef, smallest=True),
+    )
+    assert all(loss.shape == () and loss.device == META for loss in (*losses, target.clipped))
+    sum(losses).backward()
+
+
+def test_losses_of_nfq_run_on_the_device_of_the_networks():
+    model = NFQ("FlowPolicy", Aim(), policy_kwargs=dict(net_arch=[16]), device="cpu")
+    model.policy.to(META)
+    batch = ReplayBufferSamples(*(torch.empty(BATCH, n, device=META) for n in (3, 2, 3, 1, 1)))
+    ent_coef = torch.empty((), device=META)
+    log_prob = model.actor.get_distribution(batch.observations).distribution.log_prob(batch.actions)
+    values, target = model.critic(batch.observations), nfq.td_target(model.critic_target, batch, 0.99)
+    loss = nfq.soft_q_loss(values, log_prob, ent_coef, target) + nfq.conservative_loss(log_prob, ent_coef, 2)
     assert loss.shape == () and loss.device == META
     loss.backward()
