@@ -73,7 +73,7 @@ $(TRAIN): pyproject.toml constraints.txt
 	$(call install,mujoco$(comma)box2d$(comma)demos$(comma)video)
 
 $(DEV): $(TRAIN)
-	@echo "installing what the tests compare with (jax, scikit-learn, zuko, ...) into $(VENV), once: about 0.7 GB more"
+	@echo "installing what the tests compare with (jax, scikit-learn, zuko, ...) into $(VENV), once: about 1 GB more"
 	$(call install,mujoco$(comma)dev)
 
 $(VENV)/.benchmark: $(DEV)

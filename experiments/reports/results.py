@@ -55,13 +55,23 @@ def write_results(directory: Path, name: str, rows: list[Row], made: Any = None)
     :param made: how it was made; by default this process's command, with versions and commit
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / f"{name}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(directory / f"{name}.csv", rows)
     made = circumstances() if made is None else made
     (directory / f"{name}.json").write_text(json.dumps(made, indent=2) + "\n")
     print(f"wrote {directory / name}.csv and .json", flush=True)
+
+
+def write_csv(path: Path, rows: list[Row]) -> None:
+    """
+    Write a table.
+
+    :param path: of the file
+    :param rows: at least one, all with the same keys
+    """
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def circumstances() -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
 
 from experiments.reports.results import ResultsParser, Row, write_results
-from experiments.studies.jobs import Job, train
+from experiments.scheduling.job import Job
+from experiments.scheduling.local import train
 
 RUNS = Path("runs/known_optimum")
 
@@ -96,7 +97,7 @@ class Contender:
         words = ["--env", f"flowrl/{task.env}", "--agent", self.agent, "--flow", self.flow, "--seed", str(self.seed)]
         words += [word for option in task.options for word in ("--env-set", option)]
         words += [*task.arguments, *task.of_agent.get(f"{self.agent} {self.flow}", [])]
-        return Job(RUNS / self.task / f"{self.agent}-{self.flow}" / f"seed{self.seed}", words)
+        return Job(RUNS / self.task / f"{self.agent}-{self.flow}" / f"seed{self.seed}", tuple(words))
 
 
 def rows_of(contenders: list[Contender]) -> Iterator[Row]:

@@ -11,7 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
 
 from experiments.reports.results import ResultsParser, Row, write_results
-from experiments.studies.jobs import Job, train
+from experiments.scheduling.job import Job
+from experiments.scheduling.local import train
 
 STEPS = 40_000
 SHARED = ["ent_coef=0.2", "learning_rate=1e-3", "learning_starts=3000"]
@@ -37,7 +38,7 @@ def job_of(name: str, seed: int) -> Job:
     """
     words = ["--env", "HalfCheetah", "--agent", "nfq", "--flow", "nsf", "--steps", str(STEPS), "--seed", str(seed)]
     words += ["--eval-every", "10000", *(word for setting in SHARED for word in ("--set", setting))]
-    return Job(Path("runs/nfq_options") / name.replace(" ", "-") / f"seed{seed}", words + VARIANTS[name])
+    return Job(Path("runs/nfq_options") / name.replace(" ", "-") / f"seed{seed}", (*words, *VARIANTS[name]))
 
 
 def main(argv: list[str] | None = None) -> int:

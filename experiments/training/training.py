@@ -290,8 +290,8 @@ def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, clock
             say(console, f"    {resume_command(run)}")
             return INTERRUPTED
         evaluation.evaluate_at_end()
-        run.save_checkpoint(model, clock)
         run.save_model(model, "last")
+        run.save_checkpoint(model, clock)  # last: a run with a checkpoint at its end is complete
     except Exception as error:
         explanation = explain(error, run, model, clock)
         if explanation is None:

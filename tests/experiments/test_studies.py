@@ -1,31 +1,34 @@
 """Studies of many runs: what is finished stays finished, and what is measured is what is meant."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 from experiments.run import main
+from experiments.scheduling.job import Job
+from experiments.scheduling.local import train
 from experiments.studies import calibration, known_optimum, measures, nfq_options, pictures
-from experiments.studies.jobs import ROOT, Job, train
 from experiments.studies.known_optimum import TASKS, Contender
 from experiments.studies.transfer import first_step
 from experiments.training.run_directory import RunDirectory
 
 
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(tmp_path):
-    job = Job(tmp_path, [])
-    assert job.run() is None
-    output = tmp_path / "output.txt"
-    output.write_text("interrupted and saved at step 10; to go on:\n    python experiments/run.py --resume runs/a\n")
-    assert job.run() is None
-    output.write_text("done: 200 steps in runs/a/b\n    curves      tensorboard --logdir runs/a/b\n")
-    assert job.run() == ROOT / "runs/a/b"
+    job, run = Job(tmp_path, ()), tmp_path / "HiddenGoal" / "nfq" / "seed0"
+    assert job.run() is None and job.step() == 0
+    (run / "checkpoints" / "step_100").mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(dict(steps=200)))
+    assert job.run() is None and job.step() == 100
+    (run / "checkpoints" / "step_200").mkdir()
+    assert job.run() == run
+    assert Job(tmp_path, (), steps=300).run() is None, "it may grow"
 
 
 def test_jobs_are_trained_once(tmp_path, capfd):
     words = "--env flowrl/HiddenGoal --agent nfq --flow gaussian --steps 1100 --eval-every 0 --seed 1".split()
-    job = Job(tmp_path, words)
+    job = Job(tmp_path, tuple(words))
     train([job], 2)
     assert "1 of 1 runs to train" in capfd.readouterr().out
     train([job], 2)
@@ -64,7 +67,7 @@ def test_a_goal_counts_as_reached_when_it_stays_so():
 
 
 def test_options_differ_one_at_a_time():
-    assert nfq_options.job_of("one V", 0).arguments[-2:] == ["--set", "policy_kwargs.n_critics=1"]
+    assert nfq_options.job_of("one V", 0).arguments[-2:] == ("--set", "policy_kwargs.n_critics=1")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,209 @@
+"""One run of ``experiments/run.py`` that is to be trained once: its files say where it stands, and nothing else does.
+
+A run that died goes on from its last checkpoint, one that is finished is left alone, and one that another process is
+training is waited for: the job's lock is inherited by the process that trains, and ends with it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from experiments.training.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTPUT = "output.txt"  # what run.py says
+ARGUMENTS = "arguments.json"
+ATTEMPTS = 3  # in a row without a new checkpoint
+INTERRUPTED = 130  # run.py's exit code when it was asked to stop
+MISTAKE = 2  # ... and when trying again would not help
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    One run.
+
+    :param directory: its own, in which the run directory is made
+    :param arguments: of ``run.py``, without ``--steps``
+    :param steps: when it is finished; more of them let a finished run grow. None: as ``run.py`` says
+    :param checkpoint_every: steps between checkpoints; 0: only at the end
+    """
+
+    directory: Path
+    arguments: tuple[str, ...]
+    steps: int | None = None
+    checkpoint_every: int = 0
+
+    def run_directory(self) -> Path | None:
+        """The run directory that has come furthest; a process that died before its first checkpoint leaves another."""
+        found = [path.parent for path in (ROOT / self.directory).glob("*/*/*/config.json")]
+        return max(found, key=lambda path: (checkpointed(path), path.name), default=None)
+
+    def run(self) -> Path | None:
+        """Its run directory, once it is finished."""
+        path = self.run_directory()
+        if path is None:
+            return None
+        steps = self.steps or json.loads((path / "config.json").read_text())["steps"]
+        return path if checkpointed(path) >= steps else None
+
+    def step(self) -> int:
+        """That of the last checkpoint; 0 where there is none."""
+        path = self.run_directory()
+        return checkpointed(path) if path else 0
+
+    def command(self) -> list[str]:
+        """What trains it, from its last checkpoint if it has one."""
+        steps = ["--steps", str(self.steps)] if self.steps else []
+        path = self.run_directory()
+        checkpoints = ["--checkpoint-every", str(self.checkpoint_every)]
+        if path and checkpointed(path):
+            return ["experiments/run.py", "--resume", str(path), *steps, *checkpoints, "--no-progress"]
+        where = ["--no-progress", "--logdir", str(self.directory)]
+        return ["experiments/run.py", *self.arguments, *steps, *checkpoints, *where]
+
+    def check(self) -> None:
+        """
+        :raises UsageError: if something else was trained in its directory
+        """
+        noted = ROOT / self.directory / ARGUMENTS
+        trained = json.loads(noted.read_text()) if noted.exists() else list(self.arguments)
+        if trained != list(self.arguments):
+            raise UsageError(
+                f"{self.directory} holds a run of other settings ({' '.join(trained)}): give what you changed another "
+                "name, or remove the directory"
+            )
+
+    def claim(self) -> None:
+        """
+        Make its directory, and note there what it trains.
+
+        :raises UsageError: if something else was trained there
+        """
+        self.check()
+        directory = ROOT / self.directory
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / ARGUMENTS).write_text(json.dumps(self.arguments) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[IO[str]]:
+        """Wait until no other process trains it; the file that is locked, for the process that will."""
+        with open(ROOT / self.directory / "lock", "a") as file:
+            if sys.platform != "win32":
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+
+    def last_words(self) -> str:
+        """The last line that ``run.py`` said."""
+        output = ROOT / self.directory / OUTPUT
+        lines = output.read_text(errors="replace").strip().splitlines() if output.exists() else []
+        return lines[-1] if lines else "nothing was said"
+
+
+def checkpointed(run_directory: Path) -> int:
+    """
+    :param run_directory: of a run
+    :return: the step of its last complete checkpoint; 0 where there is none
+    """
+    steps = [path.name.removeprefix("step_") for path in run_directory.glob("checkpoints/step_*")]
+    return max((int(step) for step in steps if step.isdigit()), default=0)
+
+
+def unfinished(jobs: Iterable[Job]) -> list[Job]:
+    """
+    :param jobs: some
+    :return: those that are to be trained
+    :raises UsageError: if something else was trained in the directory of one, before anything is
+    """
+    jobs = list(jobs)
+    for job in jobs:
+        job.check()
+    left = [job for job in jobs if job.run() is None]
+    print(f"{len(left)} of {len(jobs)} runs to train", flush=True)
+    return left
+
+
+class Processes:
+    """The processes that train at present, so that all can be asked to save and stop."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+
+    def call(self, command: list[str], output: IO[bytes], environment: dict[str, str], lock: IO[str]) -> int:
+        """
+        Run one to its end.
+
+        :param command: of Python
+        :param output: where what it says goes
+        :param environment: its variables
+        :param lock: the open file that stays locked as long as it lives
+        :return: its exit code
+        """
+        with self._lock:  # stop() sees each one, or none is started after it
+            if self.stopping:
+                return INTERRUPTED
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                pass_fds=[lock.fileno()] if sys.platform != "win32" else (),
+                start_new_session=True,  # Ctrl-C in the terminal is the scheduler's to pass on
+            )
+            self._running.add(process)
+        try:
+            return process.wait()
+        finally:
+            self._running.discard(process)
+
+    def stop(self) -> None:
+        """Ask all of them to save and stop, and start none any more."""
+        with self._lock:
+            self.stopping = True
+            for process in self._running:
+                process.send_signal(signal.SIGTERM)
+
+
+def execute(job: Job, threads: int = 1, processes: Processes | None = None) -> str:
+    """
+    Train a job to its end, again from its last checkpoint as often as its process dies.
+
+    :param job: what to train
+    :param threads: of its process
+    :param processes: by which it can be stopped
+    :return: ``"finished"``, ``"interrupted"``, or ``"failed: "`` and the last line that it said
+    :raises UsageError: if something else was trained in its directory
+    """
+    processes = processes or Processes()
+    environment = os.environ | dict(OMP_NUM_THREADS=str(threads))
+    job.claim()
+    with job.locked() as lock:
+        deaths = 0
+        while job.run() is None:
+            before = job.step()
+            with open(ROOT / job.directory / OUTPUT, "ab") as output:
+                code = processes.call(job.command(), output, environment, lock)
+            if processes.stopping or code == INTERRUPTED:
+                return "interrupted"
+            if code == MISTAKE:
+                return f"failed: {job.last_words()}"
+            deaths = 0 if job.step() > before else deaths + 1
+            if job.run() is None and deaths >= ATTEMPTS:
+                return f"failed: {job.last_words()}"
+            if code != 0:
+                time.sleep(0.1)
+    return "finished"

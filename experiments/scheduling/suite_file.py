@@ -1,0 +1,167 @@
+"""What a suite trains: agents x environments x seeds, read from a small YAML file.
+
+::
+
+    steps: 200_000
+    seeds: 5                      # 0 to 4; or a list
+    environments: [HalfCheetah, Hopper]
+    run: {eval_every: 10000}      # options of run.py for all
+    agents:
+      flow-sac:                   # an agent of run.py by this name ...
+      flow-sac-gaussian:          # ... or a name, and what it stands for
+        agent: flow-sac
+        flow: gaussian
+        set: {learning_starts: 5000, policy_kwargs.net_arch: [256, 256]}
+        environments: [Hopper]    # where it is not in all of them; seeds and steps likewise
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.scheduling.job import Job
+from experiments.training.errors import UsageError, did_you_mean
+
+OF_SUITE = ("name", "steps", "seeds", "environments", "run", "agents", "checkpoint_every")
+OF_AGENT = ("agent", "flow", "set", "env_set", "plain", "environments", "seeds", "steps", "run")
+CHECKPOINT_EVERY = 50_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    One run of a suite.
+
+    :param agent: the name that the suite gives it
+    :param environment: as ``run.py --env`` takes it
+    :param seed: of everything
+    :param job: that trains it
+    """
+
+    agent: str
+    environment: str
+    seed: int
+    job: Job = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """
+    A suite.
+
+    :param name: of its results, and of the directory of its runs
+    :param entries: in the order in which they are trained
+    """
+
+    name: str
+    entries: list[Entry]
+
+
+def read_suite(path: Path, runs: Path, overrides: dict[str, Any] | None = None) -> Suite:
+    """
+    Read a suite: all agents and environments of the first seed come before those of the second.
+
+    :param path: the YAML file
+    :param runs: under which the runs of all suites go
+    :param overrides: ``steps``, ``seeds``, ``environments`` and ``agents`` (names), in place of the file's
+    :return: the suite
+    :raises UsageError: for a file that is none, and for anything in it that is not understood
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = _mapping(content, "a suite", OF_SUITE, path)
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    agents = {
+        str(name): _mapping(value or {}, f"agents: {name}", OF_AGENT, path)
+        for name, value in _mapping(content.get("agents"), "agents", None, path).items()
+    }
+    chosen = given.get("agents", list(agents))
+    for name in chosen:
+        if name not in agents:
+            raise UsageError(f"{path} has no agent {name!r}: {did_you_mean(name, agents)}")
+    name = _file_name(str(content.get("name", path.stem)))
+    entries = []
+    for label in chosen:
+        own = content | agents[label] | given
+        for key in ("seeds", "environments"):
+            if key not in own:
+                raise UsageError(f"{path}: {label} has no {key}")
+        environments = [str(environment) for environment in _list(own["environments"], "environments", path)]
+        # What is given on the command line is a choice from the agent's own environments.
+        allowed = agents[label].get("environments", content.get("environments", environments))
+        for environment in [one for one in environments if one in allowed]:
+            for seed in seeds_of(own["seeds"], path):
+                words = _words(label, environment, seed, content.get("run", {}), agents[label], path)
+                directory = runs / name / _file_name(label) / _file_name(environment) / f"seed{seed}"
+                every = int(content.get("checkpoint_every", CHECKPOINT_EVERY))
+                job = Job(directory, tuple(words), _whole(own.get("steps"), "steps", path), every)
+                entries.append(Entry(label, environment, seed, job))
+    order = {environment: i for i, environment in enumerate(dict.fromkeys(e.environment for e in entries))}
+    entries.sort(key=lambda entry: (entry.seed, order[entry.environment]))
+    if len({entry.job.directory for entry in entries}) < len(entries):
+        raise UsageError(f"{path}: two agents have names that differ in punctuation alone")
+    return Suite(name, entries)
+
+
+def seeds_of(value: Any, path: Path) -> list[int]:
+    """
+    :param value: how many, a list, or a range as ``"0..4"``
+    :param path: of the file, for the error
+    :return: the seeds
+    """
+    if isinstance(value, str) and (ends := re.fullmatch(r"(\d+)\.\.(\d+)", value)):
+        return list(range(int(ends[1]), int(ends[2]) + 1))
+    if isinstance(value, list) and all(isinstance(one, int) and one >= 0 for one in value):
+        return value
+    count = _whole(value, "seeds", path)
+    assert count is not None
+    return list(range(count))
+
+
+def _words(
+    label: str, environment: str, seed: int, shared: dict[str, Any], own: dict[str, Any], path: Path
+) -> list[str]:
+    """The arguments of ``run.py``."""
+    words = ["--env", environment, "--agent", str(own.get("agent", label)), "--seed", str(seed)]
+    if own.get("flow"):
+        words += ["--flow", str(own["flow"])]
+    for key, option in (("set", "--set"), ("env_set", "--env-set")):
+        for name, value in _mapping(own.get(key) or {}, f"agents: {label}: {key}", None, path).items():
+            words += [option, f"{name}={value}"]
+    for name, value in {**(shared or {}), **(own.get("run") or {})}.items():
+        words += [f"--{str(name).replace('_', '-')}", str(value)]
+    return words + (["--plain"] if own.get("plain") else [])
+
+
+def _mapping(value: Any, what: str, keys: tuple[str, ...] | None, path: Path) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: {what} must be a mapping (key: value), got {value!r}")
+    for key in value:
+        if keys is not None and key not in keys:
+            raise UsageError(f"{path}: {what} has no {key!r}: {did_you_mean(str(key), keys)}")
+    return value
+
+
+def _list(value: Any, what: str, path: Path) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise UsageError(f"{path}: {what} must be a list with at least one item, got {value!r}")
+    return value
+
+
+def _whole(value: Any, what: str, path: Path) -> int | None:
+    if value is None and what == "steps":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
+        raise UsageError(f"{path}: {what} must be a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text)

@@ -1,0 +1,80 @@
+"""The results of a suite as one tidy table, in the columns that SimbaV2's repository publishes its results in."""
+
+import json
+from typing import Any
+
+from experiments.reports.results import Row
+from experiments.scheduling.suite_file import Suite
+from experiments.training.run_directory import RunDirectory
+
+COLUMNS = ("exp_name", "env_name", "seed", "metric", "env_step", "value")
+METRICS = dict(mean_return="avg_return", sampled_mean_return="sampled_avg_return")
+
+
+def tidy(suite: Suite, columns: dict[str, str] = METRICS) -> list[Row]:
+    """
+    All evaluations of a suite's runs, finished or not.
+
+    :param suite: the suite
+    :param columns: of an evaluation, each with the metric that it is
+    :return: a row for each evaluation and metric
+    """
+    rows = []
+    for entry in sorted(suite.entries, key=lambda entry: (entry.agent, entry.environment, entry.seed)):
+        path = entry.job.run_directory()
+        if path is None:
+            continue
+        run = RunDirectory(path)
+        environment = run.config["environment"]["id"]
+        for evaluation in run.evaluations():
+            for column, metric in columns.items():
+                values = (entry.agent, environment, entry.seed, metric, int(evaluation["step"]), evaluation[column])
+                rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
+def seconds(suite: Suite) -> list[Row]:
+    """When each evaluation was, in seconds of training; evaluations and checkpoints do not count."""
+    return tidy(suite, dict(training_seconds="training_seconds"))
+
+
+def made(suite: Suite) -> dict[str, Any]:
+    """
+    How a suite's runs were made.
+
+    :param suite: the suite
+    :return: the command of each, and the versions, commits, platforms and threads of all
+    """
+    commands, circumstances = {}, []
+    for entry in suite.entries:
+        path = entry.job.run_directory()
+        if path is None:
+            continue
+        commands[f"{entry.agent}, {entry.environment}, seed {entry.seed}"] = " ".join(
+            ["python experiments/run.py", *entry.job.arguments, "--steps", str(entry.job.steps)]
+        )
+        for session in json.loads((path / "config.json").read_text())["sessions"]:
+            one = {key: session.get(key) for key in ("versions", "git", "platform", "device", "threads")}
+            if one not in circumstances:
+                circumstances.append(one)
+    return dict(suite=suite.name, commands=commands, circumstances=circumstances)
+
+
+def speed(suite: Suite) -> dict[tuple[str, str], float]:
+    """
+    Steps a second of training, as far as runs have been evaluated.
+
+    :param suite: the suite
+    :return: by agent and environment; also by agent and ``""``, in all of its environments
+    """
+    total: dict[tuple[str, str], list[float]] = {}
+    for entry in suite.entries:
+        path = entry.job.run_directory()
+        evaluations = RunDirectory(path).evaluations() if path else []
+        if evaluations:
+            last = evaluations[-1]
+            for key in ((entry.agent, entry.environment), (entry.agent, "")):
+                of_key = total.setdefault(key, [0.0, 0.0])
+                of_key[0] += last["step"]
+                of_key[1] += last["training_seconds"]
+    return {key: steps / max(taken, 1e-9) for key, (steps, taken) in total.items()}

@@ -1,0 +1,167 @@
+"""Many runs as one: agents x environments x seeds, ``python experiments/suite.py experiments/suites/mujoco.yaml``.
+
+Trains what is not trained yet, side by side on this machine or on a Ray cluster, and writes one tidy table. Its state
+is its files in ``runs/suites/NAME/``: stopped in any way and started again, it goes on from the last checkpoints; with
+more seeds, steps or environments it trains those alone; two suites at once share the work.
+"""
+
+import argparse
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and experiments/ are not installed
+
+from rich.console import Console
+from rich.live import Live
+
+from experiments.run import positive
+from experiments.scheduling import local, ray_cluster
+from experiments.scheduling.job import Job
+from experiments.scheduling.suite_file import Suite, read_suite
+from experiments.training.errors import one_line_errors
+
+RUNS = Path("runs/suites")
+INTERRUPTED = 130
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """
+    Read the command line.
+
+    :param argv: the arguments; those of the process by default
+    :return: the arguments
+    """
+    parser = argparse.ArgumentParser(prog="suite.py", description="Train agents x environments x seeds.")
+    parser.add_argument("suite", type=Path, metavar="FILE", help="a YAML file, as those in experiments/suites/")
+    parser.add_argument("--steps", type=positive, help="of each run, in place of the file's")
+    parser.add_argument("--seeds", type=str, help="how many, or FIRST..LAST")
+    parser.add_argument("--environments", nargs="+", metavar="ENV", help="some of the file's")
+    parser.add_argument("--agents", nargs="+", metavar="NAME", help="some of the file's")
+    parser.add_argument("--jobs", type=positive, help="runs side by side (default: as many as processors / threads)")
+    parser.add_argument("--threads", type=positive, default=1, help="of each run (default: 1)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster; local: on Ray in this process")
+    parser.add_argument("--runs", type=Path, default=RUNS, help=f"where the runs go (default: {RUNS})")
+    parser.add_argument("--output", type=Path, help="where NAME.csv, NAME_seconds.csv and NAME.json go")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained and for how long")
+    parser.add_argument("--collect", action="store_true", help="train nothing: write what there is")
+    return parser.parse_args(argv)
+
+
+@one_line_errors
+def main(argv: list[str] | None = None) -> int:
+    """
+    Run the command.
+
+    :param argv: the arguments; those of the process by default
+    :return: the exit code: 1 if a run failed, 130 if the suite was interrupted
+    """
+    arguments = parse_arguments(argv)
+    seeds: Any = int(arguments.seeds) if (arguments.seeds or "").isdigit() else arguments.seeds
+    overrides = dict(steps=arguments.steps, seeds=seeds, environments=arguments.environments, agents=arguments.agents)
+    suite = read_suite(arguments.suite, arguments.runs, overrides)
+    side_by_side = arguments.jobs or max((os.cpu_count() or 1) // arguments.threads, 1)
+    if arguments.dry_run:
+        say_what_is_left(suite, side_by_side)
+        return 0
+    outcomes: local.Outcomes = {}
+    if not arguments.collect:
+        jobs = [entry.job for entry in suite.entries]
+        with Display(suite, Console()) as display:
+            if arguments.ray:
+                outcomes = ray_cluster.train(jobs, arguments.ray, arguments.threads, display.show)
+            else:
+                outcomes = local.train(jobs, side_by_side, arguments.threads, display.show)
+    write(suite, arguments.output or arguments.runs / suite.name)
+    failed = {entry: outcomes[entry.job] for entry in suite.entries if outcomes.get(entry.job, "").startswith("failed")}
+    for entry, outcome in failed.items():
+        print(f"{entry.agent}, {entry.environment}, seed {entry.seed} {outcome}", file=sys.stderr)
+    return 1 if failed else INTERRUPTED if "interrupted" in outcomes.values() else 0
+
+
+class Display:
+    """
+    A live table where there is a terminal, a line for each run that ended elsewhere.
+
+    :param suite: the suite
+    :param console: where
+    """
+
+    def __init__(self, suite: Suite, console: Console) -> None:
+        self.suite, self.console = suite, console
+        self.said: set[Job] = {entry.job for entry in suite.entries if entry.job.run() is not None}
+        self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> "Display":
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def show(self, in_hand: set[Job], outcomes: local.Outcomes) -> None:
+        """
+        Show where the suite stands.
+
+        :param in_hand: the jobs that are being trained
+        :param outcomes: of those that ended
+        """
+        from experiments.scheduling.progress import table  # SB3 takes seconds to import
+
+        if self.live is not None:
+            self.live.update(table(self.suite, in_hand, outcomes), refresh=True)
+        for entry in self.suite.entries:
+            if entry.job in outcomes and entry.job not in self.said:
+                self.said.add(entry.job)
+                left = sum(other.job not in self.said for other in self.suite.entries)
+                what = f"{entry.agent}, {entry.environment}, seed {entry.seed}: {outcomes[entry.job]}, {left} to go"
+                print(what, flush=True)
+
+
+def say_what_is_left(suite: Suite, side_by_side: int) -> None:
+    """
+    Print every run that is not finished, and how long all of them will take.
+
+    :param suite: the suite
+    :param side_by_side: how many runs at once
+    """
+    from experiments.scheduling.progress import remaining_seconds
+    from experiments.scheduling.tidy import speed
+
+    left = [entry for entry in suite.entries if entry.job.run() is None]
+    for entry in left:
+        steps = f"{entry.job.step():,} of {entry.job.steps:,} steps" if entry.job.steps else "as run.py says"
+        print(f"{entry.agent}, {entry.environment}, seed {entry.seed}: {steps}")
+    total, unknown = remaining_seconds(suite, speed(suite))
+    print(f"{len(left)} of {len(suite.entries)} runs to train, {side_by_side} side by side")
+    if len(left) > unknown:
+        about = timedelta(seconds=round(total / side_by_side))
+        print(f"about {about} at the speed of the runs so far" + (f", and {unknown} runs unknown" if unknown else ""))
+    elif left:
+        print("for how long is not known before one of them is evaluated")
+
+
+def write(suite: Suite, directory: Path) -> None:
+    """
+    Write ``NAME.csv``, ``NAME_seconds.csv`` and how they were made.
+
+    :param suite: the suite
+    :param directory: where
+    """
+    from experiments.reports.results import write_csv, write_results
+    from experiments.scheduling.tidy import made, seconds, tidy
+
+    rows = tidy(suite)
+    if not rows:
+        print("nothing was evaluated yet")
+        return
+    write_results(directory, suite.name, rows, made(suite))
+    write_csv(directory / f"{suite.name}_seconds.csv", seconds(suite))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Suites: every run is trained once, goes on from its last checkpoint, and ends in one table."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from experiments.scheduling.job import ROOT, Job, execute
+from experiments.scheduling.progress import table
+from experiments.scheduling.suite_file import read_suite
+from experiments.suite import main
+from experiments.training.errors import UsageError
+
+SMALL = """
+steps: 300
+seeds: 1
+environments: [Pendulum]
+checkpoint_every: 100
+run: {eval_every: 150, eval_episodes: 1}
+agents:
+  flow-sac: &small
+    set: {learning_starts: 50, batch_size: 16, policy_kwargs.net_arch: [16]}
+  a gaussian:
+    <<: *small
+    agent: flow-sac
+    flow: gaussian
+"""
+WORDS = (
+    "--env Pendulum --agent flow-sac --set learning_starts=50 --set batch_size=16 --set policy_kwargs.net_arch=[16] "
+    "--eval-every 0"
+).split()
+
+
+@pytest.fixture
+def suite_file(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+def rows_of(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def wait_for(condition, seconds=120):
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds
+        time.sleep(0.05)
+
+
+def test_a_suite_is_agents_times_environments_times_seeds(tmp_path):
+    path = tmp_path / "suite.yaml"
+    path.write_text(
+        "steps: 1_000\nseeds: 2\nenvironments: [HalfCheetah, Hopper]\nrun: {eval_every: 500}\nagents:\n  flow-sac:\n"
+        "  nsf 2: {agent: flow-sac, flow: nsf, set: {gamma: 0.9}, environments: [Hopper], seeds: [3], steps: 2000}\n"
+    )
+    suite = read_suite(path, tmp_path)
+    names = [(entry.agent, entry.environment, entry.seed) for entry in suite.entries]
+    assert names == [
+        ("flow-sac", "HalfCheetah", 0), ("flow-sac", "Hopper", 0), ("flow-sac", "HalfCheetah", 1),
+        ("flow-sac", "Hopper", 1), ("nsf 2", "Hopper", 3),
+    ]  # fmt: skip
+    job = suite.entries[-1].job
+    assert job.directory == tmp_path / "suite" / "nsf-2" / "Hopper" / "seed3" and job.steps == 2000
+    command = " ".join(job.command())
+    for words in ("--agent flow-sac", "--flow nsf", "--set gamma=0.9", "--eval-every 500", "--steps 2000", "--seed 3"):
+        assert words in command
+    chosen = read_suite(path, tmp_path, dict(environments=["HalfCheetah"], seeds="1..2", steps=10)).entries
+    assert [(e.agent, e.seed, e.job.steps) for e in chosen] == [("flow-sac", 1, 10), ("flow-sac", 2, 10)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n", "must be a mapping"),
+        ("a: [\n", "not valid YAML"),
+        ("stepz: 3\nagents: {}\n", "did you mean steps"),
+        ("agents: {flow-sac: {floww: nsf}}\n", "did you mean flow"),
+        ("agents: {flow-sac: }\n", "flow-sac has no seeds"),
+        ("agents: {flow-sac: }\nseeds: 0\nenvironments: [Hopper]\n", "seeds must be a whole number"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: Hopper\n", "environments must be a list"),
+        ("agents: {a b: , a+b: }\nseeds: 1\nenvironments: [Hopper]\n", "punctuation"),
+    ],
+)
+def test_what_a_suite_file_may_not_say(tmp_path, text, message):
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        read_suite(path, tmp_path)
+
+
+def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd):
+    command = [str(suite_file), "--runs", str(tmp_path), "--jobs", "2"]
+    assert main([*command, "--dry-run"]) == 0
+    assert "2 of 2 runs to train" in capfd.readouterr().out
+    assert main(command) == 0
+    rows = rows_of(tmp_path / "small" / "small.csv")
+    assert list(rows[0]) == ["exp_name", "env_name", "seed", "metric", "env_step", "value"]
+    assert {(row["exp_name"], row["env_step"], row["metric"]) for row in rows} == {
+        (agent, step, metric)
+        for agent in ("flow-sac", "a gaussian")
+        for step in ("150", "300")
+        for metric in ("avg_return", "sampled_avg_return")
+    }
+    assert {row["metric"] for row in rows_of(tmp_path / "small" / "small_seconds.csv")} == {"training_seconds"}
+    made = json.loads((tmp_path / "small" / "small.json").read_text())
+    assert len(made["commands"]) == 2 and made["circumstances"][0]["threads"] == 1
+
+    capfd.readouterr()
+    assert main(command) == 0 and "0 of 2 runs to train" in capfd.readouterr().out
+    assert main([*command, "--agents", "flow-sac", "--steps", "400"]) == 0, "a finished run grows"
+    assert "1 of 1 runs to train" in capfd.readouterr().out
+    suite = read_suite(suite_file, tmp_path, dict(steps=400))
+    assert [entry.job.step() for entry in suite.entries] == [400, 300]
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table(suite, set(), {}))
+    assert "75%" in console.export_text()
+    suite_file.write_text(SMALL.replace("batch_size: 16", "batch_size: 32"))
+    assert main(command) == 2, "what is there was trained with other settings"
+    assert "give what you changed another name" in capfd.readouterr().err
+
+
+def test_a_mistake_is_said_and_not_tried_again(tmp_path, capfd):
+    job = Job(tmp_path / "a", ("--env", "Pendulum", "--agent", "flow-sax"), 100)
+    assert "did you mean flow-sac" in execute(job)
+    assert (tmp_path / "a" / "output.txt").read_text().count("flow-sax") == 1
+    with pytest.raises(UsageError, match="another name"):
+        execute(replace(job, arguments=("--env", "Pendulum")))
+
+
+def test_a_worker_that_is_killed_loses_what_came_after_its_last_checkpoint(tmp_path):
+    job = Job(tmp_path / "a", tuple(WORDS), 1_500, checkpoint_every=250)
+    outcome = []
+    thread = threading.Thread(target=lambda: outcome.append(execute(job)))
+    thread.start()
+    wait_for(lambda: job.step() >= 250)
+    process = json.loads((job.run_directory() / "config.json").read_text())["sessions"][-1]["process"]
+    os.kill(process, signal.SIGKILL)
+    thread.join(120)
+    assert outcome == ["finished"] and job.step() == 1_500
+    (run,) = (tmp_path / "a").glob("*/*/*")
+    sessions = json.loads((run / "config.json").read_text())["sessions"]
+    assert len(sessions) == 2 and 250 <= sessions[1]["from_step"] < 1_500
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks")
+def test_a_suite_that_is_killed_goes_on_with_the_runs_that_outlived_it(tmp_path, suite_file):
+    command = [sys.executable, "experiments/suite.py", str(suite_file), "--runs", str(tmp_path)]
+    command += ["--steps", "1500", "--agents", "flow-sac"]
+    suite = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    (entry,) = read_suite(suite_file, tmp_path, dict(agents=["flow-sac"], steps=1_500)).entries
+    wait_for(lambda: entry.job.step() >= 100)
+    suite.kill()
+    suite.wait()
+    assert main([*command[2:], "--jobs", "1"]) == 0
+    (run,) = entry.job.directory.glob("*/*/*")
+    sessions = json.loads((run / "config.json").read_text())["sessions"]
+    assert entry.job.run() == run and len(sessions) == 1, "no second process trained what the first one was training"
+
+
+def test_ctrl_c_lets_every_run_save(tmp_path, suite_file):
+    command = [sys.executable, "experiments/suite.py", str(suite_file), "--runs", str(tmp_path), "--steps", "100000"]
+    suite = subprocess.Popen([*command, "--jobs", "1"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    entry = read_suite(suite_file, tmp_path, dict(steps=100_000)).entries[0]
+    wait_for(lambda: entry.job.step() >= 100)
+    suite.send_signal(signal.SIGINT)
+    output, _ = suite.communicate(timeout=120)
+    assert suite.returncode == 130 and "flow-sac, Pendulum, seed 0: interrupted" in output
+    assert "interrupted and saved" in (entry.job.directory / "output.txt").read_text()
+
+
+def test_ray_gives_the_same_numbers(tmp_path, suite_file):
+    pytest.importorskip("ray")
+    command = [str(suite_file), "--jobs", "2"]
+    assert main([*command, "--runs", str(tmp_path / "local")]) == 0
+    assert main([*command, "--runs", str(tmp_path / "ray"), "--ray", "local"]) == 0
+    results = [(tmp_path / where / "small" / "small.csv").read_text() for where in ("local", "ray")]
+    assert results[0] == results[1]
