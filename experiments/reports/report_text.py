@@ -1,0 +1,68 @@
+"""A report's tables, in Markdown: what each agent reached in each environment, and whether it beats the baseline."""
+
+from experiments.reports.scores import Curves, agents_of, common_step, environments_of
+from experiments.reports.statistics import Estimate, interquartile_mean, probability_of_improvement, scores_at_end
+
+
+def final_table(curves: Curves) -> str:
+    """
+    The interquartile mean of each agent in each environment at the last step that all of them have reached.
+
+    :param curves: of all agents
+    :return: a Markdown table; in brackets the 95 % interval and the number of seeds
+    """
+    environments = [environment for environment in environments_of(curves) if common_step(curves, environment)]
+    steps = {environment: common_step(curves, environment) for environment in environments}
+    lines = [
+        "| interquartile mean of returns | "
+        + " | ".join(f"{env}, {steps[env]:,} steps" for env in environments)
+        + " |",
+        "| --- |" + " --- |" * len(environments),
+    ]
+    for agent in agents_of(curves):
+        cells = []
+        for environment in environments:
+            curve = curves.get((agent, environment))
+            if curve is None:
+                cells.append("")
+                continue
+            estimate = interquartile_mean(curve.at(steps[environment])[:, None, None])
+            seeds = f"{len(curve.seeds)} seed{'s' if len(curve.seeds) > 1 else ''}"
+            cells.append(f"{show(estimate)}, {seeds}" if len(curve.seeds) > 1 else f"{estimate.value[0]:,.0f}, {seeds}")
+        lines.append(f"| {agent} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def improvement_table(curves: Curves, baseline: str) -> str:
+    """
+    How likely each agent is better than the baseline.
+
+    :param curves: of all agents
+    :param baseline: an agent
+    :return: a Markdown table: of agents that are in every environment of the baseline, else in those that it shares
+    """
+    lines = [
+        f"| | better than {baseline} with probability | score: {baseline} is 1 | environments, seeds |",
+        "| --- | --- | --- | --- |",
+    ]
+    for agent in agents_of(curves):
+        if agent == baseline:
+            continue
+        shared = {env for a, env in curves if a == agent} & {env for a, env in curves if a == baseline}
+        if not shared:
+            continue
+        of_both = {key: curve for key, curve in curves.items() if key[0] in (agent, baseline) and key[1] in shared}
+        scores, environments = scores_at_end(of_both, baseline)
+        if agent not in scores:
+            continue
+        ours, theirs = scores[agent], scores[baseline]
+        likely = probability_of_improvement(ours, theirs)
+        iqm = interquartile_mean(ours[..., None])
+        counted = f"{len(environments)}, {len(ours)} against {len(theirs)}"
+        lines.append(f"| {agent} | {show(likely, '.2f')} | {show(iqm, '.2f')} | {counted} |")
+    return "\n".join(lines) + "\n"
+
+
+def show(estimate: Estimate, form: str = ",.0f") -> str:
+    """A number and its interval."""
+    return f"{estimate.value[0]:{form}} ({estimate.low[0]:{form}} to {estimate.high[0]:{form}})"

@@ -1,0 +1,127 @@
+"""Reports: the statistics are rliable's, other people's tables are read, and documents quote what results give."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rliable", reason="the 'suite' extra is not installed")
+
+from rliable import metrics
+
+from experiments.report import DOCUMENTS, main
+from experiments.reports import statistics
+from experiments.reports.quoted import QUOTED, update_documents, with_tables
+from experiments.reports.scores import COLUMNS, common_step, read_curves
+from experiments.reports.statistics import interquartile_mean, probability_of_improvement, scores_at_end
+from experiments.training.errors import UsageError
+
+
+@pytest.fixture
+def few_repetitions(monkeypatch):
+    monkeypatch.setattr(statistics, "REPETITIONS", 50)
+
+
+ENVIRONMENTS = {"Hopper-v5": 3_000.0, "Pendulum-v1": -200.0}
+
+
+def write(path, agents, environments=ENVIRONMENTS, seeds=3, metric="avg_return", steps=(100, 200, 300)):
+    """Tables in which an agent's return is the environment's, its factor and its seed."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["", *COLUMNS])
+        for agent, factor in agents.items():
+            for environment, value in environments.items():
+                for seed in range(seeds):
+                    for step in steps:
+                        value_here = value + abs(value) * (factor * step / steps[-1] + 0.1 * seed)
+                        writer.writerow([0, agent, environment, f"{seed}.0", metric, step, value_here])
+    return path
+
+
+def test_curves_end_where_all_seeds_have_been(tmp_path):
+    path = write(tmp_path / "a.csv", dict(flow=1.0))
+    with open(path, "a") as file:
+        file.write("0,flow,Hopper-v5,0,avg_return,400,9\n0,flow,Hopper-v5,0,sampled,500,9\n")
+    curves = read_curves(path, "avg_return")
+    assert curves["flow", "Hopper-v5"].steps.tolist() == [100, 200, 300]
+    assert curves["flow", "Hopper-v5"].at(300) == pytest.approx([6_000, 6_300, 6_600])
+    assert common_step(curves, "Hopper-v5") == 300
+
+
+def test_what_is_no_table_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("step,reward\n1,2\n")
+    with pytest.raises(UsageError, match="exp_name, env_name"):
+        read_curves(tmp_path / "a.csv", "avg_return")
+    with pytest.raises(UsageError, match="only avg_return"):
+        read_curves(write(tmp_path / "b.csv", dict(flow=1.0)), "return")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_curves(tmp_path / "c.csv", "return")
+
+
+def test_statistics_are_those_of_rliable():
+    scores = np.random.default_rng(0).normal(size=(5, 3, 4))
+    estimate = interquartile_mean(scores)
+    assert estimate.value == pytest.approx([metrics.aggregate_iqm(scores[..., i]) for i in range(4)])
+    assert (estimate.low < estimate.value).all() and (estimate.value < estimate.high).all()
+    assert interquartile_mean(scores).low.tolist() == estimate.low.tolist(), "the same table gives the same interval"
+    likely = probability_of_improvement(scores[..., 0] + 0.5, scores[..., 1])
+    assert likely.value[0] == metrics.probability_of_improvement(scores[..., 0] + 0.5, scores[..., 1])
+    assert 0 <= likely.low[0] < likely.value[0] < likely.high[0] <= 1
+
+
+def test_scores_are_zero_where_the_worst_began_and_one_where_the_baseline_ended(tmp_path):
+    curves = read_curves(write(tmp_path / "a.csv", {"flow": 2.0, "gaussian": 1.0}), "avg_return")
+    scores, environments = scores_at_end(curves, "gaussian")
+    assert environments == list(ENVIRONMENTS)
+    assert scores["gaussian"].mean(0) == pytest.approx([1, 1])
+    begun, ended = 1 / 3, 1.1  # of the worst seed at its first evaluation, of the baseline's mean at its last
+    assert scores["flow"][0] == pytest.approx([(2.0 - begun) / (ended - begun)] * 2), "also where returns are negative"
+
+
+def test_a_report_has_tables_pictures_and_a_page(tmp_path, capsys):
+    table = write(tmp_path / "cheetah.csv", {"flow": 2.0, "gaussian": 1.0, "one": 1.5}, seeds=4)
+    write(
+        tmp_path / "cheetah_seconds.csv", {"flow": 2.0, "gaussian": 1.0, "one": 1.5}, metric="training_seconds", seeds=4
+    )
+    theirs = write(tmp_path / "theirs.csv", {"SimbaV2": 3.0, "other": 1.0}, {"Hopper-v4": 3_000.0})
+    command = [str(table), "--theirs", f"{theirs}=SimbaV2, 2025", "--their-agents", "SimbaV2"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "cheetah_report.md").read_text()
+    assert (
+        "| Hopper-v5, 300 steps | Pendulum-v1, 300 steps |" in text and "better than gaussian with probability" in text
+    )
+    row = next(line for line in text.splitlines() if line.startswith("| flow | 1.00 (1.00 to 1.00)"))
+    assert row.endswith("| 2, 4 against 4 |")
+    page = (tmp_path / "out" / "cheetah_report.html").read_text()
+    assert page.count("<table>") == 2 == page.count("data:image/png;base64,") and "<td>flow</td>" in page
+    assert (tmp_path / "out" / "cheetah_curves.png").stat().st_size > 10_000
+    assert (
+        main([str(table), "--baseline", "sac"]) == 2 and "the agents are flow, gaussian, one" in capsys.readouterr().err
+    )
+    assert main([*command[:2], "theirs.csv"]) == 2 and "FILE=LABEL" in capsys.readouterr().err
+
+
+def test_a_documents_tables_are_those_that_results_give(tmp_path, few_repetitions):
+    write(tmp_path / "cheetah.csv", {"flow": 2.0, "gaussian": 1.0})
+    text = (
+        "before\n<!-- report: cheetah final -->\nold\n<!-- end of report -->\nbetween\n"
+        "<!-- report: cheetah improvement over gaussian -->\n<!-- end of report -->\nafter\n"
+    )
+    new = with_tables(text, tmp_path)
+    assert "old" not in new and "| flow | " in new and "better than gaussian" in new
+    assert with_tables(new, tmp_path) == new
+    assert re.sub(QUOTED, r"\1\5", new) == re.sub(QUOTED, r"\1\5", text), "nothing else has changed"
+    (tmp_path / "a.md").write_text("<!-- report: cheetah last -->\n<!-- end of report -->\n")
+    with pytest.raises(UsageError, match=r"a\.md"):
+        update_documents([tmp_path / "a.md"])
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in DOCUMENTS if "<!-- report: " in path.read_text()], ids=lambda p: p.name
+)
+def test_committed_tables_are_those_of_committed_results(path):
+    text = path.read_text()
+    assert text.count("<!-- report: ") == len(QUOTED.findall(text))
+    assert with_tables(text) == text, "python experiments/report.py --quote brings it up to date"
