@@ -16,6 +16,7 @@ examples:
   python experiments/run.py --env flowrl/HiddenGoal --env-set tries=8 --agent flow-ppo
   python experiments/run.py --env HalfCheetah --agent flow-bc --demos halfcheetah/flow-sac-v0
   python experiments/run.py --env HalfCheetah --agent flow-sac --from runs/HalfCheetah-v5/flow-bc/...
+  python experiments/run.py --config tuned.yaml --seed 3
   python experiments/run.py --resume runs/HalfCheetah-v5/flow-sac/2026-01-31_12-00-00_seed0
   tensorboard --logdir runs
 """
@@ -36,11 +37,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     what = parser.add_argument_group("what to train")
     what.add_argument("--env", help="environment: a short name (newest version), a full id, or module:Id")
-    what.add_argument("--agent", help="flow-sac (default), flow-ppo, nfq, snf, flow-bc, sac, ppo, bc")
+    what.add_argument("--agent", help="flow-sac (default), flow-ppo, nfac, nfq, snf, flow-bc, sac, ppo, bc")
     what.add_argument("--flow", help="the flow agents' recipe (nsf, gaussian, ...; see --list)")
     what.add_argument("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter; repeatable")
     what.add_argument(
         "--env-set", metavar="KEY=VALUE", action="append", help="any argument of the environment; repeatable"
+    )
+    what.add_argument(
+        "--config", metavar="FILE", type=Path, help="these options from a YAML file; what is typed comes after them"
     )
     what.add_argument("--list", action="store_true", help="list agents, flows and known environments")
 
@@ -84,9 +88,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="STEPS",
         help="steps between checkpoints; 0: only at the end (default: 50000)",
     )
+    output.add_argument("--track", choices=("wandb", "trackio"), help="log the scalars there as well")
     output.add_argument("--no-progress", action="store_true", help="plain lines instead of a progress bar")
 
     arguments = parser.parse_args(argv)
+    if arguments.config:
+        from experiments.training.config_file import read_config
+
+        options = [name for name in vars(arguments) if name not in ("config", "list", "source")]
+        words = read_config(arguments.config, [*options, "from"])
+        arguments = parser.parse_args([*words, *(sys.argv[1:] if argv is None else argv)])
     if not (arguments.list or arguments.resume or arguments.env):
         parser.error("the following arguments are required: --env (or --resume, or --list)")
     return arguments

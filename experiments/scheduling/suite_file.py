@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from experiments.scheduling.job import Job
+from experiments.training.config_file import read_yaml, words_of
 from experiments.training.errors import UsageError, did_you_mean
 
 OF_SUITE = ("name", "steps", "seeds", "environments", "run", "agents", "checkpoint_every")
@@ -70,13 +69,7 @@ def read_suite(path: Path, runs: Path, overrides: dict[str, Any] | None = None) 
     :return: the suite
     :raises UsageError: for a file that is none, and for anything in it that is not understood
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    content = _mapping(content, "a suite", OF_SUITE, path)
+    content = _mapping(read_yaml(path), "a suite", OF_SUITE, path)
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     agents = {
         str(name): _mapping(value or {}, f"agents: {name}", OF_AGENT, path)
@@ -129,15 +122,12 @@ def _words(
     label: str, environment: str, seed: int, shared: dict[str, Any], own: dict[str, Any], path: Path
 ) -> list[str]:
     """The arguments of ``run.py``."""
-    words = ["--env", environment, "--agent", str(own.get("agent", label)), "--seed", str(seed)]
-    if own.get("flow"):
-        words += ["--flow", str(own["flow"])]
-    for key, option in (("set", "--set"), ("env_set", "--env-set")):
-        for name, value in _mapping(own.get(key) or {}, f"agents: {label}: {key}", None, path).items():
-            words += [option, f"{name}={value}"]
-    for name, value in {**(shared or {}), **(own.get("run") or {})}.items():
-        words += [f"--{str(name).replace('_', '-')}", str(value)]
-    return words + (["--plain"] if own.get("plain") else [])
+    what = {key: own[key] for key in ("flow", "set", "env_set", "plain") if own.get(key)}
+    options = dict(env=environment, agent=own.get("agent", label), seed=seed) | what | (shared or {})
+    try:
+        return words_of(options | (own.get("run") or {}))
+    except UsageError as error:
+        raise UsageError(f"{path}: agents: {label}: {error}") from None
 
 
 def _mapping(value: Any, what: str, keys: tuple[str, ...] | None, path: Path) -> dict[Any, Any]:

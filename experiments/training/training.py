@@ -39,6 +39,7 @@ from experiments.training.overrides import agent_on_base, apply_overrides, check
 from experiments.training.progress import ProgressDisplay, say
 from experiments.training.provenance import ROOT, session
 from experiments.training.run_directory import RunDirectory
+from experiments.training.tracking import TrackingWriter
 from flowrl.algorithms import BehaviourCloning
 from flowrl.algorithms.offline import OfflineMixin
 from flowrl.callbacks import DensityFigure, FlowLogger, TaskReturns
@@ -119,7 +120,7 @@ def start(arguments: Namespace) -> int:
     imitate(model, config)
     run = RunDirectory.create(Path(arguments.logdir), environment.id, agent.name, seed)
     with run.locked():
-        return train(run, config, model, TrainingClock(), bar=not arguments.no_progress)
+        return train(run, config, model, TrainingClock(), not arguments.no_progress, arguments.track)
 
 
 def check_source_of_learning(agent: Agent, arguments: Namespace) -> None:
@@ -219,10 +220,17 @@ def resume(arguments: Namespace) -> int:
         run.forget_after(step)
         # The environment starts a new episode; with the first seed again it would replay the start of the run.
         model.set_random_seed(config["seed"] + step)
-        return train(run, config, model, run.clock(step), bar=not arguments.no_progress)
+        return train(run, config, model, run.clock(step), not arguments.no_progress, arguments.track)
 
 
-def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, clock: TrainingClock, bar: bool) -> int:
+def train(
+    run: RunDirectory,
+    config: dict[str, Any],
+    model: BaseAlgorithm,
+    clock: TrainingClock,
+    bar: bool,
+    tracker: str | None = None,
+) -> int:
     """
     Train a model to its last step, or until it is interrupted.
 
@@ -231,6 +239,7 @@ def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, clock
     :param model: the model, new or resumed
     :param clock: the run's
     :param bar: whether to show a progress bar (where stdout is a terminal)
+    :param tracker: see `experiments.training.tracking`
     :return: the exit code
     """
     config["sessions"].append(session(model))
@@ -273,6 +282,8 @@ def train(run: RunDirectory, config: dict[str, Any], model: BaseAlgorithm, clock
         interruption,
     ]
     logger = run.logger(model.num_timesteps)
+    if tracker is not None:
+        logger.output_formats.append(TrackingWriter(tracker, run.path, config))
     model.set_logger(logger)
     try:
         with progress, interruption:
