@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     seeds: Any = int(arguments.seeds) if (arguments.seeds or "").isdigit() else arguments.seeds
     overrides = dict(steps=arguments.steps, seeds=seeds, environments=arguments.environments, agents=arguments.agents)
+    arguments.runs = arguments.runs.absolute()
     suite = read_suite(arguments.suite, arguments.runs, overrides)
     side_by_side = arguments.jobs or max((os.cpu_count() or 1) // arguments.threads, 1)
     if arguments.dry_run:

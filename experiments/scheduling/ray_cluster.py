@@ -4,7 +4,8 @@ All machines must see the repository under the same path, since a job's state is
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from experiments.scheduling.job import ROOT, Job, execute, unfinished
@@ -22,17 +23,12 @@ def train(jobs: Sequence[Job], address: str, threads: int = 1, show: Show | None
     :param show: see `experiments.scheduling.local`
     :return: of each job: ``"finished"``, or ``"failed: "`` and why
     """
-    try:
-        import ray
-    except ImportError:
-        raise UsageError("--ray needs the 'suite' extra: pip install -e '.[suite]'") from None
+    import_ray()
+    import ray
+
     waiting = unfinished(jobs)
     outcomes: Outcomes = {job: "finished" for job in jobs if job not in waiting}
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task without GPUs sees those that are there
-    environment = dict(env_vars=dict(PYTHONPATH=str(ROOT)))
-    where = None if address == "local" else address
-    ray.init(address=where, runtime_env=environment, include_dashboard=False, log_to_driver=False)
-    try:
+    with connected(address):
         # A worker that dies is tried again, from the job's last checkpoint.
         remote: Any = ray.remote(num_cpus=threads, max_retries=3)(execute)
         pending = {remote.remote(job, threads): job for job in waiting}
@@ -46,6 +42,34 @@ def train(jobs: Sequence[Job], address: str, threads: int = 1, show: Show | None
                     outcomes[job] = f"failed: {str(error).splitlines()[0]}"
             if show is not None:
                 show({job for job in pending.values() if job.run_directory()}, dict(outcomes))
+    return outcomes
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """
+    Be connected to Ray inside.
+
+    :param address: of a cluster; ``"local"``: Ray embedded in this process
+    """
+    import_ray()
+    import ray
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task without GPUs sees those that are there
+    environment = dict(env_vars=dict(PYTHONPATH=str(ROOT)))
+    where = None if address == "local" else address
+    ray.init(address=where, runtime_env=environment, include_dashboard=False, log_to_driver=False)
+    try:
+        yield
     finally:
         ray.shutdown()
-    return outcomes
+
+
+def import_ray() -> None:
+    """
+    :raises UsageError: where it is not installed
+    """
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise UsageError("--ray needs the 'suite' extra: pip install -e '.[suite]'") from None

@@ -1,4 +1,4 @@
-"""`run.py --config` and `--track`: a file stands for words that could be typed, and scalars go where they are asked to."""
+"""`run.py --config` and `--track`: a file stands for words that could be typed; scalars go where they are asked to."""
 
 import sys
 import types
