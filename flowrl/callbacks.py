@@ -46,6 +46,9 @@ class FlowLogger(BaseCallback):
     :param n_states: over how many of the last states to average
     """
 
+    kept = ("recent",)
+    """What a checkpoint has to hold so that a resumed run logs the same."""
+
     def __init__(self, every: int = 1_000, n_states: int = 256) -> None:
         super().__init__()
         self.every = every
@@ -131,6 +134,8 @@ class DensityFigure(BaseCallback):
     :param n_states: at how many of the states that training visited before the first picture
     """
 
+    kept = ("states", "visited")
+
     def __init__(self, every: int = 10_000, n_states: int = 3) -> None:
         super().__init__()
         self.every, self.n_states = every, n_states
@@ -174,9 +179,11 @@ class TaskReturns(BaseCallback):
     :param window: over how many of a task's last episodes
     """
 
+    kept = ("episodes",)
+
     def __init__(self, window: int = 25) -> None:
         super().__init__()
-        self.episodes: dict[str, deque[dict[str, float]]] = defaultdict(lambda: deque(maxlen=window))
+        self.episodes: dict[str, deque[dict[str, float]]] = defaultdict(partial(deque, maxlen=window))
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:

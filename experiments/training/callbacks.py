@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -47,11 +48,16 @@ class Checkpoints(BaseCallback):
     :param run: where they go
     :param every: steps between checkpoints; 0: only at the end
     :param clock: the run's
+    :param callbacks: all that take part in training, so that what they remember is saved
+    :param console: where it is said, once, that the environments cannot be saved
     """
 
-    def __init__(self, run: RunDirectory, every: int, clock: TrainingClock) -> None:
+    def __init__(
+        self, run: RunDirectory, every: int, clock: TrainingClock, callbacks: list[BaseCallback], console: Console
+    ) -> None:
         super().__init__()
-        self.run, self.every, self.clock = run, every, clock
+        self.run, self.every, self.clock, self.callbacks, self.console = run, every, clock, callbacks, console
+        self.has_said = False
 
     def _on_training_start(self) -> None:
         self.next_step = next_multiple(self.num_timesteps, self.every)
@@ -62,7 +68,17 @@ class Checkpoints(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self.every > 0 and self.model.num_timesteps >= self.next_step:
             self.next_step = next_multiple(self.model.num_timesteps, self.every)
-            self.run.save_checkpoint(self.model, self.clock)
+            self.save()
+
+    def save(self) -> None:
+        """Save one now, between rollouts."""
+        reason = self.run.save_checkpoint(self.model, self.clock, self.callbacks)
+        if reason is not None and not self.has_said:
+            self.has_said = True
+            say(
+                self.console,
+                f"note: this environment cannot be saved ({reason}): a resumed run starts a new episode",
+            )
 
 
 class UpdateForm(BaseCallback):
@@ -113,12 +129,16 @@ class Interruption(BaseCallback):
     """
     End training in good order on Ctrl-C (or SIGTERM): use it as a context manager around ``learn``.
 
-    A second Ctrl-C ends the process at once, as it would without this.
+    Training goes on to the end of the rollout and of the update, where everything can be saved: a step of SAC, a
+    rollout of PPO. A second Ctrl-C ends the process at once, as it would without this.
+
+    :param save: saves everything, between rollouts
     """
 
-    def __init__(self) -> None:
+    def __init__(self, save: Callable[[], None]) -> None:
         super().__init__()
-        self.requested = False
+        self.save = save
+        self.requested = self.ended = False
 
     def __enter__(self) -> "Interruption":
         self.previous: dict[int, Any] = {}
@@ -136,14 +156,10 @@ class Interruption(BaseCallback):
         signal.signal(number, self.previous[number])
 
     def _on_rollout_start(self) -> None:
-        self.complete_steps = self.model.num_timesteps
-
-    def _on_rollout_end(self) -> None:
-        self.complete_steps = self.model.num_timesteps
+        if self.requested:
+            self.step = self.model.num_timesteps
+            self.save()
+            self.ended = True
 
     def _on_step(self) -> bool:
-        return not self.requested
-
-    def forget_unfinished_rollout(self) -> None:
-        """Uncount the steps of a rollout that was cut short: nothing has been learned from them."""
-        self.model.num_timesteps = self.complete_steps
+        return not self.ended  # nothing comes of the step that has just been taken

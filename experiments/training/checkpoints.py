@@ -1,11 +1,14 @@
-"""A model on disk with all that training needs to go on: weights and optimisers, normalisation, replay buffer."""
+"""A model on disk with all that training needs to go on: weights and optimisers, normalisation, replay buffer, and what
+`experiments.training.continuation` adds to them."""
 
+import hashlib
 import json
 import os
 import pickle
 import shutil
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,16 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_wrapper
 
 from experiments.training.clock import TrainingClock
+from experiments.training.continuation import load_environment, save_continuation, save_environment
 from experiments.training.errors import TrainingError
 
 MODEL, NORMALIZATION, REPLAY_BUFFER, SECONDS = "model.zip", "vecnormalize.pkl", "replay_buffer.pkl", "seconds.json"
+CHECKSUMS = "checksums.json"
 
 
 class NonFiniteWeights(TrainingError):
@@ -56,13 +62,17 @@ def save_model(model: BaseAlgorithm, directory: Path, prefix: str = "") -> None:
     _write_whole(directory / (prefix + MODEL), model.save)
 
 
-def save_checkpoint(model: BaseAlgorithm, directory: Path, clock: TrainingClock) -> None:
+def save_checkpoint(
+    model: BaseAlgorithm, directory: Path, clock: TrainingClock, callbacks: Iterable[BaseCallback] | None = None
+) -> str | None:
     """
-    Save a model with its replay buffer, as a directory that appears when it is complete.
+    Save all that training needs to go on, as a directory that appears when it is complete.
 
     :param model: the model
     :param directory: replaced if it is there
     :param clock: the run's
+    :param callbacks: that take part in training; None: it goes on with new episodes, whatever can be saved
+    :return: why the environments could not be saved, so that training goes on with new episodes; None if they were
     """
     unfinished = directory.with_name(f".{directory.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -72,12 +82,80 @@ def save_checkpoint(model: BaseAlgorithm, directory: Path, clock: TrainingClock)
         with open(unfinished / REPLAY_BUFFER, "wb") as file:
             pickle.dump(_contents(model.replay_buffer), file, protocol=pickle.HIGHEST_PROTOCOL)
     (unfinished / SECONDS).write_text(json.dumps(dict(wall=clock.wall, training=clock.training)))
+    reason = None
+    if callbacks is not None:
+        assert model.env is not None
+        reason = save_environment(model.env, unfinished)
+        if reason is None:
+            save_continuation(model, callbacks, unfinished)
+    write_checksums(unfinished)
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(unfinished, directory)
+    _to_disk(directory.parent)
+    return reason
+
+
+def write_checksums(directory: Path) -> None:
+    """
+    Note what is in a directory, and have all of it on the disk before the note is.
+
+    :param directory: of files that are complete
+    """
+    sums = {path.name: _checksum(path) for path in sorted(directory.iterdir())}
+    for name in sums:
+        _to_disk(directory / name)
+    (directory / CHECKSUMS).write_text(json.dumps(sums))
+    _to_disk(directory / CHECKSUMS)
+    _to_disk(directory)
+
+
+def damage(directory: Path) -> str | None:
+    """
+    What is wrong with a checkpoint.
+
+    :param directory: the checkpoint
+    :return: for people to read; None if nothing is, as far as is known: earlier versions noted no checksums
+    """
+    noted = directory / CHECKSUMS
+    if not noted.exists():
+        return None
+    try:
+        sums = json.loads(noted.read_text())
+    except (OSError, ValueError):
+        return f"{noted.name} is broken"
+    for name, checksum in sums.items():
+        path = directory / name
+        # Only the newest checkpoints keep their replay buffer.
+        if path.exists() and _checksum(path) != checksum:
+            return f"{name} is not as it was written"
+        if not path.exists() and name != REPLAY_BUFFER:
+            return f"{name} is missing"
+    return None
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or a directory's list of files, would outlast a power cut."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_model(
-    algorithm: type[BaseAlgorithm], directory: Path, env: VecEnv, device: str, prefix: str = ""
+    algorithm: type[BaseAlgorithm],
+    directory: Path,
+    env: VecEnv,
+    device: str,
+    prefix: str = "",
+    force_reset: bool = True,
 ) -> BaseAlgorithm:
     """
     Load a model into an environment, which gets the normalisation statistics saved with it.
@@ -87,9 +165,10 @@ def load_model(
     :param env: an environment that is wrapped as the model's was
     :param device: where the model shall live
     :param prefix: how the names of its files begin
+    :param force_reset: whether the environment starts a new episode
     :return: the model
     """
-    model = algorithm.load(directory / (prefix + MODEL), env=env, device=device)
+    model = algorithm.load(directory / (prefix + MODEL), env=env, device=device, force_reset=force_reset)
     normalization = unwrap_vec_wrapper(env, VecNormalize)
     if normalization is not None:
         with open(directory / (prefix + NORMALIZATION), "rb") as file:
@@ -104,14 +183,17 @@ def load_checkpoint(algorithm: type[BaseAlgorithm], directory: Path, env: VecEnv
 
     :param algorithm: the model's class
     :param directory: the checkpoint
-    :param env: the training environment; it starts a new episode
+    :param env: a new training environment, for a checkpoint without the environments as they stood
     :param device: where the model shall live
     :return: the model, ready to ``learn`` with ``reset_num_timesteps=False``
     """
-    model = load_model(algorithm, directory, env, device)
+    saved = load_environment(directory)
+    model = load_model(algorithm, directory, saved or env, device, force_reset=saved is None)
+    if saved is not None:
+        env.close()
     if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
         with open(directory / REPLAY_BUFFER, "rb") as file:
-            _restore(model.replay_buffer, pickle.load(file))
+            _restore(model.replay_buffer, pickle.load(file), goes_on=saved is not None)
     return model
 
 
@@ -146,13 +228,15 @@ def _contents(buffer: ReplayBuffer) -> dict[str, Any]:
     )
 
 
-def _restore(buffer: ReplayBuffer, contents: dict[str, Any]) -> None:
+def _restore(buffer: ReplayBuffer, contents: dict[str, Any], goes_on: bool) -> None:
     buffer.pos, buffer.full = contents["position"], contents["full"]
     for name, saved in contents["arrays"].items():
         target = getattr(buffer, name)
         parts = [(target[key], saved[key]) for key in saved] if isinstance(saved, dict) else [(target, saved)]
         for array, rows in parts:
             array[: len(rows)] = rows
+    if goes_on:
+        return
     # A new episode begins: n-step returns must not run across the seam. An episode that had ended stays ended.
     last = buffer.pos - 1
     buffer.timeouts[last] = np.maximum(buffer.timeouts[last], 1 - buffer.dones[last])

@@ -20,7 +20,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
@@ -252,20 +253,35 @@ class RunDirectory:
         except Exception as error:  # a broken file can fail in any way
             raise UsageError(f"{path} does not load ({_first_line(error)})") from error
 
-    def save_checkpoint(self, model: BaseAlgorithm, clock: TrainingClock) -> None:
+    def save_checkpoint(
+        self, model: BaseAlgorithm, clock: TrainingClock, callbacks: Iterable[BaseCallback] | None = None
+    ) -> str | None:
         """
         Save a checkpoint at the model's step, and drop the replay buffers of older ones.
 
         :param model: the model
         :param clock: the run's
+        :param callbacks: that take part in training; None: it goes on with new episodes
+        :return: why the environments could not be saved; None if they were
         """
-        checkpoint.save_checkpoint(model, self.path / "checkpoints" / f"step_{model.num_timesteps}", clock)
+        path = self.path / "checkpoints" / f"step_{model.num_timesteps}"
+        reason = checkpoint.save_checkpoint(model, path, clock, callbacks)
         for old in self.checkpoints()[:-FULL_CHECKPOINTS]:
             (old / checkpoint.REPLAY_BUFFER).unlink(missing_ok=True)
+        return reason
 
     def checkpoints(self) -> list[Path]:
         """All complete checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("step_*"), key=checkpoint_step)
+
+    def _newest_intact(self, resumable: list[Path]) -> Path | None:
+        """The newest checkpoint that is as it was written, with a warning where a newer one is not; else the newest."""
+        for path in reversed(resumable):
+            damage = checkpoint.damage(path)
+            if damage is None:
+                return path
+            print(f"warning: the checkpoint {path} is damaged ({damage}); trying the one before it", file=sys.stderr)
+        return resumable[-1] if resumable else None
 
     def load_checkpoint(
         self, algorithm: type[BaseAlgorithm], path: Path | None, env: VecEnv, device: str
@@ -274,14 +290,15 @@ class RunDirectory:
         Load a checkpoint.
 
         :param algorithm: the model's class
-        :param path: which one; the newest by default
+        :param path: which one; the newest that is not damaged by default
         :param env: the training environment
         :param device: where the model shall live
         :return: the model
         """
         needed = checkpoint.REPLAY_BUFFER if issubclass(algorithm, OffPolicyAlgorithm) else checkpoint.MODEL
         resumable = [complete for complete in self.checkpoints() if (complete / needed).exists()]
-        path = path or (resumable[-1] if resumable else None)
+        if path is None:
+            path = self._newest_intact(resumable)
         if path is None:
             raise UsageError(f"{self.path} has no checkpoint to resume from: start the run again without --resume")
         others = [other for other in resumable if other.name != path.name]
@@ -290,6 +307,8 @@ class RunDirectory:
         if (path / checkpoint.MODEL).exists() and path not in resumable:
             kept = f"only the newest {FULL_CHECKPOINTS} keep theirs"
             raise UsageError(f"the checkpoint {path} has no replay buffer any more ({kept}); {cure}")
+        if (damage := checkpoint.damage(path)) is not None:
+            raise UsageError(f"the checkpoint {path} is damaged ({damage}); {cure}")
         try:
             return checkpoint.load_checkpoint(algorithm, path, env, device)
         except Exception as error:  # a broken file can fail in any way

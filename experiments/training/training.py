@@ -22,6 +22,7 @@ from experiments.training import demonstrations
 from experiments.training.callbacks import Checkpoints, DumpLogs, Interruption, UpdateForm
 from experiments.training.checkpoints import has_finite_weights
 from experiments.training.clock import TrainingClock
+from experiments.training.continuation import CONTINUATION, restore_continuation
 from experiments.training.environments import (
     Environment,
     NonFiniteAction,
@@ -218,9 +219,13 @@ def resume(arguments: Namespace) -> int:
             raise UsageError(f"{run.path} is complete at {step:,} steps; {more}")
         imitate(model, config)
         run.forget_after(step)
-        # The environment starts a new episode; with the first seed again it would replay the start of the run.
-        model.set_random_seed(config["seed"] + step)
-        return train(run, config, model, run.clock(step), not arguments.no_progress, arguments.track)
+        checkpoint = run.path / "checkpoints" / f"step_{step}"
+        continues = checkpoint if (checkpoint / CONTINUATION).exists() else None
+        if continues is None:
+            # The environment starts a new episode; with the first seed again it would replay the start of the run.
+            model.set_random_seed(config["seed"] + step)
+        bar = not arguments.no_progress
+        return train(run, config, model, run.clock(step), bar, arguments.track, continues)
 
 
 def train(
@@ -230,6 +235,7 @@ def train(
     clock: TrainingClock,
     bar: bool,
     tracker: str | None = None,
+    continues: Path | None = None,
 ) -> int:
     """
     Train a model to its last step, or until it is interrupted.
@@ -240,6 +246,7 @@ def train(
     :param clock: the run's
     :param bar: whether to show a progress bar (where stdout is a terminal)
     :param tracker: see `experiments.training.tracking`
+    :param continues: the checkpoint whose environments the model goes on in
     :return: the exit code
     """
     config["sessions"].append(session(model))
@@ -267,7 +274,7 @@ def train(
         console=console,
     )
     log_every = min(MAX_LOG_EVERY, max(config["steps"] // 10, 1))
-    interruption, warmup = Interruption(), config.get("critic_warmup", 0)
+    warmup = config.get("critic_warmup", 0)
     progress = ProgressDisplay(total, clock, console, bar=bar and console.is_terminal, critic_warmup=warmup)
     callbacks: list[BaseCallback] = [
         CriticWarmup(warmup),  # first: what is saved or evaluated is the actor that it holds
@@ -277,32 +284,36 @@ def train(
         FlowLogger(log_every),
         TaskReturns(),
         DumpLogs(log_every),
-        Checkpoints(run, config["checkpoint_every"], clock),
         progress,
-        interruption,
     ]
+    checkpoints = Checkpoints(run, config["checkpoint_every"], clock, callbacks, console)
+
+    def save() -> None:
+        run.save_model(model, "last")
+        checkpoints.save()  # after the model: a run with a checkpoint at its end is complete
+
+    interruption = Interruption(save)
+    callbacks += [checkpoints, interruption]
     logger = run.logger(model.num_timesteps)
     if tracker is not None:
         logger.output_formats.append(TrackingWriter(tracker, run.path, config))
     model.set_logger(logger)
     try:
         with progress, interruption:
+            if continues is not None:
+                restore_continuation(model, callbacks, continues)
             model.learn(
                 config["steps"] - model.num_timesteps,
                 callback=callbacks,
                 log_interval=rollouts_between_logs(model, log_every),  # type: ignore[arg-type]
                 reset_num_timesteps=False,
             )
-        if interruption.requested:
-            interruption.forget_unfinished_rollout()
-            run.save_checkpoint(model, clock)
-            run.save_model(model, "last")
-            say(console, f"interrupted and saved at step {model.num_timesteps:,}; to go on:")
+        if interruption.ended:
+            say(console, f"interrupted and saved at step {interruption.step:,}; to go on:")
             say(console, f"    {resume_command(run)}")
             return INTERRUPTED
         evaluation.evaluate_at_end()
-        run.save_model(model, "last")
-        run.save_checkpoint(model, clock)  # last: a run with a checkpoint at its end is complete
+        save()
     except Exception as error:
         explanation = explain(error, run, model, clock)
         if explanation is None:

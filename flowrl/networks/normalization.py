@@ -124,7 +124,7 @@ class ReturnScale(nn.Module):
         super().__init__()
         self.gamma, self.bound = gamma, bound
         self.register_buffer("statistics", torch.zeros(4, dtype=torch.float64))
-        self._running: list[float] = []  # G of each environment
+        self.running: list[float] = []  # G of each environment
 
     def observe(self, rewards: Sequence[float], dones: Sequence[bool]) -> None:
         """
@@ -134,14 +134,14 @@ class ReturnScale(nn.Module):
         :param dones: whether each one's episode has ended
         :raises ValueError: if a reward is NaN or infinite
         """
-        if len(self._running) != len(rewards):
-            self._running = [0.0] * len(rewards)
+        if len(self.running) != len(rewards):
+            self.running = [0.0] * len(rewards)
         count, mean, squares, largest = self.statistics.tolist()
         for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
             if not math.isfinite(reward):
                 raise ValueError(f"A reward is {reward}: check the environment, since its return scales all others.")
-            value = self.gamma * self._running[i] + float(reward)
-            self._running[i] = 0.0 if done else value
+            value = self.gamma * self.running[i] + float(reward)
+            self.running[i] = 0.0 if done else value
             count += 1
             delta = value - mean
             mean += delta / count

@@ -254,7 +254,7 @@ def test_resume_restores_weights_optimiser_replay_buffer_and_normalization(tmp_p
     assert model.replay_buffer.pos == 200 and not model.replay_buffer.full
     assert model.replay_buffer.observations[:200].any(axis=(1, 2)).all()
     assert not model.replay_buffer.observations[200:].any()
-    assert env.obs_rms.count > 150, "the statistics of 200 steps"
+    assert model.get_vec_normalize_env().obs_rms.count > 150, "the statistics of 200 steps"
 
 
 def test_resume_drops_what_was_recorded_after_the_checkpoint(tmp_path, capsys):
@@ -272,13 +272,34 @@ def test_resume_drops_what_was_recorded_after_the_checkpoint(tmp_path, capsys):
     assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_40", "step_80", "step_100"]
 
 
-def test_a_broken_checkpoint_names_one_that_loads(tmp_path, capsys):
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.zip", "replay_buffer.pkl", "environment.pkl", "continuation.pkl"])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(tmp_path, capsys, name):
     path = train(tmp_path, "sac", "--checkpoint-every", "60", "--eval-every", "0", steps=100)
-    (path / "checkpoints" / "step_100" / "model.zip").write_bytes(b"half a fi")
-    assert main(["--resume", str(path), "--steps", "200"]) == 2
+    newest, before = path / "checkpoints" / "step_100", path / "checkpoints" / "step_60"
+    flip_a_byte(newest / name)
+    assert main(["--resume", str(newest), "--steps", "200"]) == 2
     message = capsys.readouterr().err
-    assert message.count("\n") == 1 and f"--resume {path / 'checkpoints' / 'step_60'}" in message
-    assert main(["--resume", str(path / "checkpoints" / "step_60"), "--steps", "70"]) == 0
+    assert message.count("\n") == 1 and name in message and f"--resume {before}" in message
+    assert main(["--resume", str(path), "--steps", "110"]) == 0
+    assert f"warning: the checkpoint {newest} is damaged ({name} is not" in capsys.readouterr().err
+    sessions = json.loads((path / "config.json").read_text())["sessions"]
+    assert sessions[-1]["from_step"] == 60 and RunDirectory.open(path).checkpoints()[-1].name == "step_110"
+
+
+def test_a_truncated_or_missing_file_is_damage_too(tmp_path, capsys):
+    path = train(tmp_path, "sac", "--checkpoint-every", "60", "--eval-every", "0", steps=100)
+    newest, before = RunDirectory.open(path).checkpoints()[::-1]
+    (newest / "model.zip").write_bytes((newest / "model.zip").read_bytes()[:1000])
+    (before / "seconds.json").unlink()
+    assert main(["--resume", str(path), "--steps", "110"]) == 2, "there is none that is not damaged"
+    error = capsys.readouterr().err
+    assert "model.zip is not as it was written" in error and "seconds.json is missing" in error
 
 
 def test_resume_of_a_finished_run_says_how_to_train_on(run, capsys):
@@ -288,7 +309,7 @@ def test_resume_of_a_finished_run_says_how_to_train_on(run, capsys):
 
 
 def test_sigterm_is_an_interruption_too():
-    with Interruption() as interruption:
+    with Interruption(lambda: None) as interruption:
         signal.raise_signal(signal.SIGTERM)
     assert interruption.requested
 

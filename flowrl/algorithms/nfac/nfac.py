@@ -111,6 +111,15 @@ class NFAC(SAC):
         return values.cpu().numpy() * self.reward_scale, weights.cpu().numpy()
 
     @property
+    def episodes_in_hand(self) -> Any:
+        """What it keeps of the episodes in which it acts, for a checkpoint in their midst."""
+        return self.return_scale.running, self.held_noise
+
+    @episodes_in_hand.setter
+    def episodes_in_hand(self, kept: Any) -> None:
+        self.return_scale.running, self.held_noise = kept
+
+    @property
     def moves_actor(self) -> bool:
         """Whether the next update moves the actor."""
         return self._n_updates % self.policy_delay == 0

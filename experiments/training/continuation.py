@@ -1,0 +1,131 @@
+"""What a run holds beside its model and its replay buffer, so that one that is resumed does what it would have done.
+
+The environments with their simulators' states, wrappers and random generators; Python's, NumPy's and torch's random
+numbers; logs that are not written yet; what callbacks remember; what an algorithm keeps of the episodes in hand.
+"""
+
+import copyreg
+import inspect
+import io
+import pickle
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch
+from gymnasium.utils import EzPickle
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+ENVIRONMENT, CONTINUATION = "environment.pkl", "continuation.pkl"
+LOGS = ("name_to_value", "name_to_count", "name_to_excluded")
+
+
+class StatePickler(cloudpickle.Pickler):
+    """
+    Pickles environments as they stand.
+
+    Gymnasium's `EzPickle` would make them anew from their arguments, SB3's `VecNormalize` would leave out what it
+    wraps, and every `VecEnvWrapper` holds members of its class, which no pickle takes.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not isinstance(obj, (EzPickle, VecEnvWrapper)):
+            return super().reducer_override(obj)
+        attributes = {name: value for name, value in vars(obj).items() if name != "class_attributes"}
+        return copyreg.__newobj__, (type(obj),), attributes, None, None, _set_attributes  # type: ignore[attr-defined]
+
+
+def _set_attributes(obj: Any, attributes: dict[str, Any]) -> None:
+    vars(obj).update(attributes)
+    if isinstance(obj, VecEnvWrapper):
+        obj.class_attributes = dict(inspect.getmembers(type(obj)))
+
+
+def save_environment(env: VecEnv, directory: Path) -> str | None:
+    """
+    Save the training environments, if they can be.
+
+    :param env: with its wrappers
+    :param directory: of the checkpoint
+    :return: why they cannot; None if they were
+    """
+    stream = io.BytesIO()
+    try:
+        StatePickler(stream, pickle.HIGHEST_PROTOCOL).dump(env)
+    except Exception as error:  # a simulator can refuse in any way
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    (directory / ENVIRONMENT).write_bytes(stream.getvalue())
+    return None
+
+
+def load_environment(directory: Path) -> VecEnv | None:
+    """
+    :param directory: of a checkpoint
+    :return: the environments as they stood; None where they were not saved
+    """
+    path = directory / ENVIRONMENT
+    if not path.exists():
+        return None
+    env = pickle.loads(path.read_bytes())
+    env._reset_seeds()
+    return env
+
+
+def save_continuation(model: BaseAlgorithm, callbacks: Iterable[BaseCallback], directory: Path) -> None:
+    """
+    Save all the rest.
+
+    :param model: in the midst of training
+    :param callbacks: that take part; what they keep is what their ``kept`` names
+    :param directory: of the checkpoint
+    """
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    content = dict(
+        python=random.getstate(),
+        numpy=np.random.get_state(),
+        torch=torch.get_rng_state(),
+        cuda=cuda,
+        actions=model.action_space.np_random,
+        logs={name: dict(getattr(model.logger, name)) for name in LOGS},
+        callbacks={type(callback).__name__: _kept(callback) for callback in callbacks},
+        episodes=getattr(model, "episodes_in_hand", None),
+        gradients={
+            name: p.grad for name, p in model.policy.named_parameters() if p.grad is not None
+        },  # that are logged
+    )
+    (directory / CONTINUATION).write_bytes(pickle.dumps(content, pickle.HIGHEST_PROTOCOL))
+
+
+def restore_continuation(model: BaseAlgorithm, callbacks: Iterable[BaseCallback], directory: Path) -> None:
+    """
+    Restore it, just before training goes on: nothing may draw a random number in between.
+
+    :param model: loaded from the checkpoint, with its logger
+    :param callbacks: new ones
+    :param directory: of the checkpoint
+    """
+    content = pickle.loads((directory / CONTINUATION).read_bytes())
+    for callback in callbacks:
+        vars(callback).update(content["callbacks"].get(type(callback).__name__, {}))
+    for name in LOGS:
+        getattr(model.logger, name).update(content["logs"][name])
+    if content["episodes"] is not None:
+        model.episodes_in_hand = content["episodes"]  # type: ignore[attr-defined]
+    parameters = dict(model.policy.named_parameters())
+    for name, gradient in content["gradients"].items():
+        parameters[name].grad = gradient.to(parameters[name].device)
+    model.action_space._np_random = content["actions"]
+    random.setstate(content["python"])
+    np.random.set_state(content["numpy"])
+    torch.set_rng_state(content["torch"])
+    if content["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(content["cuda"])
+
+
+def _kept(callback: BaseCallback) -> dict[str, Any]:
+    return {name: getattr(callback, name) for name in getattr(callback, "kept", ())}

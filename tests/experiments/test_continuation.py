@@ -1,0 +1,130 @@
+"""A run that is resumed does what it would have done: the same weights and the same tables, to the last bit."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.run import main
+from experiments.training import continuation
+from experiments.training.checkpoints import load_checkpoint, save_checkpoint
+from experiments.training.clock import TrainingClock
+from experiments.training.run_directory import RunDirectory
+from experiments.training.training import find_agent
+from tests.models import build
+
+SMALL = "learning_starts=60 batch_size=16 policy_kwargs.net_arch=[16]".split()
+ON_POLICY = "n_steps=64 n_epochs=2 policy_kwargs.net_arch=[16]".split()
+TIMES = (
+    "time/fps",
+    "time/time_elapsed",
+    "time/steps_per_second",
+    "time/iterations",  # of a session
+    "wall_seconds",
+    "training_seconds",
+    "steps_per_second",
+)
+
+
+def train(tmp_path, env, agent, *more, steps=400):
+    settings = ON_POLICY if agent in ("flow-ppo", "snf", "ppo") else SMALL
+    words = ["--env", env, "--agent", agent, "--steps", str(steps), "--seed", "3", "--logdir", str(tmp_path)]
+    words += ["--eval-every", "100", "--eval-episodes", "1", "--checkpoint-every", "130", "--no-progress"]
+    assert main([*words, *(word for setting in settings for word in ("--set", setting)), *more]) == 0
+    (path,) = tmp_path.glob("*/*/*")
+    return path
+
+
+def table(path):
+    with open(path) as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+def parameters(path):
+    run = RunDirectory.open(path)
+    model = find_agent(run.config["agent"]).algorithm.load(path / "last_model.zip", device="cpu")
+    parts = {name: tensor for name, tensor in model.policy.state_dict().items()}
+    if getattr(model, "log_ent_coef", None) is not None:
+        parts["log_ent_coef"] = model.log_ent_coef
+    return parts
+
+
+def assert_resumes_exactly(path):
+    """From its first checkpoint, as if the process had been killed after it."""
+    killed = path.with_name("killed")
+    shutil.copytree(path, killed)
+    first, *later = RunDirectory.open(killed).checkpoints()
+    for checkpoint in later:
+        shutil.rmtree(checkpoint)
+    assert (first / continuation.CONTINUATION).exists()
+    assert main(["--resume", str(killed), "--no-progress"]) == 0
+    for name in ("evaluations.csv", "progress.csv"):
+        whole, resumed = table(path / name), table(killed / name)
+        assert len(whole) == len(resumed) > 1
+        for ours, theirs in zip(whole, resumed):
+            assert ours == theirs, name
+    whole, resumed = parameters(path), parameters(killed)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("env", "agent", "more"),
+    [
+        ("Pendulum", "flow-sac", []),
+        ("Pendulum", "flow-sac", ["--num-envs", "2", "--set", "n_steps=3", "--set", "normalize=True"]),
+        ("Pendulum", "nfac", ["--set", "noise_hold=2.0"]),
+        ("MultiTask", "nfac", ["--env-set", "observation=dict"]),
+        ("Pendulum", "nfq", []),
+        ("Pendulum", "flow-ppo", ["--num-envs", "2"]),
+        ("HiddenGoal", "snf", ["--num-envs", "1"]),
+        ("Pendulum", "sac", []),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[1::2]),
+)
+def test_to_the_last_bit(tmp_path, monkeypatch, env, agent, more):
+    monkeypatch.setattr("experiments.training.run_directory.FULL_CHECKPOINTS", 9)
+    assert_resumes_exactly(train(tmp_path, env, agent, *more))
+
+
+def test_to_the_last_bit_in_mujoco(tmp_path, monkeypatch):
+    pytest.importorskip("mujoco")
+    monkeypatch.setattr("experiments.training.run_directory.FULL_CHECKPOINTS", 9)
+    assert_resumes_exactly(train(tmp_path, "Hopper", "flow-sac", steps=300))
+
+
+def test_a_finished_run_grows_as_if_it_had_been_longer(tmp_path):
+    longer = train(tmp_path / "longer", "Pendulum", "flow-sac")
+    shorter = train(tmp_path / "shorter", "Pendulum", "flow-sac", steps=200)
+    assert main(["--resume", str(shorter), "--steps", "400", "--no-progress"]) == 0
+    assert table(longer / "evaluations.csv") == table(shorter / "evaluations.csv")
+    whole, resumed = parameters(longer), parameters(shorter)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_an_environment_that_cannot_be_saved_starts_a_new_episode_and_says_so(tmp_path, capsys):
+    pytest.importorskip("Box2D")
+    words = ["--set", "learning_starts=60", "--set", "train_freq=1", "--set", "gradient_steps=1"]
+    path = train(tmp_path, "BipedalWalker", "flow-sac", *words, steps=300)
+    output = capsys.readouterr().out
+    assert output.count("cannot be saved") == 1 and "a resumed run starts a new episode" in output
+    assert main(["--resume", str(path), "--steps", "310", "--no-progress"]) == 0
+
+
+def test_the_checkpoint_of_a_broken_environment_does_not_hold_it(tmp_path):
+    model = build("SAC")
+    assert save_checkpoint(model, tmp_path / "step_0", TrainingClock()) is None
+    assert continuation.load_environment(tmp_path / "step_0") is None
+
+
+def test_environments_come_back_in_the_midst_of_an_episode(tmp_path):
+    model = build("SAC", learning_starts=5)
+    model.learn(7)
+    assert save_checkpoint(model, tmp_path / "step_7", TrainingClock(), []) is None
+    loaded = load_checkpoint(type(model), tmp_path / "step_7", model.env, "cpu")
+    assert loaded.env is not model.env
+    np.testing.assert_array_equal(loaded._last_obs, model._last_obs)
+    action = np.zeros((1, 2), np.float32)
+    for ours, theirs in zip(model.env.step(action)[:3], loaded.env.step(action)[:3]):
+        np.testing.assert_array_equal(ours, theirs)
