@@ -19,13 +19,14 @@ define install
 	@touch $@
 endef
 
-.PHONY: help train test test-slow benchmark lint type format clean install
+.PHONY: help train test test-slow benchmark reliability lint type format clean install
 
 help:
 	@echo "make train      train an agent: ENV=$(ENV) AGENT=$(AGENT) ARGS='--steps 100000 --seed 0'"
 	@echo "make test       run the tests (a few minutes)"
 	@echo "make test-slow  run the tests that train for minutes"
 	@echo "make benchmark  measure speed beside other libraries: ARGS='sac ppo --threads 2' (half an hour without ARGS)"
+	@echo "make reliability  kill, stop and damage runs, and see what is lost (half an hour)"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite what it can"
 	@echo "make clean      remove .venv, caches and build outputs (never runs/)"
@@ -43,6 +44,10 @@ test-slow: $(DEV)
 # On a quiet machine: whatever else runs is measured too.
 benchmark: $(VENV)/.benchmark
 	$(BIN)/python experiments/benchmark.py $(ARGS)
+
+# About half an hour: 87 runs that are killed, stopped or damaged, and resumed.
+reliability: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/studies/reliability.py $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .
