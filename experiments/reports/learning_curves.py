@@ -132,7 +132,7 @@ def draw(rows: list[Row]) -> Figure:
         axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, -0.13))  # names are long
     figure.supxlabel(
         "bands: from the lowest to the highest seed; of a single seed, one standard deviation over the episodes",
         fontsize=8,
