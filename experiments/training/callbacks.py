@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from experiments.training.clock import TrainingClock
+from experiments.training.full_disk import is_full, when_there_is_space
 from experiments.training.progress import say
 from experiments.training.run_directory import RunDirectory
 from flowrl.callbacks import next_multiple
@@ -72,6 +73,19 @@ class Checkpoints(BaseCallback):
 
     def save(self) -> None:
         """Save one now, between rollouts."""
+        try:
+            self._save()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            step = f"{self.num_timesteps:,}"
+            say(self.console, f"warning: the disk is full: no checkpoint at step {step}; training goes on")
+
+    def save_at_last(self) -> None:
+        """Save one when training ends: with a full disk, as soon as there is space."""
+        when_there_is_space(self._save, "the last checkpoint", self.console)
+
+    def _save(self) -> None:
         reason = self.run.save_checkpoint(self.model, self.clock, self.callbacks)
         if reason is not None and not self.has_said:
             self.has_said = True

@@ -77,18 +77,22 @@ def save_checkpoint(
     unfinished = directory.with_name(f".{directory.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    save_model(model, unfinished)
-    if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
-        with open(unfinished / REPLAY_BUFFER, "wb") as file:
-            pickle.dump(_contents(model.replay_buffer), file, protocol=pickle.HIGHEST_PROTOCOL)
-    (unfinished / SECONDS).write_text(json.dumps(dict(wall=clock.wall, training=clock.training)))
-    reason = None
-    if callbacks is not None:
-        assert model.env is not None
-        reason = save_environment(model.env, unfinished)
-        if reason is None:
-            save_continuation(model, callbacks, unfinished)
-    write_checksums(unfinished)
+    try:
+        save_model(model, unfinished)
+        if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
+            with open(unfinished / REPLAY_BUFFER, "wb") as file:
+                pickle.dump(_contents(model.replay_buffer), file, protocol=pickle.HIGHEST_PROTOCOL)
+        (unfinished / SECONDS).write_text(json.dumps(dict(wall=clock.wall, training=clock.training)))
+        reason = None
+        if callbacks is not None:
+            assert model.env is not None
+            reason = save_environment(model.env, unfinished)
+            if reason is None:
+                save_continuation(model, callbacks, unfinished)
+        write_checksums(unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(unfinished, directory)
     _to_disk(directory.parent)
@@ -213,8 +217,12 @@ def saved_step(path: Path) -> float:
 
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
     unfinished = path.with_name(f".unfinished_{path.name}")
-    write(unfinished)
-    os.replace(unfinished, path)
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _contents(buffer: ReplayBuffer) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from experiments.training.clock import TrainingClock
+from experiments.training.full_disk import when_there_is_space
 from experiments.training.progress import say
 from experiments.training.run_directory import RunDirectory, best_return
 from flowrl.callbacks import isolated_random_numbers, next_multiple
@@ -87,7 +88,7 @@ class Evaluation(BaseCallback):
                 training_seconds=round(seconds, 3),
                 steps_per_second=round(steps_per_second, 3),
             )
-            self.run.add_evaluation(row)
+            when_there_is_space(lambda: self.run.add_evaluation(row), "an evaluation", self.console)
             self.logger.record("eval/mean_reward", row["mean_return"])
             self.logger.record("eval/std_reward", row["std_return"])
             self.logger.record("eval/sampled_mean_reward", row["sampled_mean_return"])
@@ -101,7 +102,7 @@ class Evaluation(BaseCallback):
             is_best = best_return(row) > self.best
             if is_best:
                 self.best = best_return(row)
-                self.run.save_model(self.model, "best")
+                when_there_is_space(lambda: self.run.save_model(self.model, "best"), "the best model", self.console)
         say(
             self.console,
             f"step {step:>9,}  evaluation {row['mean_return']:.1f} ± {row['std_return']:.1f},"

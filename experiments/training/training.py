@@ -35,6 +35,7 @@ from experiments.training.environments import (
 from experiments.training.errors import TrainingError, UsageError, did_you_mean
 from experiments.training.evaluation import Evaluation
 from experiments.training.fine_tuning import CriticWarmup, open_source, settings_of_source, take_policy
+from experiments.training.full_disk import when_there_is_space
 from experiments.training.lessons import missing_lessons
 from experiments.training.overrides import agent_on_base, apply_overrides, check_flow_options
 from experiments.training.progress import ProgressDisplay, say
@@ -289,8 +290,8 @@ def train(
     checkpoints = Checkpoints(run, config["checkpoint_every"], clock, callbacks, console)
 
     def save() -> None:
-        run.save_model(model, "last")
-        checkpoints.save()  # after the model: a run with a checkpoint at its end is complete
+        when_there_is_space(lambda: run.save_model(model, "last"), "the last model", console)
+        checkpoints.save_at_last()  # after the model: a run with a checkpoint at its end is complete
 
     interruption = Interruption(save)
     callbacks += [checkpoints, interruption]
