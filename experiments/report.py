@@ -77,7 +77,9 @@ def report(arguments: argparse.Namespace) -> None:
     figures = {f"{name}_curves": curves_figure(curves, seconds, theirs)}
     if len(agents_of(curves)) > 1:
         tables.append(improvement_table(curves, baseline))
-        figures[f"{name}_profiles"] = aggregate_figure(curves, baseline)
+        profiles = aggregate_figure(curves, baseline)
+        if profiles is not None:
+            figures[f"{name}_profiles"] = profiles
     pictures = []
     for stem, figure in figures.items():
         figure.savefig(directory / f"{stem}.png", dpi=140)

@@ -21,7 +21,7 @@ from experiments.run import positive
 from experiments.scheduling import local, ray_cluster
 from experiments.scheduling.job import Job
 from experiments.scheduling.suite_file import Suite, read_suite
-from experiments.training.errors import one_line_errors
+from experiments.training.errors import UsageError, one_line_errors
 
 RUNS = Path("runs/suites")
 INTERRUPTED = 130
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
                 outcomes = ray_cluster.train(jobs, arguments.ray, arguments.threads, display.show)
             else:
                 outcomes = local.train(jobs, side_by_side, arguments.threads, display.show)
-    write(suite, arguments.output or arguments.runs / suite.name)
+    write(with_the_rest(suite, arguments), arguments.output or arguments.runs / suite.name)
     failed = {entry: outcomes[entry.job] for entry in suite.entries if outcomes.get(entry.job, "").startswith("failed")}
     for entry, outcome in failed.items():
         print(f"{entry.agent}, {entry.environment}, seed {entry.seed} {outcome}", file=sys.stderr)
@@ -144,6 +144,21 @@ def say_what_is_left(suite: Suite, side_by_side: int) -> None:
         print(f"about {about} at the speed of the runs so far" + (f", and {unknown} runs unknown" if unknown else ""))
     elif left:
         print("for how long is not known before one of them is evaluated")
+
+
+def with_the_rest(suite: Suite, arguments: argparse.Namespace) -> Suite:
+    """
+    A suite with all that its file says, so that the table of a part replaces none of the whole.
+
+    :param suite: the part that was chosen
+    :param arguments: the command line
+    :return: its entries and the others of the file
+    """
+    try:
+        whole = read_suite(arguments.suite, arguments.runs)
+    except UsageError:  # the command line says what the file leaves out
+        return suite
+    return Suite(suite.name, list(dict.fromkeys([*suite.entries, *whole.entries])))
 
 
 def write(suite: Suite, directory: Path) -> None:

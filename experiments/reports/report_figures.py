@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.reports.learning_curves import COLORS
 from experiments.reports.scores import Curve, Curves, agents_of, environments_of
-from experiments.reports.statistics import interquartile_mean, performance_profile, scores_at_end
+from experiments.reports.statistics import interquartile_mean, performance_profile, returns_at_end, scores_of
 
 COLUMNS = 3
 
@@ -67,26 +67,33 @@ def draw(axes: Axes, curve: Curve, x: np.ndarray, color: str, name: str, style: 
         axes.fill_between(x, estimate.low, estimate.high, color=color, alpha=0.15, linewidth=0)
 
 
-def aggregate_figure(curves: Curves, baseline: str) -> Figure:
+def aggregate_figure(curves: Curves, baseline: str) -> Figure | None:
     """
-    Performance profiles over all environments.
+    Performance profiles over all environments of the baseline.
 
     :param curves: of our agents
     :param baseline: whose mean score is 1 in each environment
-    :return: for each threshold the part of runs above it, of agents that are in every environment of the baseline
+    :return: for each threshold the part of runs above it, of agents that are in all of these environments; None where
+        the baseline has learned nothing in one of them
     """
-    scores, environments = scores_at_end(curves, baseline)
+    everywhere = {env for agent, env in curves if agent == baseline}
+    scores = {}
+    for agent in agents_of(curves):
+        (returns, _), environments = returns_at_end(curves, [agent, baseline])
+        own = scores_of(returns, curves, environments, baseline) if set(environments) == everywhere else None
+        if own is not None:
+            scores[agent] = own
+    if baseline not in scores:
+        return None
     figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     axes = figure.subplots()
-    highest = max(own.max() for own in scores.values())
-    thresholds = np.linspace(0, 1.1 * highest, 101)
+    thresholds = np.linspace(0, 1.1 * max(own.max() for own in scores.values()), 101)
     for (agent, own), color in zip(scores.items(), COLORS * len(scores)):
         profile = performance_profile(own, thresholds)
         axes.plot(thresholds, profile.value, color=color, label=f"{agent}, {len(own)} seeds")
         axes.fill_between(thresholds, profile.low, profile.high, color=color, alpha=0.15, linewidth=0)
-    axes.set(
-        xlabel=f"score (1: {baseline}'s mean)", ylabel="part of runs above", title=f"{len(environments)} environments"
-    )
+    axes.set(xlabel=f"score (1: {baseline}'s mean)", ylabel="part of runs above")
+    axes.set_title(f"{len(everywhere)} environment{'s' if len(everywhere) > 1 else ''}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)

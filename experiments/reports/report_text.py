@@ -1,7 +1,13 @@
 """A report's tables, in Markdown: what each agent reached in each environment, and whether it beats the baseline."""
 
 from experiments.reports.scores import Curves, agents_of, common_step, environments_of
-from experiments.reports.statistics import Estimate, interquartile_mean, probability_of_improvement, scores_at_end
+from experiments.reports.statistics import (
+    Estimate,
+    interquartile_mean,
+    probability_of_improvement,
+    returns_at_end,
+    scores_of,
+)
 
 
 def final_table(curves: Curves) -> str:
@@ -39,27 +45,21 @@ def improvement_table(curves: Curves, baseline: str) -> str:
 
     :param curves: of all agents
     :param baseline: an agent
-    :return: a Markdown table: of agents that are in every environment of the baseline, else in those that it shares
+    :return: a Markdown table, for each agent over the environments that it shares with the baseline; no score where the
+        baseline has learned nothing
     """
     lines = [
         f"| | better than {baseline} with probability | score: {baseline} is 1 | environments, seeds |",
         "| --- | --- | --- | --- |",
     ]
     for agent in agents_of(curves):
-        if agent == baseline:
+        (ours, theirs), environments = returns_at_end(curves, [agent, baseline])
+        if agent == baseline or not environments:
             continue
-        shared = {env for a, env in curves if a == agent} & {env for a, env in curves if a == baseline}
-        if not shared:
-            continue
-        of_both = {key: curve for key, curve in curves.items() if key[0] in (agent, baseline) and key[1] in shared}
-        scores, environments = scores_at_end(of_both, baseline)
-        if agent not in scores:
-            continue
-        ours, theirs = scores[agent], scores[baseline]
-        likely = probability_of_improvement(ours, theirs)
-        iqm = interquartile_mean(ours[..., None])
-        counted = f"{len(environments)}, {len(ours)} against {len(theirs)}"
-        lines.append(f"| {agent} | {show(likely, '.2f')} | {show(iqm, '.2f')} | {counted} |")
+        scores = scores_of(ours, curves, environments, baseline)
+        score = "" if scores is None else show(interquartile_mean(scores[..., None]), ".2f")
+        likely = show(probability_of_improvement(ours, theirs), ".2f")
+        lines.append(f"| {agent} | {likely} | {score} | {len(environments)}, {len(ours)} against {len(theirs)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -68,10 +69,12 @@ def write_csv(path: Path, rows: list[Row]) -> None:
     :param path: of the file
     :param rows: at least one, all with the same keys
     """
-    with open(path, "w", newline="") as file:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(unfinished, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    os.replace(unfinished, path)
 
 
 def circumstances() -> dict[str, Any]:

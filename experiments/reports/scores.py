@@ -60,7 +60,10 @@ def read_curves(path: Path, metric: str) -> Curves:
     if not values:
         metrics = ", ".join(sorted({row["metric"] for row in rows}))
         raise UsageError(f"{path} has no metric {metric!r}, only {metrics}")
-    return {key: curve for key, of_agent in values.items() if (curve := _curve(of_agent)) is not None}
+    curves = {key: curve for key, of_agent in values.items() if (curve := _curve(of_agent)) is not None}
+    if not curves:
+        raise UsageError(f"{path}: the seeds of no agent were evaluated at a step in common")
+    return curves
 
 
 def _curve(of_seeds: dict[int, dict[int, float]]) -> Curve | None:

@@ -92,28 +92,43 @@ def _estimate(library: Any, scores: Any, function: Any) -> Estimate:
     return Estimate(value["one"], *interval["one"])
 
 
-def scores_at_end(curves: Curves, baseline: str) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
+def returns_at_end(curves: Curves, agents: list[str]) -> tuple[list[NDArray[np.float64]], list[str]]:
     """
-    Returns on one scale for all environments: 0 where the worst run of any agent began, 1 where the baseline ended.
-
-    The end is the last step that all agents of an environment have reached.
+    Returns at the last step that all agents of an environment have reached.
 
     :param curves: of all agents
-    :param baseline: an agent
-    :return: of each agent that is in every environment of the baseline, shape ``(seeds, environments)`` with as many
-        seeds as it has in all of them; and these environments
+    :param agents: some of them
+    :return: of each, shape ``(seeds, environments)``, with as many seeds as it has in all of these environments; and
+        the environments that all of them are in
     """
-    environments = [env for env in environments_of(curves) if (baseline, env) in curves and common_step(curves, env)]
-    if not environments:
-        raise UsageError(f"there is no agent {baseline!r} to compare with: --baseline names it")
-    columns: dict[str, list[NDArray[np.float64]]] = {}
-    for environment in environments:
-        here = {agent: curve for (agent, env), curve in curves.items() if env == environment}
-        step = common_step(curves, environment)
-        begun = min(curve.returns[:, 0].min() for curve in here.values())
-        scale = here[baseline].at(step).mean() - begun
-        for agent, curve in here.items():
-            columns.setdefault(agent, []).append((curve.at(step) - begun) / scale)
-    complete = {agent: own for agent, own in columns.items() if len(own) == len(environments)}
-    cut = {agent: min(map(len, own)) for agent, own in complete.items()}
-    return {agent: np.stack([one[: cut[agent]] for one in own], 1) for agent, own in complete.items()}, environments
+    environments = [
+        environment
+        for environment in environments_of(curves)
+        if all((agent, environment) in curves for agent in agents) and common_step(curves, environment)
+    ]
+    stacked = []
+    for agent in agents:
+        own = [curves[agent, environment].at(common_step(curves, environment)) for environment in environments]
+        fewest = min(map(len, own), default=0)
+        stacked.append(np.stack([one[:fewest] for one in own], 1) if own else np.empty((0, 0)))
+    return stacked, environments
+
+
+def scores_of(returns: NDArray[np.float64], curves: Curves, environments: list[str], baseline: str) -> Any:
+    """
+    Returns on one scale: 0 is the worst first evaluation of any agent in an environment, 1 where the baseline ended.
+
+    :param returns: at the end, shape ``(seeds, environments)``
+    :param curves: of all agents
+    :param environments: of the columns
+    :param baseline: an agent that is in all of them
+    :return: shape ``(seeds, environments)``; None where the baseline ended no higher than that in one of them
+    """
+    columns = []
+    for i, environment in enumerate(environments):
+        zero = min(curve.returns[:, 0].min() for (_, env), curve in curves.items() if env == environment)
+        scale = curves[baseline, environment].at(common_step(curves, environment)).mean() - zero
+        if scale <= 0:
+            return None
+        columns.append((returns[:, i] - zero) / scale)
+    return np.stack(columns, 1)

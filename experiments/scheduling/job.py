@@ -4,6 +4,7 @@ A run that died goes on from its last checkpoint, one that is finished is left a
 training is waited for: the job's lock is inherited by the process that trains, and ends with it.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -92,16 +93,23 @@ class Job:
         self.check()
         directory = ROOT / self.directory
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / ARGUMENTS).write_text(json.dumps(self.arguments) + "\n")
+        if not (directory / ARGUMENTS).exists():
+            unfinished = directory / f".{ARGUMENTS}.{os.getpid()}"
+            unfinished.write_text(json.dumps(self.arguments) + "\n")
+            os.replace(unfinished, directory / ARGUMENTS)
 
     @contextmanager
-    def locked(self) -> Iterator[IO[str]]:
-        """Wait until no other process trains it; the file that is locked, for the process that will."""
+    def locked(self, processes: "Processes") -> Iterator[IO[str]]:
+        """Wait until no other process trains it, or until we stop; the locked file, for the process that will."""
         with open(ROOT / self.directory / "lock", "a") as file:
-            if sys.platform != "win32":
+            while sys.platform != "win32" and not processes.stopping:
                 import fcntl
 
-                fcntl.flock(file, fcntl.LOCK_EX)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.2)
             yield file
 
     def last_words(self) -> str:
@@ -135,10 +143,15 @@ def unfinished(jobs: Iterable[Job]) -> list[Job]:
 
 
 class Processes:
-    """The processes that train at present, so that all can be asked to save and stop."""
+    """
+    The processes that train at present, so that all can be asked to save and stop.
 
-    def __init__(self) -> None:
+    :param outlive_us: whether they go on when this process is killed; else they then save and stop (on Linux)
+    """
+
+    def __init__(self, outlive_us: bool = True) -> None:
         self.stopping = False
+        self.outlive_us = outlive_us
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
 
@@ -163,12 +176,14 @@ class Processes:
                 stderr=output,
                 pass_fds=[lock.fileno()] if sys.platform != "win32" else (),
                 start_new_session=True,  # Ctrl-C in the terminal is the scheduler's to pass on
+                preexec_fn=None if self.outlive_us or sys.platform != "linux" else _end_with_parent,
             )
             self._running.add(process)
         try:
             return process.wait()
         finally:
-            self._running.discard(process)
+            with self._lock:
+                self._running.discard(process)
 
     def stop(self) -> None:
         """Ask all of them to save and stop, and start none any more."""
@@ -176,6 +191,11 @@ class Processes:
             self.stopping = True
             for process in self._running:
                 process.send_signal(signal.SIGTERM)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when its parent ends: prctl(PR_SET_PDEATHSIG, SIGTERM)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def execute(job: Job, threads: int = 1, processes: Processes | None = None) -> str:
@@ -191,9 +211,11 @@ def execute(job: Job, threads: int = 1, processes: Processes | None = None) -> s
     processes = processes or Processes()
     environment = os.environ | dict(OMP_NUM_THREADS=str(threads))
     job.claim()
-    with job.locked() as lock:
+    with job.locked(processes) as lock:
         deaths = 0
         while job.run() is None:
+            if processes.stopping:
+                return "interrupted"
             before = job.step()
             with open(ROOT / job.directory / OUTPUT, "ab") as output:
                 code = processes.call(job.command(), output, environment, lock)
@@ -201,7 +223,8 @@ def execute(job: Job, threads: int = 1, processes: Processes | None = None) -> s
                 return "interrupted"
             if code == MISTAKE:
                 return f"failed: {job.last_words()}"
-            deaths = 0 if job.step() > before else deaths + 1
+            # An environment that gives NaN saves a checkpoint each time (exit code 1): that is no progress.
+            deaths = 0 if job.step() > before and code != 1 else deaths + 1
             if job.run() is None and deaths >= ATTEMPTS:
                 return f"failed: {job.last_words()}"
             if code != 0:

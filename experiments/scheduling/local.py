@@ -39,12 +39,16 @@ def train(jobs: Sequence[Job], side_by_side: int, threads: int = 1, show: Show |
 
     with stopping_on_signals(processes), ThreadPoolExecutor(side_by_side) as pool:
         futures: set[Future[None]] = {pool.submit(one, job) for job in waiting}
-        while futures:
-            done, futures = wait(futures, timeout=1.0)
-            for future in done:
-                future.result()
-            if show is not None:
-                show(set(in_hand), dict(outcomes))
+        try:
+            while futures:
+                done, futures = wait(futures, timeout=1.0)
+                for future in done:
+                    future.result()
+                if show is not None:
+                    show(set(in_hand), dict(outcomes))
+        except BaseException:
+            processes.stop()
+            raise
     return outcomes
 
 

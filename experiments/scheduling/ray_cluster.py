@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from experiments.scheduling.job import ROOT, Job, execute, unfinished
+from experiments.scheduling.job import ROOT, Job, Processes, execute, unfinished
 from experiments.scheduling.local import Outcomes, Show
 from experiments.training.errors import UsageError
 
@@ -30,7 +30,7 @@ def train(jobs: Sequence[Job], address: str, threads: int = 1, show: Show | None
     outcomes: Outcomes = {job: "finished" for job in jobs if job not in waiting}
     with connected(address):
         # A worker that dies is tried again, from the job's last checkpoint.
-        remote: Any = ray.remote(num_cpus=threads, max_retries=3)(execute)
+        remote: Any = ray.remote(num_cpus=threads, max_retries=3)(_execute)
         pending = {remote.remote(job, threads): job for job in waiting}
         while pending:
             ended, _ = ray.wait(list(pending), timeout=1.0)
@@ -43,6 +43,11 @@ def train(jobs: Sequence[Job], address: str, threads: int = 1, show: Show | None
             if show is not None:
                 show({job for job in pending.values() if job.run_directory()}, dict(outcomes))
     return outcomes
+
+
+def _execute(job: Job, threads: int) -> str:
+    """In a worker, with which the run's process ends: Ray would not know of one that outlived it."""
+    return execute(job, threads, Processes(outlive_us=False))
 
 
 @contextmanager

@@ -94,7 +94,7 @@ class Search:
             pruner=pruner,
             sampler=optuna.samplers.TPESampler(multivariate=True, n_startup_trials=10),
         )
-        searched = [*self.words, str(self.steps), str(self.seeds)]
+        searched = [*self.words, str(self.steps), str(self.seeds), *map(str, sorted(self.space.items()))]
         if study.user_attrs.setdefault("searched", searched) != searched:
             raise UsageError(f"{self.directory} is a study of other settings: choose another --name")
         study.set_user_attr("searched", searched)
@@ -129,7 +129,7 @@ class Search:
         ]
         scores: list[float] = []
         for seed, job in zip(self.seeds, jobs, strict=True):
-            own = Processes()
+            own = Processes(processes.outlive_us)
             with ThreadPoolExecutor(1) as pool:
                 training = pool.submit(execute, job, self.threads, own)
                 reported = 0
@@ -155,7 +155,8 @@ class Search:
     def _report(self, trial: optuna.Trial, job: Job, reported: int) -> int:
         rows = _evaluations(job)
         for row in rows[reported:]:
-            trial.report(best_return(row), int(row["step"]))
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another process counted the trial out
+                trial.report(best_return(row), int(row["step"]))
         return len(rows)
 
     def write_best(self) -> None:
@@ -237,7 +238,7 @@ def optimize(search: Search, trials: int, processes: Processes | None = None) ->
     :param processes: by which it can be stopped
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study, processes = search.study(), processes or Processes()
+    study, processes = search.study(), processes or Processes(outlive_us=False)
     while not processes.stopping:
         begun = study.get_trials(deepcopy=False)
         if sum(trial.state in (*ENDED, TrialState.RUNNING) for trial in begun) >= trials:

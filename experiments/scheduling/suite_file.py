@@ -15,6 +15,7 @@
         environments: [Hopper]    # where it is not in all of them; seeds and steps likewise
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,20 @@ from experiments.training.errors import UsageError, did_you_mean
 
 OF_SUITE = ("name", "steps", "seeds", "environments", "run", "agents", "checkpoint_every")
 OF_AGENT = ("agent", "flow", "set", "env_set", "plain", "environments", "seeds", "steps", "run")
+# What the suite itself says of a run.
+NOT_IN_RUN = (
+    "env",
+    "agent",
+    "seed",
+    "steps",
+    "logdir",
+    "resume",
+    "config",
+    "checkpoint_every",
+    "flow",
+    "set",
+    "env_set",
+)
 CHECKPOINT_EVERY = 50_000
 
 
@@ -93,9 +108,14 @@ def read_suite(path: Path, runs: Path, overrides: dict[str, Any] | None = None) 
             for seed in seeds_of(own["seeds"], path):
                 words = _words(label, environment, seed, content.get("run", {}), agents[label], path)
                 directory = runs / name / _file_name(label) / _file_name(environment) / f"seed{seed}"
-                every = int(content.get("checkpoint_every", CHECKPOINT_EVERY))
+                every = _whole(content.get("checkpoint_every", CHECKPOINT_EVERY), "checkpoint_every", path) or 0
                 job = Job(directory, tuple(words), _whole(own.get("steps"), "steps", path), every)
                 entries.append(Entry(label, environment, seed, job))
+    named = {entry.environment for entry in entries}
+    for environment in given.get("environments", []):
+        if environment not in named:
+            known = [one for label in chosen for one in (content | agents[label]).get("environments", [])]
+            raise UsageError(f"{path} has no environment {environment!r}: {did_you_mean(environment, map(str, known))}")
     order = {environment: i for i, environment in enumerate(dict.fromkeys(e.environment for e in entries))}
     entries.sort(key=lambda entry: (entry.seed, order[entry.environment]))
     if len({entry.job.directory for entry in entries}) < len(entries):
@@ -112,6 +132,8 @@ def seeds_of(value: Any, path: Path) -> list[int]:
     if isinstance(value, str) and (ends := re.fullmatch(r"(\d+)\.\.(\d+)", value)):
         return list(range(int(ends[1]), int(ends[2]) + 1))
     if isinstance(value, list) and all(isinstance(one, int) and one >= 0 for one in value):
+        if len(set(value)) < len(value):
+            raise UsageError(f"{path}: a seed stands twice in {value}")
         return value
     count = _whole(value, "seeds", path)
     assert count is not None
@@ -123,9 +145,14 @@ def _words(
 ) -> list[str]:
     """The arguments of ``run.py``."""
     what = {key: own[key] for key in ("flow", "set", "env_set", "plain") if own.get(key)}
-    options = dict(env=environment, agent=own.get("agent", label), seed=seed) | what | (shared or {})
+    options = dict(env=environment, agent=own.get("agent", label), seed=seed) | what
+    for more in (shared, own.get("run")):
+        for key in _mapping(more or {}, "run", None, path):
+            if str(key).replace("-", "_") in NOT_IN_RUN:
+                raise UsageError(f"{path}: run may not say {key!r}: the suite does, or the agent")
+        options |= more or {}
     try:
-        return words_of(options | (own.get("run") or {}))
+        return words_of(options)
     except UsageError as error:
         raise UsageError(f"{path}: agents: {label}: {error}") from None
 
@@ -148,7 +175,8 @@ def _list(value: Any, what: str, path: Path) -> list[Any]:
 def _whole(value: Any, what: str, path: Path) -> int | None:
     if value is None and what == "steps":
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value != int(value) or value < 1:
         raise UsageError(f"{path}: {what} must be a whole number of at least 1, got {value!r}")
     return int(value)
 

@@ -203,7 +203,9 @@ suite that is killed while its runs go on, and an environment that gives NaN (`t
 
 What cannot be saved are environments whose simulators refuse to be pickled, Box2D's among them, and environments in
 processes of their own: the run says so once, goes on with a new episode when it is resumed, and is then sound but not
-bit-equal. `--from` and new hyperparameters begin new runs.
+bit-equal. So is a run of SB3's own agents with `use_sde`, whose exploration noise is drawn before a checkpoint and not
+in it. A finished run that grows (`--resume RUN_DIR --steps N`) is the one that would have been longer if its learning
+rate is constant.
 """
 
 

@@ -59,14 +59,17 @@ class Checkpoints(BaseCallback):
         super().__init__()
         self.run, self.every, self.clock, self.callbacks, self.console = run, every, clock, callbacks, console
         self.has_said = False
+        self.complete_steps = 0
 
     def _on_training_start(self) -> None:
         self.next_step = next_multiple(self.num_timesteps, self.every)
+        self.complete_steps = self.num_timesteps
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
+        self.complete_steps = self.model.num_timesteps
         if self.every > 0 and self.model.num_timesteps >= self.next_step:
             self.next_step = next_multiple(self.model.num_timesteps, self.every)
             self.save()

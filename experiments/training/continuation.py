@@ -57,6 +57,7 @@ def save_environment(env: VecEnv, directory: Path) -> str | None:
     stream = io.BytesIO()
     try:
         StatePickler(stream, pickle.HIGHEST_PROTOCOL).dump(env)
+        pickle.loads(stream.getvalue())  # some environments can be written, but not read
     except Exception as error:  # a simulator can refuse in any way
         return f"{type(error).__name__}: {error}".splitlines()[0]
     (directory / ENVIRONMENT).write_bytes(stream.getvalue())
@@ -85,6 +86,7 @@ def save_continuation(model: BaseAlgorithm, callbacks: Iterable[BaseCallback], d
     :param directory: of the checkpoint
     """
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    parameters = model.policy.named_parameters()
     content = dict(
         python=random.getstate(),
         numpy=np.random.get_state(),
@@ -94,9 +96,7 @@ def save_continuation(model: BaseAlgorithm, callbacks: Iterable[BaseCallback], d
         logs={name: dict(getattr(model.logger, name)) for name in LOGS},
         callbacks={type(callback).__name__: _kept(callback) for callback in callbacks},
         episodes=getattr(model, "episodes_in_hand", None),
-        gradients={
-            name: p.grad for name, p in model.policy.named_parameters() if p.grad is not None
-        },  # that are logged
+        gradients={name: p.grad.cpu() for name, p in parameters if p.grad is not None},  # whose norms are logged
     )
     (directory / CONTINUATION).write_bytes(pickle.dumps(content, pickle.HIGHEST_PROTOCOL))
 
@@ -124,7 +124,7 @@ def restore_continuation(model: BaseAlgorithm, callbacks: Iterable[BaseCallback]
     np.random.set_state(content["numpy"])
     torch.set_rng_state(content["torch"])
     if content["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(content["cuda"])
+        torch.cuda.set_rng_state_all(content["cuda"][: torch.cuda.device_count()])
 
 
 def _kept(callback: BaseCallback) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from experiments.training import demonstrations
 from experiments.training.callbacks import Checkpoints, DumpLogs, Interruption, UpdateForm
 from experiments.training.checkpoints import has_finite_weights
 from experiments.training.clock import TrainingClock
-from experiments.training.continuation import CONTINUATION, restore_continuation
+from experiments.training.continuation import restore_continuation
 from experiments.training.environments import (
     Environment,
     NonFiniteAction,
@@ -213,7 +213,9 @@ def resume(arguments: Namespace) -> int:
         env = make_vector_environment(environment, config["n_envs"], config["normalize"], settings["gamma"])
         agent = find_agent(config["agent"])
         algorithm: Any = agent.sb3_algorithm if config.get("plain") else agent.algorithm
-        model = run.load_checkpoint(algorithm, named, env, check_device(arguments.device))
+        before = config.get("arguments", {})
+        device = check_device(arguments.device or before.get("device"))
+        model = run.load_checkpoint(algorithm, named, env, device)
         step = model.num_timesteps
         if step >= config["steps"]:
             more = f"to train on, add --steps {2 * config['steps']}"
@@ -221,12 +223,13 @@ def resume(arguments: Namespace) -> int:
         imitate(model, config)
         run.forget_after(step)
         checkpoint = run.path / "checkpoints" / f"step_{step}"
-        continues = checkpoint if (checkpoint / CONTINUATION).exists() else None
+        continues = checkpoint if model.env is not env else None
         if continues is None:
             # The environment starts a new episode; with the first seed again it would replay the start of the run.
             model.set_random_seed(config["seed"] + step)
         bar = not arguments.no_progress
-        return train(run, config, model, run.clock(step), bar, arguments.track, continues)
+        tracker = arguments.track or before.get("track")
+        return train(run, config, model, run.clock(step), bar, tracker, continues)
 
 
 def train(
@@ -316,7 +319,7 @@ def train(
         evaluation.evaluate_at_end()
         save()
     except Exception as error:
-        explanation = explain(error, run, model, clock)
+        explanation = explain(error, run, model, clock, checkpoints.complete_steps)
         if explanation is None:
             raise
         raise explanation from error
@@ -359,7 +362,9 @@ def last_step(model: BaseAlgorithm, steps: int) -> int:
     return model.num_timesteps + math.ceil((steps - model.num_timesteps) / rollout) * rollout
 
 
-def explain(error: Exception, run: RunDirectory, model: BaseAlgorithm, clock: TrainingClock) -> TrainingError | None:
+def explain(
+    error: Exception, run: RunDirectory, model: BaseAlgorithm, clock: TrainingClock, complete_steps: int
+) -> TrainingError | None:
     """
     Say what to do about an error that ended training; save what was learned where it is sound.
 
@@ -367,10 +372,13 @@ def explain(error: Exception, run: RunDirectory, model: BaseAlgorithm, clock: Tr
     :param run: the run
     :param model: the model
     :param clock: the run's
+    :param complete_steps: those of the rollouts that were learned from
     :return: the error to raise; None for one that has nothing to do with numbers
     """
     step, sound = f"step {model.num_timesteps:,}", has_finite_weights(model)
     if sound and isinstance(error, NonFiniteObservation):
+        model.num_timesteps = complete_steps
+        step = f"step {complete_steps:,}"
         run.save_checkpoint(model, clock)
         return TrainingError(
             f"{error}. Mend the environment (it must give finite numbers: bound its state, check divisions), then go "

@@ -80,7 +80,13 @@ class DictNormalization(nn.Module):
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
         super().__init__()
-        self.of = nn.ModuleDict({key: RunningNormalization(shape) for key, shape in shapes.items()})
+        self.keys = tuple(shapes)  # which may be what no module can be named
+        self.each = nn.ModuleList(RunningNormalization(shape) for shape in shapes.values())
+
+    @property
+    def of(self) -> dict[str, nn.Module]:
+        """Each one's statistics."""
+        return dict(zip(self.keys, self.each, strict=True))
 
     def observe(self, x: Mapping[str, Tensor]) -> None:
         """
@@ -97,12 +103,13 @@ class DictNormalization(nn.Module):
         :param x: of each key, shape ``(*, *shape)``, and other entries
         :return: these normalised, the others as they are
         """
-        return {key: self.of[key](value) if key in self.of else value for key, value in x.items()}
+        of = self.of
+        return {key: of[key](value) if key in of else value for key, value in x.items()}
 
     @property
     def count(self) -> Tensor:
         """How many observations were counted in."""
-        return next(iter(self.of.values())).count  # type: ignore[return-value]
+        return self.each[0].count  # type: ignore[return-value]
 
 
 class ReturnScale(nn.Module):

@@ -3,6 +3,7 @@
 import csv
 import shutil
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -110,6 +111,19 @@ def test_an_environment_that_cannot_be_saved_starts_a_new_episode_and_says_so(tm
     output = capsys.readouterr().out
     assert output.count("cannot be saved") == 1 and "a resumed run starts a new episode" in output
     assert main(["--resume", str(path), "--steps", "310", "--no-progress"]) == 0
+
+
+class Unreadable(gym.Wrapper):
+    """It can be pickled, and never unpickled: before it has an environment, it asks that environment for everything."""
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+
+def test_an_environment_that_can_be_written_but_not_read_is_not_kept(tmp_path):
+    model = build("SAC", env=Unreadable(gym.make("Pendulum-v1")), learning_starts=5)
+    assert "RecursionError" in save_checkpoint(model, tmp_path / "step_0", TrainingClock(), [])
+    assert continuation.load_environment(tmp_path / "step_0") is None
 
 
 def test_the_checkpoint_of_a_broken_environment_does_not_hold_it(tmp_path):

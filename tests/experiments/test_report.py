@@ -13,8 +13,10 @@ from rliable import metrics
 from experiments.report import DOCUMENTS, main
 from experiments.reports import statistics
 from experiments.reports.quoted import QUOTED, update_documents, with_tables
+from experiments.reports.report_figures import aggregate_figure
+from experiments.reports.report_text import improvement_table
 from experiments.reports.scores import COLUMNS, common_step, read_curves
-from experiments.reports.statistics import interquartile_mean, probability_of_improvement, scores_at_end
+from experiments.reports.statistics import interquartile_mean, probability_of_improvement, returns_at_end, scores_of
 from experiments.training.errors import UsageError
 
 
@@ -73,11 +75,19 @@ def test_statistics_are_those_of_rliable():
 
 def test_scores_are_zero_where_the_worst_began_and_one_where_the_baseline_ended(tmp_path):
     curves = read_curves(write(tmp_path / "a.csv", {"flow": 2.0, "gaussian": 1.0}), "avg_return")
-    scores, environments = scores_at_end(curves, "gaussian")
+    (flow, gaussian), environments = returns_at_end(curves, ["flow", "gaussian"])
     assert environments == list(ENVIRONMENTS)
-    assert scores["gaussian"].mean(0) == pytest.approx([1, 1])
+    scores = scores_of(flow, curves, environments, "gaussian")
+    assert scores_of(gaussian, curves, environments, "gaussian").mean(0) == pytest.approx([1, 1])
     begun, ended = 1 / 3, 1.1  # of the worst seed at its first evaluation, of the baseline's mean at its last
-    assert scores["flow"][0] == pytest.approx([(2.0 - begun) / (ended - begun)] * 2), "also where returns are negative"
+    assert scores[0] == pytest.approx([(2.0 - begun) / (ended - begun)] * 2), "also where returns are negative"
+
+
+def test_a_baseline_that_gets_worse_has_no_score_and_is_improved_upon(tmp_path):
+    curves = read_curves(write(tmp_path / "a.csv", {"flow": -1.0, "gaussian": -3.0}, seeds=4), "avg_return")
+    row = improvement_table(curves, "gaussian").splitlines()[-1]
+    assert row == "| flow | 1.00 (1.00 to 1.00) |  | 2, 4 against 4 |"
+    assert aggregate_figure(curves, "gaussian") is None
 
 
 def test_a_report_has_tables_pictures_and_a_page(tmp_path, capsys):

@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from experiments.scheduling.job import ROOT, Job, execute
+from experiments.scheduling.job import ROOT, Job, Processes, execute
 from experiments.scheduling.progress import table
 from experiments.scheduling.suite_file import read_suite
 from experiments.suite import main
@@ -90,6 +90,11 @@ def test_a_suite_is_agents_times_environments_times_seeds(tmp_path):
         ("agents: {flow-sac: }\n", "flow-sac has no seeds"),
         ("agents: {flow-sac: }\nseeds: 0\nenvironments: [Hopper]\n", "seeds must be a whole number"),
         ("agents: {flow-sac: }\nseeds: 1\nenvironments: Hopper\n", "environments must be a list"),
+        ("agents: {flow-sac: }\nseeds: .inf\nenvironments: [Hopper]\n", "seeds must be a whole number"),
+        ("agents: {flow-sac: }\nseeds: [0, 0]\nenvironments: [Hopper]\n", "stands twice"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: [Hopper]\nrun: {seed: 7}\n", "run may not say 'seed'"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: [Hopper]\nrun: [a]\n", "run must be a mapping"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: [Hopper]\ncheckpoint_every: 5k\n", "checkpoint_every must be"),
         ("agents: {a b: , a+b: }\nseeds: 1\nenvironments: [Hopper]\n", "punctuation"),
     ],
 )
@@ -98,6 +103,13 @@ def test_what_a_suite_file_may_not_say(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UsageError, match=message):
         read_suite(path, tmp_path)
+
+
+def test_what_the_command_line_chooses_must_be_there(tmp_path, suite_file):
+    with pytest.raises(UsageError, match="did you mean Pendulum"):
+        read_suite(suite_file, tmp_path, dict(environments=["Pendulm"]))
+    with pytest.raises(UsageError, match="did you mean flow-sac"):
+        read_suite(suite_file, tmp_path, dict(agents=["flow-sax"]))
 
 
 def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd):
@@ -121,6 +133,7 @@ def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd)
     assert main(command) == 0 and "0 of 2 runs to train" in capfd.readouterr().out
     assert main([*command, "--agents", "flow-sac", "--steps", "400"]) == 0, "a finished run grows"
     assert "1 of 1 runs to train" in capfd.readouterr().out
+    assert {row["exp_name"] for row in rows_of(tmp_path / "small" / "small.csv")} == {"flow-sac", "a gaussian"}
     suite = read_suite(suite_file, tmp_path, dict(steps=400))
     assert [entry.job.step() for entry in suite.entries] == [400, 300]
     console = Console(width=100, record=True, file=io.StringIO())
@@ -178,6 +191,35 @@ def test_ctrl_c_lets_every_run_save(tmp_path, suite_file):
     output, _ = suite.communicate(timeout=120)
     assert suite.returncode == 130 and "flow-sac, Pendulum, seed 0: interrupted" in output
     assert "interrupted and saved" in (entry.job.directory / "output.txt").read_text()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks")
+def test_ctrl_c_ends_a_wait_for_another_suite(tmp_path):
+    job, processes = Job(tmp_path / "a", tuple(WORDS), 100), Processes()
+    job.claim()
+    outcome = []
+    with job.locked(Processes()):
+        thread = threading.Thread(target=lambda: outcome.append(execute(job, 1, processes)))
+        thread.start()
+        time.sleep(0.3)
+        assert thread.is_alive()
+        processes.stop()
+        thread.join(10)
+    assert outcome == ["interrupted"] and job.run_directory() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes outlive those that started them")
+def test_a_run_ends_with_its_ray_worker(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, '.'); from pathlib import Path; from experiments.scheduling.job import *; "
+        f"execute(Job(Path({str(tmp_path / 'a')!r}), {tuple(WORDS)!r}, 100_000, 100), 1, Processes(outlive_us=False))"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    job = Job(tmp_path / "a", tuple(WORDS), 100_000, 100)
+    wait_for(lambda: job.step() >= 100)
+    worker.kill()
+    worker.wait()
+    wait_for(lambda: "interrupted and saved" in (tmp_path / "a" / "output.txt").read_text(), 30)
 
 
 def test_ray_gives_the_same_numbers(tmp_path, suite_file):

@@ -77,6 +77,7 @@ def test_a_study_finds_what_is_better_and_says_how_to_train_with_it(fake, tmp_pa
 
     assert main([*COMMAND, str(tmp_path), "--trials", "12"]) == 0
     assert capsys.readouterr().out.count("trial ") == 1, "the study has its trials"
+    assert main([*COMMAND[:-2], "gamma", "--runs", str(tmp_path), "--trials", "12"]) == 2, "another space"
     assert main([*COMMAND, str(tmp_path), "--trials", "12", "--set", "gamma=0.9"]) == 2
     assert "choose another --name" in capsys.readouterr().err
 

@@ -5,7 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from flowrl.networks import Architecture, BatchRenorm, ReturnScale, RunningNormalization, perceptron, project
+from flowrl.networks import (
+    Architecture,
+    BatchRenorm,
+    DictNormalization,
+    ReturnScale,
+    RunningNormalization,
+    perceptron,
+    project,
+)
 
 
 def test_running_statistics_are_those_of_all_observations():
@@ -114,3 +122,14 @@ def test_rows_before_a_norm_have_the_length_one():
 def test_impossible_architectures_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         Architecture(**options)
+
+
+def test_dictionaries_are_normalised_entry_by_entry_whatever_their_names():
+    x = {"a.b": torch.randn(50, 2) * 3 + 1, "type": torch.randn(50, 1), "keys": torch.ones(50, 1)}
+    normalization = DictNormalization({"a.b": (2,), "type": (1,)})
+    normalization.observe(x)
+    y = normalization(x)
+    assert list(y) == list(x) and y["keys"] is x["keys"] and normalization.count == 50
+    for key in ("a.b", "type"):
+        expected = (x[key] - x[key].mean(0)) / x[key].std(0, correction=0)
+        torch.testing.assert_close(y[key], expected)
