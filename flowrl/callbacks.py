@@ -186,7 +186,7 @@ class TaskReturns(BaseCallback):
         self.episodes: dict[str, deque[dict[str, float]]] = defaultdict(partial(deque, maxlen=window))
 
     def _on_step(self) -> bool:
-        for info in self.locals["infos"]:
+        for info in self.locals.get("infos", ()):  # who learns from a data set has none
             if "task" in info and "episode" in info:  # Monitor's, where an episode has ended
                 episodes = self.episodes[str(info["task"])]
                 ended = dict(success=float(info["is_success"])) if "is_success" in info else {}
