@@ -19,12 +19,11 @@ from rich.live import Live
 
 from experiments.run import positive
 from experiments.scheduling import local, ray_cluster
-from experiments.scheduling.job import Job
+from experiments.scheduling.job import INTERRUPTED, Job
 from experiments.scheduling.suite_file import Suite, read_suite
 from experiments.training.errors import UsageError, one_line_errors
 
 RUNS = Path("runs/suites")
-INTERRUPTED = 130
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

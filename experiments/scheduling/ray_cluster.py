@@ -23,12 +23,11 @@ def train(jobs: Sequence[Job], address: str, threads: int = 1, show: Show | None
     :param show: see `experiments.scheduling.local`
     :return: of each job: ``"finished"``, or ``"failed: "`` and why
     """
-    import_ray()
-    import ray
-
     waiting = unfinished(jobs)
     outcomes: Outcomes = {job: "finished" for job in jobs if job not in waiting}
     with connected(address):
+        import ray
+
         # A worker that dies is tried again, from the job's last checkpoint.
         remote: Any = ray.remote(num_cpus=threads, max_retries=3)(_execute)
         pending = {remote.remote(job, threads): job for job in waiting}
@@ -56,9 +55,12 @@ def connected(address: str) -> Iterator[None]:
     Be connected to Ray inside.
 
     :param address: of a cluster; ``"local"``: Ray embedded in this process
+    :raises UsageError: where it is not installed
     """
-    import_ray()
-    import ray
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("--ray needs the 'suite' extra: pip install -e '.[suite]'") from None
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task without GPUs sees those that are there
     environment = dict(env_vars=dict(PYTHONPATH=str(ROOT)))
@@ -68,13 +70,3 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def import_ray() -> None:
-    """
-    :raises UsageError: where it is not installed
-    """
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        raise UsageError("--ray needs the 'suite' extra: pip install -e '.[suite]'") from None

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from experiments.reports.results import Row
+from experiments.reports.scores import COLUMNS
 from experiments.scheduling.suite_file import Suite
 from experiments.training.run_directory import RunDirectory
 
-COLUMNS = ("exp_name", "env_name", "seed", "metric", "env_step", "value")
 METRICS = dict(mean_return="avg_return", sampled_mean_return="sampled_avg_return")
 
 

@@ -5,7 +5,6 @@ Trains one run of each agent to its end; then others, the same but for a fault a
 ``reliability.csv`` and ``.json`` to ``experiments/results/`` and, from these, ``docs/reliability.md``.
 """
 
-import csv
 import random
 import shutil
 import signal
@@ -23,7 +22,7 @@ from experiments.scheduling.job import ROOT, Job, execute
 
 RUNS = Path("runs/reliability")
 STEPS, CHECKPOINT_EVERY = 2_000, 250
-SMALL = ["--set", "policy_kwargs.net_arch=[64,64]", "--eval-every", "500", "--eval-episodes", "2", "--no-progress"]
+SMALL = ["--set", "policy_kwargs.net_arch=[64,64]", "--eval-every", "500", "--eval-episodes", "2"]
 OFF_POLICY = ["--set", "learning_starts=200", *SMALL]
 AGENTS = {
     "flow-sac": OFF_POLICY,
@@ -39,7 +38,7 @@ def job_of(agent: str, name: str) -> Job:
     :param name: of the run
     :return: the run
     """
-    words = ("--env", "Pendulum", "--agent", agent, "--seed", "0", *(w for w in AGENTS[agent] if w != "--no-progress"))
+    words = ("--env", "Pendulum", "--agent", agent, "--seed", "0", *AGENTS[agent])
     return Job((RUNS / agent / name).absolute(), words, STEPS, CHECKPOINT_EVERY)
 
 
@@ -66,12 +65,11 @@ def start_and_send(job: Job, number: int, moment: float) -> int:
 
 def step_of(job: Job) -> int:
     """The last step that a run has logged."""
+    from experiments.training.run_directory import RunDirectory  # SB3 takes seconds to import
+
     path = job.run_directory()
-    if path is None or not (path / "progress.csv").exists():
-        return 0
-    with open(path / "progress.csv") as file:
-        steps = [row.get("time/total_timesteps") for row in csv.DictReader(file)]
-    return max((int(step) for step in steps if step and step.isdigit()), default=0)
+    rows = RunDirectory(path).progress() if path else []
+    return max((int(row["time/total_timesteps"]) for row in rows if row.get("time/total_timesteps")), default=0)
 
 
 def same(job: Job, other: Job) -> bool:
@@ -79,15 +77,14 @@ def same(job: Job, other: Job) -> bool:
     import torch  # takes seconds to import
 
     from agents import find_agent
+    from experiments.training.run_directory import RunDirectory
 
-    runs = [job.run(), other.run()]
-    if None in runs:
-        return False
     tables, weights = [], []
-    for run in runs:
-        assert run is not None
-        with open(run / "evaluations.csv") as file:
-            tables.append([{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)])
+    for run in (job.run(), other.run()):
+        if run is None:
+            return False
+        rows = RunDirectory(run).evaluations()
+        tables.append([{key: value for key, value in row.items() if key not in TIMES} for row in rows])
         model = find_agent(job.arguments[3]).algorithm.load(run / "last_model.zip", device="cpu")
         weights.append(model.policy.state_dict())
     return tables[0] == tables[1] and all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
