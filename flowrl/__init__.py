@@ -9,6 +9,7 @@ from flowrl.flows.chunks import SequenceFlow
 from flowrl.flows.distribution import NormalizingFlow
 from flowrl.flows.flow import Flow
 from flowrl.flows.recipes import DEFAULT_FLOW, available_flows, register_flow
+from flowrl.forked import use_one_thread_after_a_fork
 from flowrl.moved import find_moved_modules
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.latent import latent_policy
@@ -18,6 +19,7 @@ from flowrl.policies.warm_start import from_gaussian
 __version__ = "0.1.0"
 
 find_moved_modules()
+use_one_thread_after_a_fork()
 register_policies()
 
 try:

@@ -1,4 +1,4 @@
-"""Compiles this folder's C sources with the machine's own compiler, once, and keeps the result in the user's cache."""
+"""Compiles this folder's C sources with the machine's own compiler, once, and opens the result."""
 
 import ctypes
 import functools
@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flowrl.kernels import cache
 from flowrl.kernels.structures import CSRC, check_layout, layout_source, source
 
 log = logging.getLogger(__name__)
@@ -59,16 +61,17 @@ def load(dtype: torch.dtype) -> ctypes.CDLL | None:
     options = [*FLAGS, *REAL[dtype]]
     key = hashlib.sha256("\n".join([source(), layout_source(), *options, _version(compiler), _processor()]).encode())
     try:
-        library = _cache() / f"kernels-{key.hexdigest()[:16]}.so"
-        if library.exists():
-            try:
-                return _open(library)
-            except OSError:  # half a file: a disk was full, a machine went down
-                library.unlink()
-        if not os.access(library.parent, os.W_OK):
-            library = Path(tempfile.mkdtemp(prefix="flowrl-")) / library.name
-        _compile([compiler, *options], library)
-        return _open(library)
+        name = f"kernels-{key.hexdigest()[:16]}.so"
+        kept = cache.find(name)
+        if kept is not None:
+            with suppress(OSError):  # on a file system from which nothing may be run
+                return _open(kept)
+        with tempfile.TemporaryDirectory(prefix="flowrl-") as directory:
+            library = Path(directory) / name
+            _compile([compiler, *options], library)
+            opened = _open(library)  # it stays open when its file is deleted
+            cache.keep(library)
+            return opened
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or error
         log.warning("flowrl could not compile its kernels, and does without them: %s", reason)
@@ -136,15 +139,8 @@ def pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
 
 
 def _compile(command: list[str], library: Path) -> None:
-    """Into a file of its own first: several processes may start at once."""
-    with tempfile.NamedTemporaryFile(dir=library.parent, suffix=".so", delete=False) as file:
-        unfinished = file.name
-    command = [*command, f"-I{CSRC}", "-x", "c", "-", "-lm", "-o", unfinished]
-    try:
-        subprocess.run(command, input=layout_source(), check=True, capture_output=True, text=True)
-        os.replace(unfinished, library)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+    command = [*command, f"-I{CSRC}", "-x", "c", "-", "-lm", "-o", str(library)]
+    subprocess.run(command, input=layout_source(), check=True, capture_output=True, text=True)
 
 
 def _compiler() -> str | None:
@@ -168,12 +164,3 @@ def _processor() -> str:
         return description
     kinds = ("model name", "flags", "Features")
     return description + "".join(sorted({line for line in lines if line.startswith(kinds)}))
-
-
-def _cache() -> Path:
-    try:
-        directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowrl"
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
-    except (OSError, RuntimeError):  # no home, or a read-only one
-        return Path(tempfile.mkdtemp(prefix="flowrl-"))

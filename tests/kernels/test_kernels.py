@@ -3,8 +3,6 @@
 import itertools
 import logging
 import math
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -238,15 +236,6 @@ def test_without_a_compiler_the_formulas_serve_and_it_is_said_once(trouble, monk
 
 
 @needs_compiler
-def test_a_compiled_library_that_is_broken_is_compiled_again(quick_compiler, monkeypatch):
-    with monkeypatch.context() as full_disk:
-        full_disk.setattr(library, "_compile", lambda command, path: path.write_bytes(b"half a library"))
-        assert library.load(torch.float32) is None
-    library.load.cache_clear()
-    assert library.load(torch.float32) is not None
-
-
-@needs_compiler
 def test_what_looks_on_other_than_eager_autograd_sees_the_formulas(float64):
     flow = Flow(2, 3, "triangular")
     perturbed = 0.3 * torch.randn(5, flow.context_map.out_features)
@@ -288,15 +277,3 @@ def test_layers_and_maps_of_the_users_own_are_called():
     flow.context_map.register_forward_hook(lambda *_: called.append("hook"))
     flow(torch.randn(5, 3))
     assert called == ["layer", "hook"]
-
-
-@needs_compiler
-@pytest.mark.parametrize("home", ["missing", "read-only"])
-def test_without_a_place_for_the_cache_a_temporary_one_serves(home, quick_compiler, monkeypatch, tmp_path):
-    if home == "missing":
-        monkeypatch.delenv("XDG_CACHE_HOME")
-        monkeypatch.setattr(library.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    else:
-        access = os.access
-        monkeypatch.setattr(os, "access", lambda path, mode: tmp_path not in Path(path).parents and access(path, mode))
-    assert library.load(torch.float32) is not None
