@@ -109,7 +109,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
         actions, log_prob = model.actor.action_log_prob(batch.observations)
         if learns_temperature:
             of_temperature = temperature_loss(model.log_ent_coef, log_prob, model.target_entropy)
-            descend(of_temperature, model.ent_coef_optimizer)
+            of_temperature = descend(of_temperature, model.ent_coef_optimizer)
 
     with torch.no_grad():
         next_actions, next_log_prob = model.actor.action_log_prob(batch.next_observations)
@@ -126,14 +126,13 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
         next_atoms = pessimistic(head.atoms(next_raw), model.drop_atoms)
         target = td_target(next_atoms, next_log_prob, batch, ent_coef, model.gamma, model.reward_scale, head)
         learned = head.smooth(target.atoms)
-    of_critic = critic_loss(head, raw, learned)
-    descend(of_critic, critic.optimizer)
+    of_critic = descend(critic_loss(head, raw, learned), critic.optimizer)
 
     if moves_actor:
         with frozen(set(critic.parameters()) - set(model.actor.parameters())), critic.running_statistics():
             atoms = head.atoms(critic.raw(batch.observations, actions))
             of_actor = actor_loss(atoms, model.distortion, log_prob, ent_coef, model.actor_pessimism)
-            descend(of_actor, model.actor.optimizer)
+            of_actor = descend(of_actor, model.actor.optimizer)
     model.policy.project()
 
     if move_targets and not critic.has_batch_statistics:

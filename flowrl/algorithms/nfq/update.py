@@ -24,7 +24,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 
-from flowrl.algorithms.sac.update import temperature_loss
+from flowrl.algorithms.finite import drop_unless_finite, marked
+from flowrl.algorithms.sac.update import descend, temperature_loss
 from flowrl.critics.soft_q import soft_q
 
 
@@ -65,6 +66,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
         loss = of_q + model.cql_weight * conservative_loss(log_prob, ent_coef, values.shape[1])
 
     optimizers = (model.actor.optimizer, model.critic.optimizer)
+    groups = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
     of_temperature = torch.zeros(())
     if model.ent_coef_optimizer is not None:
         with torch.no_grad():
@@ -73,16 +75,16 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
     for optimizer in optimizers:
         optimizer.zero_grad()
     loss.backward()
+    finite = drop_unless_finite([*groups[0], *groups[1]])
     if model.max_grad_norm is not None:
-        for optimizer in optimizers:  # an extractor that both networks share is one optimiser's alone
-            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], model.max_grad_norm)
+        for group in groups:  # an extractor that both networks share is one optimiser's alone
+            nn.utils.clip_grad_norm_(group, model.max_grad_norm)
     for optimizer in optimizers:
         optimizer.step()
     if model.ent_coef_optimizer is not None:
-        model.ent_coef_optimizer.zero_grad()
-        of_temperature.backward()
-        model.ent_coef_optimizer.step()
+        of_temperature = descend(of_temperature, model.ent_coef_optimizer)
     if move_targets:
         polyak_update(model.critic.parameters(), model.critic_target.parameters(), model.tau)
         polyak_update(model.batch_norm_stats, model.batch_norm_stats_target, 1.0)
-    return [x.detach().reshape(()).to(loss.device) for x in (of_temperature, ent_coef, of_q, values.mean())]
+    losses = (of_temperature, ent_coef, marked(of_q, finite), values.mean())
+    return [each.detach().reshape(()).to(loss.device) for each in losses]

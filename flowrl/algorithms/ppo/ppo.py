@@ -53,7 +53,8 @@ class PPO(UpdateFormMixin, ppo.PPO):
             first_of_epoch = len(rows)
             rows += self._epoch(compiled, clip_range, clip_range_vf, limit)
             self._n_updates += 1
-            check_losses({name: float(rows[-1][name]) for name in LOSSES}, self.num_timesteps)
+            of_epoch = {name: _mean([row[name] for row in rows[first_of_epoch:]]) for name in LOSSES}
+            check_losses(of_epoch, self.num_timesteps)
             divergence = float(rows[-1]["approx_kl"])
             if divergence > limit:
                 if self.verbose >= 1:
@@ -100,7 +101,7 @@ class PPO(UpdateFormMixin, ppo.PPO):
             yield row
             if self.target_kl is not None and row["approx_kl"] > limit:
                 return
-            descend(self, loss)
+            row["loss"] = descend(self, loss)
 
 
 def _mean(values: list[Any]) -> float:

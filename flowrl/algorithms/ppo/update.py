@@ -12,6 +12,8 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 from torch.nn import functional as F
 
+from flowrl.algorithms.finite import drop_unless_finite, marked
+
 
 def policy_loss(advantages: Tensor, ratio: Tensor, clip_range: float) -> Tensor:
     """-mean min(A r, A clip(r, 1 - eps, 1 + eps)), r = pi(a|s) / pi_old(a|s)."""
@@ -58,9 +60,17 @@ def losses(
     return loss, {name: value.detach() for name, value in logs.items()}
 
 
-def descend(model: Any, loss: Tensor) -> None:
-    """A step of the policy's optimiser along a loss's gradient, whose norm is clipped."""
+def descend(model: Any, loss: Tensor) -> Tensor:
+    """
+    A step of the policy's optimiser along a loss's gradient, whose norm is clipped, if that is finite.
+
+    :param model: PPO
+    :param loss: a scalar
+    :return: the loss, without a gradient; NaN where that was not finite
+    """
     model.policy.optimizer.zero_grad()
     loss.backward()
+    finite = drop_unless_finite(model.policy.parameters())
     torch.nn.utils.clip_grad_norm_(model.policy.parameters(), model.max_grad_norm)
     model.policy.optimizer.step()
+    return marked(loss, finite)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from flowrl.algorithms.finite import drop_unless_finite, marked
+
 
 def temperature_loss(log_ent_coef: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
     """-log alpha mean(log pi(a|s) + target entropy): alpha rises while the policy's entropy is below the target."""
@@ -60,14 +62,13 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
     if ent_coef is None:
         ent_coef = model.log_ent_coef.detach().exp()
         of_temperature = temperature_loss(model.log_ent_coef, log_prob, model.target_entropy)
-        descend(of_temperature, model.ent_coef_optimizer)
+        of_temperature = descend(of_temperature, model.ent_coef_optimizer)
 
     target = td_target(model.actor, model.critic_target, batch, ent_coef, model.gamma)
-    of_critic = critic_loss(model.critic, batch, target)
-    descend(of_critic, model.critic.optimizer)
+    of_critic = descend(critic_loss(model.critic, batch, target), model.critic.optimizer)
     with frozen(set(model.critic.parameters()) - set(model.actor.parameters())):  # they may share an extractor
         of_actor = actor_loss(model.critic, batch.observations, actions, log_prob, ent_coef)
-        descend(of_actor, model.actor.optimizer)
+        of_actor = descend(of_actor, model.actor.optimizer)
 
     if move_targets:
         polyak_update(model.critic.parameters(), model.critic_target.parameters(), model.tau)
@@ -76,11 +77,19 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
     return [loss.detach().reshape(()).to(of_actor.device) for loss in losses]
 
 
-def descend(loss: Tensor, optimizer: Optimizer) -> None:
-    """A step of an optimiser along a loss's gradient."""
+def descend(loss: Tensor, optimizer: Optimizer) -> Tensor:
+    """
+    A step of an optimiser along a loss's gradient, if that is finite.
+
+    :param loss: a scalar
+    :param optimizer: of its parameters
+    :return: the loss, without a gradient; NaN where that was not finite
+    """
     optimizer.zero_grad()
     loss.backward()
+    finite = drop_unless_finite(parameter for group in optimizer.param_groups for parameter in group["params"])
     optimizer.step()
+    return marked(loss, finite)
 
 
 @contextmanager

@@ -53,8 +53,8 @@ static void adam_step(Size threads, const Adam *a) {
     share(adam_chunk, a, tasks, threads);
 }
 
-/* Scales the gradients so that their norm is at most the limit, as torch.nn.utils.clip_grad_norm_ does. */
-static void clip_gradients(const Adam *a, double limit) {
+/* Of all gradients together; infinite, too, where squares overflow: Adam's averages of them would never recover. */
+static double gradient_norm(const Adam *a) {
     double square = 0;
     for (Size t = 0; t < a->tensors; t++) {
         const REAL *g = a->gradients[t];
@@ -66,7 +66,19 @@ static void clip_gradients(const Adam *a, double limit) {
             square += sum;
         }
     }
-    REAL factor = (REAL)(limit / (sqrt(square) + 1e-6));
+    return sqrt(square);
+}
+
+/* A step, unless the gradients are not finite, by which every parameter would be lost; whether it was taken. */
+static int descend(Size threads, const Adam *a) {
+    if (!isfinite(gradient_norm(a))) return 0;
+    adam_step(threads, a);
+    return 1;
+}
+
+/* Scales gradients of a norm so that it is at most the limit, as torch.nn.utils.clip_grad_norm_ does. */
+static void clip_gradients(const Adam *a, double norm, double limit) {
+    REAL factor = (REAL)(limit / (norm + 1e-6));
     if (factor >= 1) return;
     for (Size t = 0; t < a->tensors; t++)
 #pragma omp simd

@@ -105,7 +105,7 @@ static void returns_critics(Size threads, Nfac *job) {
     for (Size i = 0; i < s->critics.networks * s->n; i++) s->losses[2] += job->values[i] / (double)s->n;
     if (!isfinite(s->losses[2])) return;
     stack_backward(threads, &s->critics);
-    adam_step(threads, &s->of_critics);
+    if (!descend(threads, &s->of_critics)) s->losses[2] = NAN;
 }
 
 /* Moves the actor by the gradient of mean(alpha log pi(a | s) - rho(Z(s, a))). */
@@ -130,7 +130,7 @@ static void returns_actor(Size threads, Nfac *job, double alpha) {
     move_actor(threads, s, &frozen);
 }
 
-/* A loss that is not finite ends the update before it moves anything by it; the caller finds it among the losses. */
+/* As sac_update. */
 void nfac_update(Size threads, Nfac *job) {
     Sac *s = &job->sac;
     s->losses[0] = s->losses[2] = s->losses[3] = 0;

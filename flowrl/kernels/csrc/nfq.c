@@ -49,7 +49,8 @@ static void soft_q_loss(Nfq *q, double alpha) {
     q->losses[2] = (REAL)q->losses[2]; /* overflows as torch's does */
 }
 
-/* A loss that is not finite ends the update before it moves anything; the caller finds it among the losses. */
+/* A loss that is not finite ends the update before it moves anything; the caller finds it among the losses, and NaN for one
+ * whose gradient is not finite. */
 void nfq_update(Size threads, Nfq *q) {
     Size n = q->n, d = q->actions;
     memset(q->losses, 0, sizeof(q->losses));
@@ -66,17 +67,22 @@ void nfq_update(Size threads, Nfq *q) {
     double alpha = q->losses[1] = q->log_alpha ? exp(*q->log_alpha) : q->alpha;
     soft_q_loss(q, alpha);
     if (!isfinite(q->losses[2])) return;
+    memset(q->scored.to_state, 0, (size_t)(d * n) * sizeof(REAL));
+    flow_backward(threads, &q->scored);
+    stack_backward(threads, &q->actor);
+    stack_backward(threads, &q->values);
+    double actor_norm = gradient_norm(&q->of_actor), values_norm = gradient_norm(&q->of_values);
+    if (!isfinite(actor_norm + values_norm)) {
+        q->losses[2] = NAN;
+        return;
+    }
     if (q->log_alpha) {
         transpose(n, d, q->noise, q->sampled.states, n);
         flow_forward(threads, &q->sampled);
         temperature(threads, &q->of_temperature, q->log_alpha, q->sampled.ladj, n, q->target_entropy, q->losses);
     }
-    memset(q->scored.to_state, 0, (size_t)(d * n) * sizeof(REAL));
-    flow_backward(threads, &q->scored);
-    stack_backward(threads, &q->actor);
-    stack_backward(threads, &q->values);
-    clip_gradients(&q->of_actor, q->max_norm);
-    clip_gradients(&q->of_values, q->max_norm);
+    clip_gradients(&q->of_actor, actor_norm, q->max_norm);
+    clip_gradients(&q->of_values, values_norm, q->max_norm);
     adam_step(threads, &q->of_actor);
     adam_step(threads, &q->of_values);
 }

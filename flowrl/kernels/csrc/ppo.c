@@ -84,8 +84,8 @@ static void entropy_backward(Size threads, Ppo *p, Size n) {
         for (Size i = 0; i < p->flow_sizes[t]; i++) p->scored.to_weights[t][i] += p->to_sampled_weights[t][i];
 }
 
-/* Moves the policy by the loss of the n steps at the head of the arrays; 0 where it is not finite or the divergence is too
- * large. */
+/* Moves the policy by the loss of the n steps at the head of the arrays; 0 where it or its gradient is not finite (the loss is
+ * then NaN), or the divergence is too large. */
 static int ppo_minibatch(Size threads, Ppo *p, Size n, double *losses) {
     Size d = p->actions;
     p->actor.n = p->actor.lanes = p->critic.n = p->critic.lanes = n;
@@ -115,7 +115,12 @@ static int ppo_minibatch(Size threads, Ppo *p, Size n, double *losses) {
     if (p->entropy_weight != 0) entropy_backward(threads, p, n);
     stack_backward(threads, &p->actor);
     stack_backward(threads, &p->critic);
-    clip_gradients(&p->adam, p->max_norm);
+    double norm = gradient_norm(&p->adam);
+    if (!isfinite(norm)) {
+        losses[LOSS] = NAN;
+        return 0;
+    }
+    clip_gradients(&p->adam, norm, p->max_norm);
     adam_step(threads, &p->adam);
     return 1;
 }

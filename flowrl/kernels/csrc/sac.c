@@ -78,7 +78,7 @@ static Stack critics_of_policy(Size threads, Sac *s) {
     return frozen;
 }
 
-/* Moves the actor by the gradients in those critics' outputs and in the log-probs. */
+/* Moves the actor by the gradients in those critics' outputs and in the log-probs, if they are finite. */
 static void move_actor(Size threads, Sac *s, const Stack *frozen) {
     Size n = s->n, d = s->actions;
     stack_backward(threads, frozen);
@@ -95,7 +95,7 @@ static void move_actor(Size threads, Sac *s, const Stack *frozen) {
     flow.lanes = network.lanes = n; /* the states that follow have no part in it */
     flow_backward(threads, &flow);
     stack_backward(threads, &network);
-    adam_step(threads, &s->of_actor);
+    if (!descend(threads, &s->of_actor)) s->losses[3] = NAN;
 }
 
 /* y = r + discount (1 - done) (min_i Q'_i(s', a') - alpha log pi(a' | s')) */
@@ -122,7 +122,7 @@ static void critics(Size threads, Sac *s) {
     }
     if (!isfinite(s->losses[2] = (REAL)s->losses[2])) return; /* overflows as SB3's does */
     stack_backward(threads, &s->critics);
-    adam_step(threads, &s->of_critics);
+    if (!descend(threads, &s->of_critics)) s->losses[2] = NAN;
 }
 
 /* Moves the actor by the gradient of mean(alpha log pi(a | s) - min_i Q_i(s, a)). */
@@ -143,7 +143,8 @@ static void actor(Size threads, Sac *s, double alpha) {
     move_actor(threads, s, &frozen);
 }
 
-/* A loss that is not finite ends the update before it moves anything by it; the caller finds it among the losses. */
+/* A loss that is not finite ends the update before it moves anything by it; the caller finds it among the losses, and NaN
+ * for one whose gradient is not finite. */
 void sac_update(Size threads, Sac *s) {
     Size n = s->n;
     s->losses[0] = s->losses[2] = s->losses[3] = 0;

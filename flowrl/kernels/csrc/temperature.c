@@ -12,6 +12,6 @@ static double temperature(Size threads, const Adam *adam, const REAL *log_alpha,
     double gradient = -(mean + target_entropy);
     *loss = before * gradient;
     **adam->gradients = (REAL)gradient;
-    if (isfinite(*loss)) adam_step(threads, adam);
+    if (!descend(threads, adam)) *loss = NAN;
     return exp(before);
 }
