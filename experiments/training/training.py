@@ -378,10 +378,10 @@ def explain(
     step, sound = f"step {model.num_timesteps:,}", has_finite_weights(model)
     if sound and isinstance(error, NonFiniteObservation):
         model.num_timesteps = complete_steps
-        step = f"step {complete_steps:,}"
+        came, step = step, f"step {complete_steps:,}"
         run.save_checkpoint(model, clock)
         return TrainingError(
-            f"{error}. Mend the environment (it must give finite numbers: bound its state, check divisions), then go "
+            f"{run.config['environment']['id']}: {error}, at {came}. Mend the environment (it must give finite numbers: bound its state, check divisions), then go "
             f"on from {step}, where everything is saved: {resume_command(run)}"
         )
     # flowrl raises FloatingPointError for losses, and a ValueError for actions, that are "not finite"

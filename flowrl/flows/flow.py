@@ -14,11 +14,12 @@ from flowrl.adapters.adapt import ExternalLayer, adapt
 from flowrl.adapters.distribution import ExternalDistribution
 from flowrl.compiled import compiled_flow
 from flowrl.flows.distribution import NormalizingFlow, ReparameterizedDistribution
+from flowrl.flows.precision import InFullPrecision, full_precision
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow, FlowParts, find_flow
 from flowrl.layers import Constant, Layer
 from flowrl.layers.layer import initialize_layers
 from flowrl.layers.linear import MIN_STD
-from flowrl.transforms import Affine, Compose, Transform
+from flowrl.transforms import Affine, Transform
 from flowrl.transforms.transform import as_transform
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the bounds of SB3's SAC
@@ -97,8 +98,9 @@ class Flow(nn.Module):
         :param parameters: the context map's output, shape ``(*batch, context_map.out_features)``
         """
         mean, log_std, *slices = parameters.split(self._sizes, dim=-1)
-        transforms = [layer(part) for layer, part in zip(self._layers(), slices, strict=True)]
-        return Compose([*transforms, Affine(mean, soft_clamp(log_std, self.log_std_max))])
+        with full_precision(parameters.device.type):
+            transforms = [layer(part) for layer, part in zip(self._layers(), slices, strict=True)]
+        return InFullPrecision([*transforms, Affine(mean, soft_clamp(log_std, self.log_std_max))])
 
     def _check(self, context: Tensor | None) -> None:
         if (context is None) != (self.context == 0) or (context is not None and context.shape[-1] != self.context):
@@ -106,7 +108,16 @@ class Flow(nn.Module):
             raise ValueError(f"This flow takes a context of size {self.context}, got {given}.")
 
     def _parameters_of(self, context: Tensor | None) -> Tensor:
-        return self.context_map(context)
+        bias = self.context_map.bias
+        if bias.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"A flow computes in float32 or float64, and its weights are {bias.dtype}: leave the model in float32, "
+                "and train under torch.autocast, where the networks before the flow run in a lower precision."
+            )
+        if context is None:
+            return self.context_map(context)
+        with full_precision(bias.device.type):
+            return self.context_map(context.to(bias.dtype))
 
     @torch.no_grad()
     def set_gaussian(

@@ -11,10 +11,11 @@ from torch.distributions import Distribution, constraints
 from flowrl.compiled import compiled_segments
 from flowrl.flows.distribution import standard_normal_log_prob
 from flowrl.flows.flow import Flow, build_parts, soft_clamp
+from flowrl.flows.precision import InFullPrecision, full_precision
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
 from flowrl.layers import Layer
 from flowrl.layers.noise import GaussianNoise, NoiseStep
-from flowrl.transforms import Affine, Compose, Transform
+from flowrl.transforms import Affine, Transform
 
 NOISE_LAYERS, NOISE_STD = 1, 0.7  # unless one says otherwise
 
@@ -128,8 +129,9 @@ class Segment(NamedTuple):
         layers: Any = list(self.layers)
         own = [self.features] * 2 if self.is_last else []
         parts = parameters.split([*own, *(layer.context_size for layer in layers)], dim=-1)
-        transforms = [layer(part) for layer, part in zip(layers, parts[len(own) :])]
-        return Compose([*transforms, Affine(parts[0], soft_clamp(parts[1]))] if self.is_last else transforms)
+        with full_precision(parameters.device.type):
+            transforms = [layer(part) for layer, part in zip(layers, parts[len(own) :])]
+        return InFullPrecision([*transforms, Affine(parts[0], soft_clamp(parts[1]))] if self.is_last else transforms)
 
 
 class PathDistribution(Distribution):

@@ -387,14 +387,18 @@ def test_numbers_may_be_written_as_people_write_them():
     )
 
 
-def test_nan_observation_saves_and_names_the_cure(tmp_path, capsys):
-    arguments = ["--env", "tests.experiments.nan_environment:NanPendulum", "--agent", "flow-sac", "--eval-every", "0"]
-    arguments += [word for setting in SMALL["sac"] for word in ("--set", setting)]
-    assert main([*arguments, "--logdir", str(tmp_path)]) == 1
+@pytest.mark.parametrize(("agent", "saved"), [("flow-sac", 120), ("flow-ppo", 64)])
+def test_nan_observation_saves_and_names_environment_step_and_cure(agent, saved, tmp_path, capsys):
+    """PPO has learned from whole rollouts of 64 steps."""
+    arguments = ["--env", "tests.experiments.nan_environment:NanPendulum", "--agent", agent, "--eval-every", "0"]
+    arguments += [word for setting in SMALL[agent.removeprefix("flow-")] for word in ("--set", setting)]
+    assert main([*arguments, "--num-envs", "1", "--logdir", str(tmp_path)]) == 1
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "nan" in message and "--resume" in message
+    assert "NanPendulum-v0" in message and "step 120" in message and f"go on from step {saved}" in message
     (path,) = tmp_path.glob("*/*/*")
-    assert [checkpoint.name for checkpoint in RunDirectory.open(path).checkpoints()] == ["step_120"]
+    (checkpoint,) = RunDirectory.open(path).checkpoints()
+    assert checkpoint.name == f"step_{saved}"
 
 
 def test_diverged_weights_are_not_saved_and_the_error_names_the_last_sound_checkpoint(tmp_path, capsys, monkeypatch):
