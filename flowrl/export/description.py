@@ -48,8 +48,8 @@ def describe(policy: BasePolicy, normalization: InputNormalization | None) -> di
     kind = name_of(type(policy))
     if kind is None:
         raise ValueError(
-            f"{type(policy).__name__} is not on the list of policies that a file may name: flowrl.export.allow(cls) puts "
-            "a class of your own there, here and where the file is opened."
+            f"{type(policy).__name__} is not on the list of policies that a file may name: flowrl.export.allow(cls) "
+            "puts a class of your own there, here and where the file is opened."
         )
     arguments = dict(policy._get_constructor_parameters())
     if hasattr(policy, "share_features_extractor"):  # which SB3 (2.9) forgets

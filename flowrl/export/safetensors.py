@@ -31,8 +31,8 @@ def save_policy(model: BaseAlgorithm | BasePolicy, path: str | os.PathLike) -> P
     :param model: a model or its policy
     :param path: the file, by custom named ``*.safetensors``; replaced if it is there
     :return: the path
-    :raises ValueError: if the policy has something that is no data (a flow that was given as a builder or a list, a class
-        of your own), naming the argument and the cure
+    :raises ValueError: if the policy has something that is no data (a flow that was given as a builder or a list, a
+        class of your own), naming the argument and the cure
     """
     policy, normalization = policy_of(model)
     description = describe(policy, normalization)

@@ -59,9 +59,9 @@ def _build(description: Any) -> spaces.Space:
     if kind == "Discrete":
         return spaces.Discrete(_integer(description["n"]), start=_integer(description["start"]))
     if kind == "MultiDiscrete":
-        dtype: Any = _dtype(description["dtype"])
-        nvec, start = (np.array(description[name], dtype) for name in ("nvec", "start"))
-        return spaces.MultiDiscrete(nvec, dtype=dtype, start=start)
+        integers: Any = _dtype(description["dtype"])
+        nvec, start = (np.array(description[name], integers) for name in ("nvec", "start"))
+        return spaces.MultiDiscrete(nvec, dtype=integers, start=start)
     if kind == "MultiBinary":
         shape = _shape(description["shape"])
         return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
