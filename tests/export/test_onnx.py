@@ -1,6 +1,7 @@
 """A policy as an ONNX model: what onnxruntime gives is what the policy gives, for every recipe and any batch."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -233,3 +234,10 @@ def test_a_model_that_differs_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="action differs from torch's by 1.0e-03.*nothing was written"):
         to_onnx(make(), tmp_path / "policy.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_guide_s_table_is_this_list():
+    rows = [f"| `{flow}` | {sample} | {log_prob} |" for flow, (sample, log_prob) in ONNX_FLOWS.items()]
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
+    table = guide.split("<!-- onnx -->\n")[1].split("<!-- /onnx -->")[0].splitlines()
+    assert table[2:] == rows
