@@ -110,7 +110,7 @@ class _AllocationLimit(TorchDispatchMode):
     :param numbers: that are there to be put into what is built
     """
 
-    OPERATION = 2**10
+    OPERATION = 2**11
     """What each counts as at least."""
 
     def __init__(self, numbers: int):
