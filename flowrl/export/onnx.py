@@ -24,8 +24,11 @@ from flowrl.layers import ContinuousLayer
 from flowrl.policies.density import ActionDensity
 
 OPSET = 18
-# torch's own list lacks it
+# torch's own list lacks the one, and has log(sigmoid(x)) for the other, which is wrong in the tails.
 torch.onnx.register_custom_op_symbolic("aten::atanh", lambda g, x: g.op("Atanh", x), OPSET)
+torch.onnx.register_custom_op_symbolic(
+    "aten::log_sigmoid", lambda g, x: g.op("Neg", g.op("Softplus", g.op("Neg", x))), OPSET
+)
 
 TOLERANCE = 1e-5
 """Between torch and ONNX, of numbers up to 1 in size; relative to larger ones."""
