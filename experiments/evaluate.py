@@ -1,4 +1,7 @@
-"""Evaluate a trained agent: ``python experiments/evaluate.py RUN_DIR [--video]``."""
+"""Evaluate a trained agent: ``python experiments/evaluate.py RUN_DIR [--video]``.
+
+Or a policy that `experiments/export.py --to` wrote: ``python experiments/evaluate.py POLICY.safetensors --env Hopper``.
+"""
 
 import argparse
 import os
@@ -12,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import find_agent
@@ -31,7 +36,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     :return: the arguments
     """
     parser = argparse.ArgumentParser(prog="evaluate.py", description="Report a trained agent's return.")
-    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="what experiments/run.py wrote")
+    parser.add_argument(
+        "run", metavar="RUN_DIR", type=Path, help="what experiments/run.py wrote, or a policy's *.safetensors"
+    )
+    parser.add_argument("--env", help="what a *.safetensors policy acts in; a run says so itself")
     parser.add_argument("--model", choices=("best", "last"), default="best", help="which model (default: best)")
     parser.add_argument("--episodes", type=positive, default=10, metavar="N", help="default: 10")
     parser.add_argument("--seed", type=int, default=12345, help="of the environment and of sampling (default: 12345)")
@@ -60,6 +68,52 @@ def load(run: RunDirectory, which: str, device: str, **kwargs: Any) -> tuple[Bas
         environment, 1, config["normalize"], config["hyperparameters"]["gamma"], training=False, **kwargs
     )
     return run.load_model(find_agent(config["agent"]).algorithm, which, env, device), env
+
+
+def load_file(path: Path, env: str | None, device: str) -> tuple[BasePolicy, VecEnv]:
+    """
+    Load a policy from a safetensors file, and an environment for it to act in.
+
+    :param path: the file
+    :param env: the environment's name
+    :param device: where the policy shall live
+    :return: the policy and the environment
+    """
+    if env is None:
+        raise UsageError(f"{path} does not say what it acts in: --env NAME")
+    try:
+        from flowrl.export import load_policy  # an extra
+
+        policy = load_policy(path, device)
+    except (ImportError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    venv = make_vector_environment(find_environment(env), 1, normalize=False, gamma=1.0, training=False)
+    for name in ("observation_space", "action_space"):
+        if getattr(policy, name).shape != getattr(venv, name).shape:
+            raise UsageError(f"--env {env} has another {name} than {path}: {getattr(venv, name)}")
+    return policy, venv
+
+
+def report(model: BaseAlgorithm | BasePolicy, env: VecEnv, name: str, arguments: argparse.Namespace) -> None:
+    """
+    Play episodes with deterministic actions and with sampled ones, and print the returns.
+
+    :param model: a model or a policy
+    :param env: what it acts in
+    :param name: of the model
+    :param arguments: the command line
+    """
+    for deterministic in (False,) if arguments.stochastic else (True, False):
+        set_random_seed(arguments.seed, using_cuda=model.device.type == "cuda")
+        env.seed(arguments.seed)  # the episodes start alike
+        returns, lengths = evaluate_policy(
+            model, env, arguments.episodes, deterministic=deterministic, return_episode_rewards=True
+        )
+        assert isinstance(returns, list)
+        print(
+            f"{name}, {'deterministic' if deterministic else 'sampled'} actions: return {np.mean(returns):.1f} "
+            f"± {np.std(returns):.1f} over {len(returns)} episodes (mean length {np.mean(lengths):.0f})"
+        )
 
 
 def record_episode(model: BaseAlgorithm, env: VecEnv, deterministic: bool) -> list[NDArray[np.uint8]]:
@@ -141,19 +195,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     if arguments.video and sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")  # read when MuJoCo is imported, which is when it makes an environment
+    if arguments.run.suffix == ".safetensors":
+        if arguments.video:
+            raise UsageError("--video writes to a run directory: give RUN_DIR")
+        policy, env = load_file(arguments.run, arguments.env, arguments.device)
+        report(policy, env, f"{arguments.run.name} on {arguments.env}", arguments)
+        return 0
     run = RunDirectory.open(arguments.run)
     model, env = load(run, arguments.model, arguments.device)
-    for deterministic in (False,) if arguments.stochastic else (True, False):
-        model.set_random_seed(arguments.seed)  # of the environment too: the episodes start alike
-        returns, lengths = evaluate_policy(
-            model, env, arguments.episodes, deterministic=deterministic, return_episode_rewards=True
-        )
-        assert isinstance(returns, list)
-        print(
-            f"{run.config['agent']} on {run.config['environment']['id']}, {arguments.model} model, "
-            f"{'deterministic' if deterministic else 'sampled'} actions: return {np.mean(returns):.1f} "
-            f"± {np.std(returns):.1f} over {len(returns)} episodes (mean length {np.mean(lengths):.0f})"
-        )
+    name = f"{run.config['agent']} on {run.config['environment']['id']}, {arguments.model} model"
+    report(model, env, name, arguments)
     if arguments.video:
         print(f"wrote {make_video(run, arguments)}")
     return 0

@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_wr
 from experiments.training.clock import TrainingClock
 from experiments.training.continuation import load_environment, save_continuation, save_environment
 from experiments.training.errors import TrainingError
+from experiments.training.trust import warn_of_foreign_pickles
 
 MODEL, NORMALIZATION, REPLAY_BUFFER, SECONDS = "model.zip", "vecnormalize.pkl", "replay_buffer.pkl", "seconds.json"
 CHECKSUMS = "checksums.json"
@@ -172,6 +173,7 @@ def load_model(
     :param force_reset: whether the environment starts a new episode
     :return: the model
     """
+    warn_of_foreign_pickles(directory / (prefix + MODEL))
     model = algorithm.load(directory / (prefix + MODEL), env=env, device=device, force_reset=force_reset)
     normalization = unwrap_vec_wrapper(env, VecNormalize)
     if normalization is not None:
@@ -191,6 +193,7 @@ def load_checkpoint(algorithm: type[BaseAlgorithm], directory: Path, env: VecEnv
     :param device: where the model shall live
     :return: the model, ready to ``learn`` with ``reset_num_timesteps=False``
     """
+    warn_of_foreign_pickles(directory)
     saved = load_environment(directory)
     model = load_model(algorithm, directory, saved or env, device, force_reset=saved is None)
     if saved is not None:

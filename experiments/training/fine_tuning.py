@@ -15,6 +15,7 @@ from agents import Agent, find_agent
 from experiments.training.checkpoints import NORMALIZATION
 from experiments.training.errors import UsageError
 from experiments.training.run_directory import RunDirectory
+from experiments.training.trust import warn_of_foreign_pickles
 from flowrl.algorithms import NFQ
 
 # Steps for the new critics, at least. A clone of Pendulum's expert (return -146) fell to -1,650 when its actor moved
@@ -77,6 +78,7 @@ def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:
     which = next((which for which in ("best", "last") if (source.path / f"{which}_model.zip").exists()), None)
     if which is None:
         raise UsageError(f"--from {source.path}: it has no model yet")
+    warn_of_foreign_pickles(source.path / f"{which}_model.zip")
     _, parameters, variables = load_from_zip_file(source.path / f"{which}_model.zip", device=model.device)
     weights: Any = parameters["policy"]
     try:

@@ -82,9 +82,7 @@ class NormalizingFlow(ReparameterizedDistribution):
         self._like = like
 
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-        z = self._noise(sample_shape)
-        x, ladj = self.transform.call_and_ladj(z)
-        return x, standard_normal_log_prob(z) - ladj
+        return self.from_noise_and_log_prob(self._noise(sample_shape))
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
         return self.transform.call_and_ladj(self._noise(sample_shape))[0]
@@ -95,6 +93,14 @@ class NormalizingFlow(ReparameterizedDistribution):
         :return: its image T(z), of the same shape
         """
         return self.transform.call_and_ladj(z)[0]
+
+    def from_noise_and_log_prob(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        :param z: noise, shape ``(*batch, d)``
+        :return: its image T(z), of the same shape, and the image's log-density, shape ``(*batch,)``
+        """
+        x, ladj = self.transform.call_and_ladj(z)
+        return x, standard_normal_log_prob(z) - ladj
 
     def to_noise(self, value: Tensor) -> Tensor:
         """
@@ -112,11 +118,15 @@ class NormalizingFlow(ReparameterizedDistribution):
 
     def candidates(self, n: int) -> tuple[Tensor, Tensor]:
         """As of every distribution; the noise is that of every state, so that no state's depend on the batch."""
-        noise = torch.randn(n, self._like.shape[-1], generator=torch.Generator().manual_seed(0))
-        z = torch.cat((torch.zeros_like(noise[:1]), noise)).to(self._like)
-        z = z.view(n + 1, *(1 for _ in self.batch_shape), -1).expand(n + 1, *self._like.shape)
-        x, ladj = self.transform.call_and_ladj(z)
-        return x, standard_normal_log_prob(z) - ladj
+        return self.candidates_of(candidate_noise(n, self._like.shape[-1]))
+
+    def candidates_of(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        :param noise: of :func:`candidate_noise`, shape ``(n + 1, d)``
+        :return: its images in every state, shape ``(n + 1, *batch, d)``, and their log-densities, ``(n + 1, *batch)``
+        """
+        z = noise.to(self._like).view(noise.shape[0], *(1 for _ in self.batch_shape), -1)
+        return self.from_noise_and_log_prob(z.expand(noise.shape[0], *self._like.shape))
 
     def _expanded(self, value: Tensor) -> Tensor:
         if value.shape == self._like.shape:
@@ -129,6 +139,12 @@ class NormalizingFlow(ReparameterizedDistribution):
     def log_det(self, value: Tensor) -> Tensor:
         """log|det dx/dz| at a value, shape ``(*batch,)``: how far the flow stretches the noise there."""
         return self.transform.inverse_and_ladj(value)[1]
+
+
+def candidate_noise(n: int, features: int) -> Tensor:
+    """Zero, the base's mean, and n draws, the same ones in every call; shape ``(n + 1, features)``."""
+    noise = torch.randn(n, features, generator=torch.Generator().manual_seed(0))
+    return torch.cat((torch.zeros_like(noise[:1]), noise))
 
 
 def highest(x: Tensor, score: Tensor) -> Tensor:

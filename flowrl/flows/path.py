@@ -164,6 +164,14 @@ class PathDistribution(Distribution):
         path, log_prob, _ = self._walk(self._noise(sample_shape))
         return path, log_prob
 
+    def from_noise_and_path_log_prob(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        :param z: noise, shape ``(*batch, (K + 1) d)``
+        :return: the paths that it becomes, of the same shape, and their log-densities, shape ``(*batch,)``
+        """
+        path, log_prob, _ = self._walk(z.chunk(len(self.segments), dim=-1))
+        return path, log_prob
+
     def rsample_with_way_back(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor, Tensor]:
         r"""
         As above, and the log-density of the path's beginning given its end, by the backward kernels.

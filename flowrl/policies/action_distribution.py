@@ -46,6 +46,10 @@ class ActionFlow(ReparameterizedDistribution):
     def candidates(self, n: int) -> tuple[Tensor, Tensor]:
         return self._squashed(*self.flow.candidates(n))
 
+    def candidates_of(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`flowrl.flows.distribution.NormalizingFlow.candidates_of`."""
+        return self._squashed(*self._own_flow().candidates_of(noise))
+
     def _squashed(self, u: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
         if self.squash is None:
             return u, log_prob
@@ -79,6 +83,14 @@ class ActionFlow(ReparameterizedDistribution):
         :raises ValueError: for a flow of another library, whose noise is its own
         """
         return self._emit(self._own_flow().from_noise(z))
+
+    def from_noise_and_log_prob(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        :param z: noise, shape ``(*batch, d)``
+        :return: as `from_noise`, and the log-density of the action, shape ``(*batch,)``
+        :raises ValueError: for a flow of another library, whose noise is its own
+        """
+        return self._squashed(*self._own_flow().from_noise_and_log_prob(z))
 
     def to_noise(self, value: Tensor) -> Tensor:
         """

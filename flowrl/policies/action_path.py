@@ -45,6 +45,14 @@ class ActionPath(Distribution):
         path, log_prob = self.paths.rsample_and_path_log_prob(sample_shape)
         return path, log_prob - self._ladj(path, log_prob)
 
+    def from_noise_and_path_log_prob(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        :param z: noise, shape ``(*batch, (K + 1) d)``
+        :return: the paths that it becomes, of the same shape, and their log-densities, shape ``(*batch,)``
+        """
+        path, log_prob = self.paths.from_noise_and_path_log_prob(z)
+        return path, log_prob - self._ladj(path, log_prob)
+
     def path_log_prob(self, path: Tensor) -> Tensor:
         """
         :param path: shape ``(*batch, (K + 1) d)``

@@ -52,7 +52,9 @@ class ActionDensity:
         :return: shape ``(batch,)``, nats; -inf outside of the box onto which actions are squashed
         """
         distribution = self.get_distribution(obs)
-        action = env_action.reshape(len(env_action), -1).to(next(self.parameters()))  # the policy's dtype and device
+        action = env_action.reshape(env_action.shape[0], -1).to(
+            next(self.parameters())
+        )  # the policy's dtype and device
         if not self.squash_output:
             return distribution.log_prob(action)
         low, half = action_box(self.action_space, action)

@@ -133,10 +133,18 @@ class FlowActorPolicyMixin(NormalizedPolicyMixin, TrainingModeMixin, ActionDensi
         if not deterministic or self.flow_spec["deterministic_action"] != "best":
             return super()._predict(observation, deterministic)
         actions, _ = self.get_distribution(observation).distribution.candidates(self.flow_spec["n_candidates"])
-        n, batch, _ = actions.shape
-        q = self.critic(_repeated(observation, n), actions.flatten(0, 1))
+        return check_finite(highest(actions, self.lowest_q(observation, actions)))
+
+    def lowest_q(self, observation: PyTorchObs, actions: torch.Tensor) -> torch.Tensor:
+        """
+        :param observation: preprocessed observations, batch first
+        :param actions: in [-1, 1], several for each, shape ``(n, batch, d)``
+        :return: the lowest of the critics, shape ``(n, batch)``
+        """
+        n, batch, d = actions.shape
+        q = self.critic(_repeated(observation, n), actions.reshape(n * batch, d))
         q = torch.cat(q, 1) if isinstance(q, tuple) else q.mean(-1)  # (n batch, critics); TQC's are means of quantiles
-        return check_finite(highest(actions, q.amin(1).view(n, batch)))
+        return q.amin(1).view(n, batch)
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         return into_box(super().unscale_action(scaled_action), self.action_space)

@@ -68,7 +68,7 @@ class LowRankShear(Transform):
     @property
     def matrix(self) -> Tensor:
         """T, shape ``(*, d, d)``."""
-        product = self.u @ self.v.mT
+        product = self.u @ self.v.transpose(-1, -2)
         one = torch.eye(product.shape[-1], dtype=product.dtype, device=product.device)
         return one + (product.triu(1) if self.upper else product.tril(-1))
 
@@ -112,13 +112,28 @@ class LULinear(Transform):
 def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
     """Batched matrix times vector, ``(*, d, d) x (*, d) -> (*, d)``."""
     if matrix.dim() == 2:  # one matrix for all vectors: one product
-        return vector @ matrix.mT
+        return vector @ matrix.transpose(-1, -2)  # as `mT`, which ONNX does not know
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
 def solve(matrix: Tensor, vector: Tensor, *, upper: bool) -> Tensor:
     """Batched triangular solve, ``(*, d, d), (*, d) -> (*, d)``."""
+    if torch.onnx.is_in_onnx_export():  # ONNX has no such solve
+        return substitute(matrix, vector, upper=upper)
     if matrix.dim() == 2:
         rows = vector.reshape(-1, vector.shape[-1])
         return torch.linalg.solve_triangular(matrix.mT, rows, upper=not upper, left=False).view(vector.shape)
     return torch.linalg.solve_triangular(matrix, vector.unsqueeze(-1), upper=upper).squeeze(-1)
+
+
+def substitute(matrix: Tensor, vector: Tensor, *, upper: bool) -> Tensor:
+    """The same solve, a feature after the other: d products in place of one call."""
+    d = vector.shape[-1]
+    x: list[Tensor] = []  # the features in the order in which they are solved
+    for i in reversed(range(d)) if upper else range(d):
+        rest = vector[..., i]
+        if x:
+            row = matrix[..., i, i + 1 :] if upper else matrix[..., i, :i]
+            rest = rest - (row * torch.stack(x[::-1] if upper else x, dim=-1)).sum(-1)
+        x.append(rest / matrix[..., i, i])
+    return torch.stack(x[::-1] if upper else x, dim=-1)

@@ -21,9 +21,17 @@ class Pointwise(Transform):
         self.channels = channels
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y, ladj = self.transform.call_and_ladj(x.unflatten(-1, (-1, self.channels)))
-        return y.flatten(-2), ladj.sum(-1)
+        y, ladj = self.transform.call_and_ladj(self._grid(x))
+        return self._flat(y), ladj.sum(-1)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        x, ladj = self.transform.inverse_and_ladj(y.unflatten(-1, (-1, self.channels)))
-        return x.flatten(-2), ladj.sum(-1)
+        x, ladj = self.transform.inverse_and_ladj(self._grid(y))
+        return self._flat(x), ladj.sum(-1)
+
+    # By reshape: after unflatten and flatten ONNX takes the batch's size for a constant
+
+    def _grid(self, x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[:-1], -1, self.channels)
+
+    def _flat(self, y: Tensor) -> Tensor:
+        return y.reshape(*y.shape[:-2], -1)

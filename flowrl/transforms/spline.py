@@ -43,8 +43,8 @@ class RationalQuadraticSpline(Transform):
     def _evaluate(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         raw = self.raw
         if value.shape != raw.shape[:-1]:
-            shape = torch.broadcast_shapes(value.shape, raw.shape[:-1])
-            value, raw = value.expand(shape), raw.expand(*shape, -1)
+            value, _ = torch.broadcast_tensors(value, raw[..., 0])
+            raw = raw.expand(*value.shape, -1)
         return evaluate(value, raw, self.bound, inverse)
 
 

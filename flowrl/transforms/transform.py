@@ -130,5 +130,8 @@ def as_rows(*parts: Tensor) -> tuple[torch.Size, list[Tensor]]:
     :param parts: shapes ``(*batch_i, d_i)``, the batch shapes broadcastable
     :return: their common batch shape, n vectors in all, and each part in shape ``(n, d_i)``
     """
+    batch = parts[0].shape[:-1]
+    if all(part.shape[:-1] == batch for part in parts):  # most often, and what ONNX keeps the batch's size of
+        return batch, [part.reshape(-1, part.shape[-1]) for part in parts]
     batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
     return batch, [part.expand(*batch, -1).reshape(-1, part.shape[-1]) for part in parts]
