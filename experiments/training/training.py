@@ -381,8 +381,9 @@ def explain(
         came, step = step, f"step {complete_steps:,}"
         run.save_checkpoint(model, clock)
         return TrainingError(
-            f"{run.config['environment']['id']}: {error}, at {came}. Mend the environment (it must give finite numbers: bound its state, check divisions), then go "
-            f"on from {step}, where everything is saved: {resume_command(run)}"
+            f"{run.config['environment']['id']}: {error}, at {came}. Mend the environment (it must give finite "
+            f"numbers: bound its state, check divisions), then go on from {step}, where everything is saved: "
+            f"{resume_command(run)}"
         )
     # flowrl raises FloatingPointError for losses, and a ValueError for actions, that are "not finite"
     if not sound or isinstance(error, (NonFiniteAction, FloatingPointError)) or "not finite" in str(error):

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,10 @@ from flowrl.policies.density import ActionDensity
 
 OPSET = 18
 # torch's own list lacks the one, and has log(sigmoid(x)) for the other, which is wrong in the tails.
-torch.onnx.register_custom_op_symbolic("aten::atanh", lambda g, x: g.op("Atanh", x), OPSET)
-torch.onnx.register_custom_op_symbolic(
-    "aten::log_sigmoid", lambda g, x: g.op("Neg", g.op("Softplus", g.op("Neg", x))), OPSET
-)
+OPERATIONS = {
+    "aten::atanh": lambda g, x: g.op("Atanh", x),
+    "aten::log_sigmoid": lambda g, x: g.op("Neg", g.op("Softplus", g.op("Neg", x))),
+}
 
 TOLERANCE = 1e-5
 """Between torch and ONNX, of numbers up to 1 in size; relative to larger ones."""
@@ -143,15 +145,31 @@ def _inputs(part: PolicyPart, batch: int) -> dict[str, Tensor]:
         sample = Sample(part.policy, part.normalization)
         noise = torch.randn(batch, part.noise_size, generator=generator)
         with torch.no_grad():
-            return inputs | dict(action=sample(*inputs.values(), noise)[0])
+            actions = sample(*inputs.values(), noise)[0]
+        # Every second one anywhere in the box: the tails, which the policy's own actions do not show
+        uniform = torch.rand(actions.shape, generator=generator).mul(0.98).add(0.01).to(actions)
+        actions[1::2] = (part.low + (part.high - part.low) * uniform)[1::2]
+        return inputs | dict(action=actions)
     return inputs
+
+
+@contextmanager
+def _own_operations() -> Iterator[None]:
+    """Let torch's exporter, which is the whole process's, know these operations for a while."""
+    for name, symbolic in OPERATIONS.items():
+        torch.onnx.register_custom_op_symbolic(name, symbolic, OPSET)
+    try:
+        yield
+    finally:
+        for name in OPERATIONS:
+            torch.onnx.unregister_custom_op_symbolic(name, OPSET)
 
 
 def _export(part: PolicyPart, inputs: dict[str, Tensor]) -> bytes:
     graph = io.BytesIO()
     axes = {name: {0: "batch"} for name in (*inputs, *part.outputs)}
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), _own_operations(), warnings.catch_warnings():
             # That the tracer sees one branch alone: what the branches ask for does not depend on the data, which
             # the comparison confirms. That this exporter is the older one: the newer does not take flows.
             warnings.simplefilter("ignore")
