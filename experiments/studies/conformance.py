@@ -115,8 +115,8 @@ Written by `make conformance` (`python experiments/studies/conformance.py`) from
 
 A flow policy is one changed string in a project of yours; whatever else the project does with Stable-Baselines3 should
 go on working. These tests say so. They check, in words of their own, what SB3's and sb3-contrib's test-suites check of
-an algorithm and its policy, for every learner of one table (`tests/conformance/learners.py`). The last rows are the same
-checks of SB3's own Gaussian policies, so that it is SB3's behaviour that is asked for, and not ours.
+an algorithm and its policy, for every learner of one table (`tests/conformance/learners.py`). The last rows are the
+same checks of SB3's own Gaussian policies, so that it is SB3's behaviour that is asked for, and not ours.
 
 Checks that passed, those of a refusal by design apart:
 
@@ -153,8 +153,8 @@ python -m rl_zoo3.train --algo sac --env Pendulum-v1 --gym-packages flowrl -conf
 ```
 
 they train, go on from a saved agent, play it and search for hyperparameters. In place of `'FlowPolicy'` the file may
-have a dotted path (`flowrl.policies.FlowPolicy`). The zoo's tuned files have `use_sde: True` for some environments: take
-it out. Its search does not know the flow's options and, in PPO, replaces `policy_kwargs`: it searches the default flow.
+have a dotted path (`flowrl.policies.FlowPolicy`). The zoo's tuned files have `use_sde: True` for some environments:
+take it out. Its search puts `policy_kwargs` of its own in the place of the file's: it searches with the default flow.
 flowrl's own tasks (`--env flowrl/TwoGoodActions-v0`) are registered by the same `--gym-packages flowrl`, and
 `--env-kwargs KEY:VALUE` reaches their arguments. `tests/conformance/test_zoo.py` runs these commands, shorter.
 
