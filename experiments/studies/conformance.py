@@ -4,12 +4,14 @@ Runs `tests/conformance`, and once more with SB3's own policies as a control, co
 writes ``conformance.csv`` and ``.json`` to ``experiments/results/`` and, from these, ``docs/conformance.md``.
 """
 
+import importlib
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
@@ -66,9 +68,12 @@ def rows_of(policy: str, found: list[Row]) -> list[Row]:
 
 def order(learner: str) -> int:
     """Its place in the table of learners."""
-    from tests.conformance.learners import LEARNERS
+    return list(table()).index(learner)
 
-    return list(LEARNERS).index(learner)
+
+def table() -> dict[str, Any]:
+    """The tests' table of learners; the tests are not typed, and what imports them is read by mypy with them."""
+    return importlib.import_module("tests.conformance.learners").LEARNERS
 
 
 def page(rows: list[Row]) -> str:
@@ -78,8 +83,6 @@ def page(rows: list[Row]) -> str:
     :param rows: what :func:`rows_of` gave
     :return: Markdown
     """
-    from tests.conformance.learners import LEARNERS
-
     lines = [f"| learner | {' | '.join(TOPICS)} | all |", "| --- |" + " --- |" * (len(TOPICS) + 1)]
     for policy, learner in dict.fromkeys((row["policy"], row["learner"]) for row in rows):
         of = [row for row in rows if row["policy"] == policy and row["learner"] == learner]
@@ -88,11 +91,11 @@ def page(rows: list[Row]) -> str:
         name = f"{learner}, {policy}" if policy == GAUSSIAN else learner
         lines.append(f"| {name} | {' | '.join(cells)} | {cell(*whole)} |")
     refusals: dict[tuple[str, str], list[str]] = {}
-    for learner, entry in LEARNERS.items():
+    for learner, entry in table().items():
         for what, refusal in entry.refuses.items():
             refusals.setdefault((what, refusal.reason), []).append(learner)
     refused = [
-        f"| {what} | {'all' if len(learners) == len(LEARNERS) else ', '.join(learners)} | {reason} |"
+        f"| {what} | {'all' if len(learners) == len(table()) else ', '.join(learners)} | {reason} |"
         for (what, reason), learners in refusals.items()
     ]
     return PAGE.format(table="\n".join(lines), refusals="\n".join(refused))
