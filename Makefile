@@ -19,14 +19,16 @@ define install
 	@touch $@
 endef
 
-.PHONY: help train test test-slow benchmark reliability lint type format clean install
+.PHONY: help train test test-slow test-matrix benchmark reliability conformance lint type format clean install
 
 help:
 	@echo "make train      train an agent: ENV=$(ENV) AGENT=$(AGENT) ARGS='--steps 100000 --seed 0'"
 	@echo "make test       run the tests (a few minutes)"
 	@echo "make test-slow  run the tests that train for minutes"
+	@echo "make test-matrix  run them at the oldest and newest supported versions: ARGS='oldest' (an hour without ARGS)"
 	@echo "make benchmark  measure speed beside other libraries: ARGS='sac ppo --threads 2' (half an hour without ARGS)"
 	@echo "make reliability  kill, stop and damage runs, and see what is lost (half an hour)"
+	@echo "make conformance  count what of SB3's behaviour each learner has (some minutes)"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite what it can"
 	@echo "make clean      remove .venv, caches and build outputs (never runs/)"
@@ -41,6 +43,10 @@ test: $(DEV)
 test-slow: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
+# It makes its own environments, one after the other.
+test-matrix:
+	OMP_NUM_THREADS=1 $(or $(PYTHON),python3) tests/matrix.py $(ARGS)
+
 # On a quiet machine: whatever else runs is measured too.
 benchmark: $(VENV)/.benchmark
 	$(BIN)/python experiments/benchmark.py $(ARGS)
@@ -48,6 +54,9 @@ benchmark: $(VENV)/.benchmark
 # About half an hour: 87 runs that are killed, stopped or damaged, and resumed.
 reliability: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/studies/reliability.py $(ARGS)
+
+conformance: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/studies/conformance.py $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

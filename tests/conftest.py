@@ -8,6 +8,7 @@ import torch
 
 def pytest_addoption(parser):
     parser.addoption("--without-kernels", action="store_true", help="as if flowrl/kernels were not there")
+    parser.addoption("--gaussian", action="store_true", help="tests/conformance with SB3's own policies, as a control")
 
 
 def pytest_configure(config):

@@ -93,3 +93,30 @@ class ReachGoal(gym.Env):
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {"observation": self.point, "achieved_goal": self.point, "desired_goal": self.goal}
+
+
+class Spaces(gym.Env):
+    """Samples of any space of observations, for actions of any other, which it refuses outside of it.
+
+    :param observations: the space of observations
+    :param actions: the space of actions, two numbers in [-1, 1] by default
+    :param horizon: steps in an episode
+    """
+
+    def __init__(self, observations: gym.Space, actions: gym.Space | None = None, horizon: int = 10):
+        self.observation_space = observations
+        self.action_space = spaces.Box(-1.0, 1.0, (2,)) if actions is None else actions
+        self.horizon = horizon
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.time = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        assert self.action_space.contains(action), f"{action!r} is outside {self.action_space}"
+        self.time += 1
+        reward = -float(np.mean(np.abs(action)))
+        return self.observation_space.sample(), reward, False, self.time == self.horizon, {}

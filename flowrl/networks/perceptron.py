@@ -19,7 +19,7 @@ class Architecture:
     """
     What a network is made of.
 
-    :param widths: of the hidden layers
+    :param widths: of the hidden layers; none: one linear layer, as SB3's ``net_arch=[]``
     :param norm: before each activation: ``"none"``, ``"layer"`` (Ba et al. 2016), ``"rms"`` (Zhang and Sennrich 2019)
         or ``"batch"``: batch renormalisation (Ioffe 2017), as CrossQ has it
     :param residual: whether each layer after the first is a block x + W_2 f(W_1 norm(x)), and a norm ends the stream
@@ -28,7 +28,8 @@ class Architecture:
     :param input_shift: a constant c beside the input x, whose length is then normalised: (x, c) sqrt(n + 1) / |(x, c)|
         (Lee et al. 2025, SimbaV2, eq. 8 and 9); None: the input as it is
     :param unit_norm: whether each row of a matrix that a norm follows keeps the length 1, see :func:`project`
-    :raises ValueError: for an unknown norm, unit lengths without norms, residual blocks of several widths
+    :raises ValueError: for an unknown norm, unit lengths without norms, residual blocks of several widths, or blocks or
+        a shift without hidden layers
     """
 
     widths: tuple[int, ...] = (256, 256)
@@ -43,8 +44,10 @@ class Architecture:
             raise ValueError(f"Unknown norm {self.norm!r}: the norms are {', '.join(NORMS)}.")
         if self.unit_norm and (self.norm == "none" or self.residual):
             raise ValueError("unit_norm is for matrices that a norm follows: take a norm, and no residual blocks.")
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"An architecture needs one hidden layer or more, got widths={self.widths}.")
+        if self.widths and min(self.widths) < 1:
+            raise ValueError(f"Hidden layers have a width of 1 or more, got widths={self.widths}.")
+        if not self.widths and (self.residual or self.input_shift is not None):
+            raise ValueError("residual and input_shift are for networks with hidden layers, got widths=().")
         if self.residual and len(set(self.widths)) > 1:
             raise ValueError(f"Residual blocks need layers of one width, got {self.widths}.")
 
@@ -101,7 +104,7 @@ def perceptron(
             norm = [] if architecture.norm == "none" else [NORMS[architecture.norm](width)]
             layers += [nn.Linear(before, width), *norm, activation_fn()]
     if outputs:
-        layers.append(nn.Linear(widths[-1], outputs))
+        layers.append(nn.Linear((inputs, *widths)[-1], outputs))
     network = nn.Sequential(*layers)
     if architecture.unit_norm:
         project([network])

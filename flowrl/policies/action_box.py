@@ -26,8 +26,9 @@ def check_flow_arguments(
 ) -> None:
     """Refuse what a flow policy cannot be, before anything is built.
 
-    :raises ValueError: for gSDE, an action space that is no Box or has an edge of no width, an unknown flow or
-        deterministic action, or one by the critic where ``critic`` is False: the policy has none of actions
+    :raises ValueError: for gSDE, an action space that is no Box, is one of whole numbers or has an edge of no width, an
+        unknown flow or deterministic action, or one by the critic where ``critic`` is False: the policy has none of
+        actions
     """
     if use_sde:
         raise ValueError(
@@ -38,6 +39,13 @@ def check_flow_arguments(
         raise ValueError(
             f"Flow policies need a continuous action space (gymnasium.spaces.Box), got {action_space}; use SB3's "
             '"MlpPolicy" for discrete actions.'
+        )
+    if not np.issubdtype(action_space.dtype, np.floating):
+        raise ValueError(
+            f"The box of actions is of whole numbers ({action_space.dtype}), to which Stable-Baselines3's buffers "
+            "would cut what a flow stores of an action. Have the environment take floats and round them itself: "
+            "gymnasium.wrappers.TransformAction(env, lambda action: np.rint(action).astype(dtype), "
+            "gymnasium.spaces.Box(low, high, dtype=np.float32))."
         )
     if (fixed := np.flatnonzero(action_space.low == action_space.high)).size:
         raise ValueError(

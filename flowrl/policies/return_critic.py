@@ -1,7 +1,9 @@
 """Policies of NFAC: SAC's with a flow, whose critics give the return's distribution."""
 
+import inspect
 from typing import Any
 
+import torch
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.sac import policies as sac
 
@@ -49,8 +51,9 @@ class NFACPolicyMixin(FlowActorPolicyMixin):
     ):
         self.critic_spec: dict[str, Any] = dict(critic=critic, critic_kwargs=critic_kwargs, architecture=architecture)
         self.actor_architecture = actor_architecture
-        # One call an update in place of ten for each parameter
-        kwargs["optimizer_kwargs"] = dict(fused=True) | (kwargs.get("optimizer_kwargs") or {})
+        optimizer = kwargs.get("optimizer_class", torch.optim.Adam)
+        if "fused" in inspect.signature(optimizer).parameters:  # one call an update in place of ten for each parameter
+            kwargs["optimizer_kwargs"] = dict(fused=True) | (kwargs.get("optimizer_kwargs") or {})
         super().__init__(*args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:

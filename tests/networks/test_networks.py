@@ -115,7 +115,8 @@ def test_rows_before_a_norm_have_the_length_one():
     [
         (dict(norm="group"), "none, layer, rms, batch"),
         (dict(unit_norm=True), "norm follows"),
-        (dict(widths=()), "hidden layer"),
+        (dict(widths=(8, 0)), "width of 1 or more"),
+        (dict(widths=(), residual=True), "hidden layers"),
         (dict(widths=(8, 16), residual=True), "one width"),
     ],
 )

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from tests.environments import Aim, ReachGoal
+from tests.environments import Aim
 from tests.models import (
     ALGORITHMS,
     OFF_POLICY,
@@ -75,15 +74,6 @@ def test_learns_on_two_normalised_environments(algorithm, tmp_path):
     assert_same_policy(model, loaded, Aim())
     returns, _ = evaluate_policy(loaded, restored, n_eval_episodes=2, warn=False)
     assert np.isfinite(returns)
-
-
-def test_learns_with_hindsight_replay(tmp_path):
-    env = ReachGoal()
-    model = build("SAC", env, "FlowMultiInputPolicy", replay_buffer_class=HerReplayBuffer)
-    model.learn(STEPS)
-    model.save(tmp_path / "model")
-    loaded = SAC.load(tmp_path / "model", env=env)
-    assert_same_policy(model, loaded, env)
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO", "TQC"])

@@ -86,15 +86,6 @@ def test_training_logs_no_std(algorithm):
     assert "train/std" not in logged
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_same_seed_gives_the_same_run(algorithm):
-    first, second = (build(algorithm).learn(256) for _ in range(2))
-    for a, b in zip(first.policy.parameters(), second.policy.parameters(), strict=True):
-        assert torch.equal(a, b)
-    obs = np.zeros((4, 3), np.float32)
-    np.testing.assert_array_equal(first.predict(obs, deterministic=True)[0], second.predict(obs, deterministic=True)[0])
-
-
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_an_evolution_strategy_may_add_noise_to_every_weight(algorithm):
     """The example of SB3's documentation, at a flow that has orders and indices."""

@@ -9,12 +9,6 @@ from tests.environments import Aim
 from tests.models import ALGORITHMS, ON_POLICY, build, build_policy
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_gsde_is_refused(algorithm):
-    with pytest.raises(ValueError, match=r"use_sde=True is not available for flow policies.*use_sde=False"):
-        build(algorithm, use_sde=True)
-
-
 @pytest.mark.parametrize("algorithm", ON_POLICY)
 def test_discrete_actions_are_refused(algorithm):
     with pytest.raises(ValueError, match=r"continuous action space.*got Discrete\(2\).*MlpPolicy"):

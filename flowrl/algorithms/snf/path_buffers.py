@@ -27,7 +27,7 @@ class PathRolloutMixin:
         **kwargs: Any,
     ):
         size = (noise_layers + 1) * get_action_dim(action_space)
-        dtype: Any = action_space.dtype
+        dtype: Any = np.result_type(action_space.dtype, np.float32)  # whole numbers are the policy's to refuse
         paths = spaces.Box(-np.inf, np.inf, (size,), dtype)
         super().__init__(buffer_size, observation_space, paths, *args, **kwargs)  # type: ignore[call-arg]
 
