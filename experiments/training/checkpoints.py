@@ -10,12 +10,9 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_wrapper
@@ -23,9 +20,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_wr
 from experiments.training.clock import TrainingClock
 from experiments.training.continuation import load_environment, save_continuation, save_environment
 from experiments.training.errors import TrainingError
+from experiments.training.replay_files import DIRECTORY as REPLAY_BUFFER
+from experiments.training.replay_files import has_replay_buffer, load_replay_buffer, save_replay_buffer
 from experiments.training.trust import warn_of_foreign_pickles
 
-MODEL, NORMALIZATION, REPLAY_BUFFER, SECONDS = "model.zip", "vecnormalize.pkl", "replay_buffer.pkl", "seconds.json"
+MODEL, NORMALIZATION, SECONDS = "model.zip", "vecnormalize.pkl", "seconds.json"
 CHECKSUMS = "checksums.json"
 
 
@@ -64,7 +63,11 @@ def save_model(model: BaseAlgorithm, directory: Path, prefix: str = "") -> None:
 
 
 def save_checkpoint(
-    model: BaseAlgorithm, directory: Path, clock: TrainingClock, callbacks: Iterable[BaseCallback] | None = None
+    model: BaseAlgorithm,
+    directory: Path,
+    clock: TrainingClock,
+    callbacks: Iterable[BaseCallback] | None = None,
+    before: Path | None = None,
 ) -> str | None:
     """
     Save all that training needs to go on, as a directory that appears when it is complete.
@@ -73,6 +76,7 @@ def save_checkpoint(
     :param directory: replaced if it is there
     :param clock: the run's
     :param callbacks: that take part in training; None: it goes on with new episodes, whatever can be saved
+    :param before: an earlier checkpoint, with which it shares the transitions that both have
     :return: why the environments could not be saved, so that training goes on with new episodes; None if they were
     """
     unfinished = directory.with_name(f".{directory.name}.unfinished")
@@ -81,8 +85,7 @@ def save_checkpoint(
     try:
         save_model(model, unfinished)
         if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
-            with open(unfinished / REPLAY_BUFFER, "wb") as file:
-                pickle.dump(_contents(model.replay_buffer), file, protocol=pickle.HIGHEST_PROTOCOL)
+            save_replay_buffer(model.replay_buffer, unfinished, before)
         (unfinished / SECONDS).write_text(json.dumps(dict(wall=clock.wall, training=clock.training)))
         reason = None
         if callbacks is not None:
@@ -106,9 +109,10 @@ def write_checksums(directory: Path) -> None:
 
     :param directory: of files that are complete
     """
-    sums = {path.name: _checksum(path) for path in sorted(directory.iterdir())}
-    for name in sums:
-        _to_disk(directory / name)
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    sums = {path.relative_to(directory).as_posix(): _checksum(path) for path in paths}
+    for path in (*paths, *(path for path in directory.rglob("*") if path.is_dir())):
+        _to_disk(path)
     (directory / CHECKSUMS).write_text(json.dumps(sums))
     _to_disk(directory / CHECKSUMS)
     _to_disk(directory)
@@ -130,10 +134,11 @@ def damage(directory: Path) -> str | None:
         return f"{noted.name} is broken"
     for name, checksum in sums.items():
         path = directory / name
-        # Only the newest checkpoints keep their replay buffer.
         if path.exists() and _checksum(path) != checksum:
             return f"{name} is not as it was written"
-        if not path.exists() and name != REPLAY_BUFFER:
+        # Only the newest checkpoints keep their replay buffer.
+        is_dropped = name.startswith(REPLAY_BUFFER) and not has_replay_buffer(directory)
+        if not path.exists() and not is_dropped:
             return f"{name} is missing"
     return None
 
@@ -199,8 +204,7 @@ def load_checkpoint(algorithm: type[BaseAlgorithm], directory: Path, env: VecEnv
     if saved is not None:
         env.close()
     if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
-        with open(directory / REPLAY_BUFFER, "rb") as file:
-            _restore(model.replay_buffer, pickle.load(file), goes_on=saved is not None)
+        load_replay_buffer(model.replay_buffer, directory, goes_on=saved is not None)
     return model
 
 
@@ -226,38 +230,3 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-
-
-def _contents(buffer: ReplayBuffer) -> dict[str, Any]:
-    """A replay buffer without its empty rows, which Stable-Baselines3 would save too (a million by default)."""
-    used = buffer.buffer_size if buffer.full else buffer.pos
-    arrays = {name: value for name, value in vars(buffer).items() if _holds_rows(value)}
-    return dict(
-        position=buffer.pos,
-        full=buffer.full,
-        arrays={name: _map_arrays(value, lambda array: array[:used]) for name, value in arrays.items()},
-    )
-
-
-def _restore(buffer: ReplayBuffer, contents: dict[str, Any], goes_on: bool) -> None:
-    buffer.pos, buffer.full = contents["position"], contents["full"]
-    for name, saved in contents["arrays"].items():
-        target = getattr(buffer, name)
-        parts = [(target[key], saved[key]) for key in saved] if isinstance(saved, dict) else [(target, saved)]
-        for array, rows in parts:
-            array[: len(rows)] = rows
-    if goes_on:
-        return
-    # A new episode begins: n-step returns must not run across the seam. An episode that had ended stays ended.
-    last = buffer.pos - 1
-    buffer.timeouts[last] = np.maximum(buffer.timeouts[last], 1 - buffer.dones[last])
-
-
-def _holds_rows(value: Any) -> bool:
-    """Whether an attribute of a replay buffer is an array of transitions, or one for each part of an observation."""
-    values = list(value.values()) if isinstance(value, dict) else [value]
-    return bool(values) and all(isinstance(array, np.ndarray) for array in values)
-
-
-def _map_arrays(value: Any, function: Callable[[np.ndarray], np.ndarray]) -> Any:
-    return {key: function(array) for key, array in value.items()} if isinstance(value, dict) else function(value)

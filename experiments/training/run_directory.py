@@ -37,6 +37,7 @@ from experiments.training import checkpoints as checkpoint
 from experiments.training.clock import TrainingClock
 from experiments.training.errors import UsageError
 from experiments.training.logs import AppendingCSV, ResumedTensorBoard, read_csv
+from experiments.training.replay_files import drop_replay_buffer, has_replay_buffer
 
 EVALUATION_COLUMNS = (
     *("step", "mean_return", "std_return", "min_return", "max_return", "sampled_mean_return", "sampled_std_return"),
@@ -265,9 +266,10 @@ class RunDirectory:
         :return: why the environments could not be saved; None if they were
         """
         path = self.path / "checkpoints" / f"step_{model.num_timesteps}"
-        reason = checkpoint.save_checkpoint(model, path, clock, callbacks)
+        before = next((other for other in reversed(self.checkpoints()) if other != path), None)
+        reason = checkpoint.save_checkpoint(model, path, clock, callbacks, before)
         for old in self.checkpoints()[:-FULL_CHECKPOINTS]:
-            (old / checkpoint.REPLAY_BUFFER).unlink(missing_ok=True)
+            drop_replay_buffer(old)
         return reason
 
     def checkpoints(self) -> list[Path]:
@@ -295,8 +297,9 @@ class RunDirectory:
         :param device: where the model shall live
         :return: the model
         """
-        needed = checkpoint.REPLAY_BUFFER if issubclass(algorithm, OffPolicyAlgorithm) else checkpoint.MODEL
-        resumable = [complete for complete in self.checkpoints() if (complete / needed).exists()]
+        resumable = [complete for complete in self.checkpoints() if (complete / checkpoint.MODEL).exists()]
+        if issubclass(algorithm, OffPolicyAlgorithm):
+            resumable = [complete for complete in resumable if has_replay_buffer(complete)]
         if path is None:
             path = self._newest_intact(resumable)
         if path is None:

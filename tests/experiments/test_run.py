@@ -29,6 +29,7 @@ from experiments.training.clock import TrainingClock
 from experiments.training.lessons import missing_lessons
 from experiments.training.logs import read_csv
 from experiments.training.progress import ProgressDisplay
+from experiments.training.replay_files import has_replay_buffer
 from experiments.training.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,7 +262,7 @@ def test_resume_drops_what_was_recorded_after_the_checkpoint(tmp_path, capsys):
     path = train(tmp_path, "sac", "--checkpoint-every", "40", "--eval-every", "40", steps=120)
     run = RunDirectory.open(path)
     assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_40", "step_80", "step_120"]
-    assert [(checkpoint / "replay_buffer.pkl").exists() for checkpoint in run.checkpoints()] == [False, True, True]
+    assert [has_replay_buffer(checkpoint) for checkpoint in run.checkpoints()] == [False, True, True]
     assert main(["--resume", str(path / "checkpoints" / "step_40"), "--steps", "100"]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "no replay buffer" in message
@@ -278,7 +279,7 @@ def flip_a_byte(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["model.zip", "replay_buffer.pkl", "environment.pkl", "continuation.pkl"])
+@pytest.mark.parametrize("name", ["model.zip", "replay_buffer/index.json", "environment.pkl", "continuation.pkl"])
 def test_of_a_damaged_checkpoint_the_one_before_is_taken(tmp_path, capsys, name):
     path = train(tmp_path, "sac", "--checkpoint-every", "60", "--eval-every", "0", steps=100)
     newest, before = path / "checkpoints" / "step_100", path / "checkpoints" / "step_60"
