@@ -103,7 +103,10 @@ def test_one_update_moves_critics_actor_temperature_and_targets():
     assert moved(True) == {"actor", "critic", "alpha", "target"}
 
 
-@pytest.mark.parametrize("critic", CRITICS)
+SLOWER = [pytest.param(critic, marks=pytest.mark.slow) for critic in ("quantile", "scalar")]
+
+
+@pytest.mark.parametrize("critic", ["flow", "categorical", *SLOWER])
 def test_it_learns(critic, tmp_path):
     model = nfac(
         critic=critic, learning_rate=1e-2, learning_starts=100, ent_coef="auto_0.01", target_entropy="auto_1.5"
@@ -166,7 +169,7 @@ class Gamble(gym.Env):
         return np.zeros(1, np.float32), float(action[0] * (1 + 3 * self.np_random.normal())), True, False, {}
 
 
-@pytest.mark.parametrize("critic", ["flow", "categorical"])
+@pytest.mark.parametrize("critic", ["flow", pytest.param("categorical", marks=pytest.mark.slow)])
 def test_an_actor_that_shuns_risk_does_not_gamble(critic):
     taken = {}
     for risk in ("neutral", "cvar:0.25"):
@@ -253,6 +256,7 @@ def test_images_have_their_own_normalisation():
     assert model.policy.normalization is None
 
 
+@pytest.mark.slow
 def test_goals_are_learned_from_in_hindsight(tmp_path):
     """The fraction of episodes that end at their goal, which random actions seldom reach."""
     env = ReachGoal()

@@ -38,6 +38,27 @@ def test_environments_side_by_side(learner, together):
     env.close()
 
 
+def test_a_killed_worker_ends_training_and_costs_nothing_that_was_learned(learner, tmp_path):
+    """It must not wait for ever for an environment that is gone."""
+    env = forked(2)
+    model = learner.make(env)
+
+    def kill(local_variables, _):
+        if local_variables["self"].num_timesteps >= STEPS:
+            env.processes[0].kill()
+        return True
+
+    with pytest.raises((EOFError, ConnectionError)):
+        model.learn(100 * STEPS, callback=kill)
+    for process in env.processes:
+        process.kill()
+    assert STEPS <= model.num_timesteps < 2 * STEPS
+    model.save(tmp_path / "model")
+    loaded = learner.algorithm.load(tmp_path / "model", env=aims(), device="cpu")
+    loaded.learn(STEPS, reset_num_timesteps=False)
+    assert loaded.num_timesteps > model.num_timesteps
+
+
 def test_wrappers_of_single_environments(learner):
     """make_vec_env's: a Monitor, and a wrapper and arguments of the user's."""
     env = make_vec_env(

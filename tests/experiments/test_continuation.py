@@ -75,7 +75,7 @@ def assert_resumes_exactly(path):
     [
         ("Pendulum", "flow-sac", []),
         ("Pendulum", "flow-sac", ["--num-envs", "2", "--set", "n_steps=3", "--set", "normalize=True"]),
-        ("Pendulum", "nfac", ["--set", "noise_hold=2.0"]),
+        pytest.param("Pendulum", "nfac", ["--set", "noise_hold=2.0"], marks=pytest.mark.slow),
         ("MultiTask", "nfac", ["--env-set", "observation=dict"]),
         ("Pendulum", "nfq", []),
         ("Pendulum", "flow-ppo", ["--num-envs", "2"]),

@@ -114,6 +114,7 @@ def test_processes_share_a_study_and_the_dead_are_counted_out(fake, tmp_path):
     assert 5 <= sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in trials) <= 6
 
 
+@pytest.mark.slow
 def test_a_real_study(tmp_path, capsys):
     settings = (
         "--set learning_starts=50 --set batch_size=16 --set policy_kwargs.net_arch=[16] --trials 2 --jobs 2".split()
