@@ -94,6 +94,7 @@ def card_of(run: RunDirectory, which: str, folder: Path) -> dict[str, Any]:
         draw(collect([run])).savefig(curve, dpi=120)
     return dict(
         environment=run.config["environment"]["id"],
+        environment_kwargs=run.config["environment"]["kwargs"],
         agent=run.config["agent"],
         evaluations=evaluations_of(run, which),
         command="\n".join(session["command"] for session in run.config["sessions"]),

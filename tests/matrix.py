@@ -90,7 +90,9 @@ def run_row(name: str, keep: bool, arguments: list[str]) -> bool:
         def succeeds(*words: str) -> bool:
             return subprocess.run(words, cwd=ROOT, stdout=output, stderr=output).returncode == 0
 
-        if not (environment / ".installed").exists():
+        asked = "\n".join([*pins(), *((ROOT / file).read_text() for file in ("pyproject.toml", "constraints.txt"))])
+        note = environment / ".installed"
+        if not note.exists() or note.read_text() != asked:
             shutil.rmtree(environment, ignore_errors=True)
             install = [own, "-m", "pip", "install", "--no-cache-dir", "--progress-bar", "off"]
             if not (
@@ -99,7 +101,7 @@ def run_row(name: str, keep: bool, arguments: list[str]) -> bool:
             ):
                 print(f"{name}: pip cannot install it, see {log.relative_to(ROOT)}", flush=True)
                 return False
-            (environment / ".installed").touch()
+            note.write_text(asked)
         tests = [own, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *(arguments or TESTS)]
         passed = succeeds(*tests)
     last = log.read_text().splitlines()[-1].strip("= ")

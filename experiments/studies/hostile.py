@@ -2,7 +2,7 @@
 
 Updates a small model of each algorithm and flow, in C and in torch, on batches of which every second one is hostile: an
 update must either be taken or be refused with an error, and no weight may ever be NaN or infinite. Writes
-``hostile.csv`` and ``.json`` to ``experiments/results/``.
+``hostile.csv`` and ``.json`` to ``experiments/results/``, and ``docs/reliability.md`` anew.
 """
 
 import logging
@@ -20,7 +20,8 @@ import torch
 from gymnasium import Env, spaces
 from stable_baselines3.common.logger import Logger
 
-from experiments.reports.results import ResultsParser, Row, write_results
+from experiments.reports.results import RESULTS, ResultsParser, Row, write_results
+from experiments.studies.reliability_page import write_page
 from flowrl import algorithms, available_flows
 from flowrl.algorithms import update_form
 
@@ -232,6 +233,8 @@ def main(argv: list[str] | None = None) -> int:
             if of_case:
                 print(f"{algorithm}, {flow}, {form}: a weight was lost {lost} times", flush=True)
     write_results(arguments.output, "hostile", rows)
+    if arguments.output == RESULTS:
+        write_page()
     return int(any(row["not_finite"] for row in rows))
 
 

@@ -2,7 +2,7 @@
 
 Trains one run of each agent to its end; then others, the same but for a fault at a random moment, which are resumed as
 `experiments/suite.py` resumes runs. Compares their tables and weights with those of the first, to the last bit. Writes
-``reliability.csv`` and ``.json`` to ``experiments/results/`` and, from these, ``docs/reliability.md``.
+``reliability.csv`` and ``.json`` to ``experiments/results/``, and ``docs/reliability.md`` anew.
 """
 
 import random
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and expe
 
 from experiments.reports.results import RESULTS, ResultsParser, Row, write_results
 from experiments.scheduling.job import ROOT, Job, execute
+from experiments.studies.reliability_page import write_page
 
 RUNS = Path("runs/reliability")
 STEPS, CHECKPOINT_EVERY = 2_000, 250
@@ -161,51 +162,6 @@ def row_of(agent: str, fault: str, times: int | None = None) -> Row:
     )
 
 
-def page(rows: list[Row]) -> str:
-    """
-    ``docs/reliability.md``.
-
-    :param rows: what :func:`row_of` gave
-    :return: Markdown
-    """
-    lines = [
-        f"| {row['agent']} | {row['fault']} | {row['bit_equal']} of {row['runs']} | {row['steps_lost_mean']} "
-        f"({row['steps_lost_most']}) |"
-        for row in rows
-    ]
-    return PAGE.format(table="\n".join(lines), steps=f"{STEPS:,}", every=CHECKPOINT_EVERY)
-
-
-PAGE = """# Reliability
-
-Written by `make reliability` (`python experiments/studies/reliability.py`) from
-[reliability.csv](../experiments/results/reliability.csv).
-
-A checkpoint holds model and optimisers, replay buffer, normalisation, the environments with their simulators' states
-and counters, Python's, NumPy's and torch's random numbers, logs in hand and what callbacks remember, and a checksum of
-each file. It is written under another name, brought to the disk, and then renamed. On a CPU, with as many threads as
-before, a resumed run's evaluations and weights are those of a run that nothing had happened to, bit for bit.
-
-Pendulum, {steps} steps, a checkpoint every {every} steps (PPO: at the next end of a rollout); each fault comes at a
-random moment, and the run is resumed as `experiments/suite.py` does:
-
-| agent | fault | evaluations and weights bit-equal | steps trained again: mean (most) |
-| --- | --- | --- | --- |
-{table}
-
-The same is tested with MuJoCo, dictionaries of observations, n-step returns, several environments, NFQ and SNF
-(`tests/experiments/test_continuation.py`); so are a checkpoint of which one file after the other has a flipped bit, a
-suite that is killed while its runs go on, and an environment that gives NaN (`tests/experiments/test_run.py`,
-`tests/experiments/test_suite.py`).
-
-What cannot be saved are environments whose simulators refuse to be pickled, Box2D's among them, and environments in
-processes of their own: the run says so once, goes on with a new episode when it is resumed, and is then sound but not
-bit-equal. So is a run of SB3's own agents with `use_sde`, whose exploration noise is drawn before a checkpoint and not
-in it. A finished run that grows (`--resume RUN_DIR --steps N`) is the one that would have been longer if its learning
-rate is constant.
-"""
-
-
 def main(argv: list[str] | None = None) -> int:
     """
     Run the command.
@@ -222,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     write_results(arguments.output, "reliability", rows)
     if arguments.output == RESULTS:
-        (ROOT / "docs" / "reliability.md").write_text(page(rows))
+        write_page()
     return int(any(row["bit_equal"] < row["runs"] for row in rows))
 
 

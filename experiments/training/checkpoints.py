@@ -67,7 +67,7 @@ def save_checkpoint(
     directory: Path,
     clock: TrainingClock,
     callbacks: Iterable[BaseCallback] | None = None,
-    before: Path | None = None,
+    shares_with: Path | None = None,
 ) -> str | None:
     """
     Save all that training needs to go on, as a directory that appears when it is complete.
@@ -76,7 +76,7 @@ def save_checkpoint(
     :param directory: replaced if it is there
     :param clock: the run's
     :param callbacks: that take part in training; None: it goes on with new episodes, whatever can be saved
-    :param before: an earlier checkpoint, with which it shares the transitions that both have
+    :param shares_with: an earlier checkpoint: transitions that both have are one file on the disk
     :return: why the environments could not be saved, so that training goes on with new episodes; None if they were
     """
     unfinished = directory.with_name(f".{directory.name}.unfinished")
@@ -85,7 +85,7 @@ def save_checkpoint(
     try:
         save_model(model, unfinished)
         if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
-            save_replay_buffer(model.replay_buffer, unfinished, before)
+            save_replay_buffer(model.replay_buffer, unfinished, shares_with)
         (unfinished / SECONDS).write_text(json.dumps(dict(wall=clock.wall, training=clock.training)))
         reason = None
         if callbacks is not None:

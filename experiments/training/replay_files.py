@@ -1,4 +1,4 @@
-"""A replay buffer on disk, in files of some transitions each: what the checkpoint before has is not written again.
+"""A replay buffer on disk, in files of some transitions each: what an earlier checkpoint has is not written again.
 
 A file's name is the checksum of what is in it. One that is there already is linked, so that a million transitions cost
 a checkpoint only the time to look at them.
@@ -18,7 +18,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 DIRECTORY = "replay_buffer"
 OLDER = "replay_buffer.pkl"  # one file, as earlier versions wrote it
 INDEX = "index.json"
-ROWS = 50_000  # transitions (of each environment) in a file
+BYTES, ROWS = 2**26, 50_000  # in a file at most; transitions count for each environment
 
 
 def has_replay_buffer(checkpoint: Path) -> bool:
@@ -32,26 +32,28 @@ def drop_replay_buffer(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint / DIRECTORY, ignore_errors=True)
 
 
-def save_replay_buffer(buffer: ReplayBuffer, checkpoint: Path, before: Path | None) -> None:
+def save_replay_buffer(buffer: ReplayBuffer, checkpoint: Path, shares_with: Path | None) -> None:
     """
     Write the rows in use: SB3 would save the empty ones too, a million by default.
 
     :param buffer: the replay buffer
     :param checkpoint: a directory
-    :param before: an earlier checkpoint, if there is one
+    :param shares_with: an earlier checkpoint, whose files are linked where they are the same; None: none is
     """
     directory = checkpoint / DIRECTORY
     directory.mkdir()
-    earlier = None if before is None else before / DIRECTORY
+    earlier = None if shares_with is None else shares_with / DIRECTORY
     # With optimize_memory_usage the row at the position has the last observation
     used = buffer.buffer_size if buffer.full else buffer.pos + 1
     arrays = {name: value for name, value in vars(buffer).items() if _is_of_arrays(value)}
     rows = {name: value for name, value in arrays.items() if _length(value) == buffer.buffer_size}
     others = {name: value for name, value in arrays.items() if name not in rows}
-    slices = [slice(first, min(first + ROWS, used)) for first in range(0, used, ROWS)]
+    n = max(1, min(ROWS, BYTES // sum(_bytes_of_a_row(value) for value in rows.values())))
+    slices = [slice(first, min(first + n, used)) for first in range(0, used, n)]
     index = dict(
         position=buffer.pos,
         full=buffer.full,
+        rows_per_file=n,
         rows=[_keep(_part(rows, of_file), directory, earlier) for of_file in slices],
         others=_keep(others, directory, earlier),
     )
@@ -71,7 +73,7 @@ def load_replay_buffer(buffer: ReplayBuffer, checkpoint: Path, goes_on: bool) ->
         index = json.loads((directory / INDEX).read_text())
         buffer.pos, buffer.full = index["position"], index["full"]
         for i, name in enumerate(index["rows"]):
-            _put(buffer, pickle.loads((directory / name).read_bytes()), i * ROWS)
+            _put(buffer, pickle.loads((directory / name).read_bytes()), i * index["rows_per_file"])
         _put(buffer, pickle.loads((directory / index["others"]).read_bytes()), 0)
     else:
         contents = pickle.loads((checkpoint / OLDER).read_bytes())
@@ -114,6 +116,10 @@ def _is_of_arrays(value: Any) -> bool:
 
 def _length(value: Any) -> int:
     return len(next(iter(value.values())) if isinstance(value, dict) else value)
+
+
+def _bytes_of_a_row(value: Any) -> int:
+    return sum(array[0].nbytes for array in (value.values() if isinstance(value, dict) else [value]))
 
 
 def _part(arrays: dict[str, Any], rows: slice) -> dict[str, Any]:

@@ -266,8 +266,10 @@ class RunDirectory:
         :return: why the environments could not be saved; None if they were
         """
         path = self.path / "checkpoints" / f"step_{model.num_timesteps}"
-        before = next((other for other in reversed(self.checkpoints()) if other != path), None)
-        reason = checkpoint.save_checkpoint(model, path, clock, callbacks, before)
+        # The newest but one: what damages a file costs one checkpoint of the two that are kept whole
+        others = [other for other in self.checkpoints() if other != path]
+        shares_with = others[-FULL_CHECKPOINTS] if len(others) >= FULL_CHECKPOINTS else None
+        reason = checkpoint.save_checkpoint(model, path, clock, callbacks, shares_with)
         for old in self.checkpoints()[:-FULL_CHECKPOINTS]:
             drop_replay_buffer(old)
         return reason

@@ -121,7 +121,14 @@ class _AllocationLimit(TorchDispatchMode):
         first = args[0] if args else None
         size = first if isinstance(first, (list, tuple)) else [n for n in args if isinstance(n, int)]
         is_size = bool(size) and all(isinstance(n, int) for n in size)
-        self.left -= max(self.OPERATION, math.prod(size) if is_size else 0)
+        shapes = [arg.shape for arg in args if isinstance(arg, Tensor)]
+        together = 0  # what tensors of several shapes are broadcast to
+        if len(set(shapes)) > 1:
+            try:
+                together = math.prod(torch.broadcast_shapes(*shapes))
+            except RuntimeError:  # such as a matrix and a vector
+                pass
+        self.left -= max(self.OPERATION, math.prod(size) if is_size else 0, together)
         if self.left < 0:
             raise ValueError("it describes a policy that is far larger than the file's tensors")
         return func(*args, **(kwargs or {}))

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def write_model_folder(
     name: str,
     environment: str,
     agent: str,
+    environment_kwargs: Mapping[str, Any] | None = None,
     evaluations: Sequence[Evaluation] = (),
     command: str | None = None,
     learning_curve: str | os.PathLike | None = None,
@@ -36,6 +37,7 @@ def write_model_folder(
     :param name: of the model, the card's title; on the Hub ``owner/name``
     :param environment: that it acts in, its id
     :param agent: the algorithm, or the name of the agent
+    :param environment_kwargs: further arguments of ``gymnasium.make``
     :param evaluations: what it reached
     :param command: that made it, as it is typed
     :param learning_curve: a picture, PNG
@@ -52,6 +54,7 @@ def write_model_folder(
         name=name,
         environment=environment,
         agent=agent,
+        environment_kwargs=environment_kwargs,
         evaluations=evaluations,
         command=command,
         learning_curve=None if learning_curve is None else CURVE,
@@ -80,7 +83,7 @@ def push_to_hub(
     :param agent: the algorithm, or the name of the agent
     :param private: whether a new repository is
     :param token: of another account
-    :param card: further arguments of :func:`write_model_folder`: evaluations, command, learning_curve, notes
+    :param card: further arguments of :func:`write_model_folder`: evaluations, command, learning_curve, notes, ...
     :return: where it is
     :raises ImportError: where huggingface_hub is not installed
     :raises ValueError: see :func:`flowrl.export.save_policy`

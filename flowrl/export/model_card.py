@@ -39,7 +39,7 @@ import gymnasium as gym
 from flowrl.export import from_hub
 
 policy = from_hub("{name}")
-env = gym.make("{environment}")
+env = gym.make({made})
 observation, _ = env.reset(seed=0)
 action, _ = policy.predict(observation, deterministic=True)
 ```
@@ -54,6 +54,7 @@ def model_card(
     name: str,
     environment: str,
     agent: str,
+    environment_kwargs: Mapping[str, Any] | None = None,
     evaluations: Sequence[Evaluation] = (),
     command: str | None = None,
     learning_curve: str | None = None,
@@ -63,6 +64,7 @@ def model_card(
     :param name: of the model; on the Hub ``owner/name``
     :param environment: that it acts in, its id
     :param agent: the algorithm, or the name of the agent
+    :param environment_kwargs: further arguments of ``gymnasium.make``
     :param evaluations: what it reached
     :param command: that made it, as it is typed
     :param learning_curve: name of the picture beside the card
@@ -79,8 +81,11 @@ def model_card(
         results += "\n".join(["\n## Results\n", *header, *rows, ""])
     if learning_curve is not None:
         results += f"\n![Learning curve]({learning_curve})\n"
+    options = ", ".join(f"{key}={value!r}" for key, value in (environment_kwargs or {}).items())
+    task = f"{environment} ({options})" if options else environment
     return CARD.format(
-        front_matter=yaml.safe_dump(front_matter(environment, agent, evaluations), sort_keys=False, allow_unicode=True),
+        front_matter=yaml.safe_dump(front_matter(task, agent, evaluations), sort_keys=False, allow_unicode=True),
+        made=f'"{environment}"' + (f", {options}" if options else ""),
         name=name,
         agent=agent,
         environment=environment,

@@ -32,6 +32,8 @@ OPERATIONS = {
     "aten::log_sigmoid": lambda g, x: g.op("Neg", g.op("Softplus", g.op("Neg", x))),
 }
 
+OWN_NAMES = {"noise", "action", "log_prob", "path_log_prob"}
+
 TOLERANCE = 1e-5
 """Between torch and ONNX, of numbers up to 1 in size; relative to larger ones."""
 
@@ -110,6 +112,12 @@ def _check(policy: Any, output: str) -> None:
         raise ValueError(
             "output='log_prob': the policy has noise layers, and the density of its actions is not known. 'sample' "
             "gives that of a path, and a policy with noise_layers=0 has one."
+        )
+    keys = policy.observation_space.spaces if isinstance(policy.observation_space, spaces.Dict) else ()
+    if clash := sorted(OWN_NAMES & set(keys)):
+        raise ValueError(
+            f"The observation has the key {', '.join(map(repr, clash))}, which is that of an input or output of the "
+            "ONNX model: give it another name, by a gymnasium.ObservationWrapper."
         )
     flow, name = _flow(policy), repr(policy.flow_spec["flow"])  # type: ignore[attr-defined]
     if not flow.starts_as_gaussian:

@@ -63,7 +63,8 @@ def load_policy(path: str | os.PathLike, device: torch.device | str = "auto") ->
 
     :param path: the file
     :param device: where the policy shall live
-    :return: the policy, in evaluation: `predict`, `log_prob` and the rest of it give what they gave
+    :return: the policy, in evaluation: `predict`, `log_prob` and the rest of it give what they gave. To hand it on,
+        hand on the file: the statistics of a `VecNormalize` are not part of what SB3's own `policy.save` writes
     :raises ValueError: if it is no such file, one of a newer version, or not whole; or names what is not allowed
     """
     device = get_device(device)

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 MAX_NUMBERS = 2**24
-"""In one space: what a file says is made in memory, and no observation is as large."""
+"""In a space and all of its parts: what a file says is made in memory, and no observation is as large."""
 
 DTYPES = ("float16", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 
@@ -42,6 +42,8 @@ def build_space(description: Any) -> spaces.Space:
     :raises ValueError: if it describes none, or one of more than :data:`MAX_NUMBERS` numbers
     """
     try:
+        if _size(description) > MAX_NUMBERS:
+            raise ValueError(f"a space of {_size(description):,} numbers is too large to be one of a policy's")
         return _build(description)
     except (KeyError, TypeError, AssertionError, OverflowError) as error:
         raise ValueError(f"{str(description)[:80]!r} describes no space ({type(error).__name__}: {error})") from error
@@ -66,6 +68,13 @@ def _build(description: Any) -> spaces.Space:
         shape = _shape(description["shape"])
         return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
     raise ValueError(f"{str(kind)[:40]!r} is no kind of space")
+
+
+def _size(description: Any) -> int:
+    """How many numbers a space would have, by its description."""
+    if description["type"] == "Dict":
+        return sum(_size(part) for _, part in description["spaces"])
+    return math.prod(_shape(description["shape"])) if "shape" in description else 1
 
 
 def _numbers(array: np.ndarray) -> Any:

@@ -23,7 +23,7 @@ def find(name: str) -> Path | None:
         library = directory / name
         try:
             if _is_private(directory) and _belongs_to_us(library) and _belongs_to_us(_checksum_file(library)):
-                if _checksum_file(library).read_text() == _checksum(library):
+                if _checksum_file(library).read_bytes() == _checksum(library):
                     return library
         except OSError:  # not there, or not ours to look at
             continue
@@ -40,13 +40,13 @@ def keep(library: Path) -> Path | None:
     for directory in _directories():
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if directory.lstat().st_uid == os.geteuid():
+            if directory.lstat().st_uid == os.geteuid() and not directory.is_symlink():
                 directory.chmod(0o700)  # an older version left it to the umask
             if not _is_private(directory):
                 continue
             kept = directory / library.name
             _write(kept, library.read_bytes())
-            _write(_checksum_file(kept), _checksum(library).encode())
+            _write(_checksum_file(kept), _checksum(library))
             return kept
         except OSError:  # read-only, or full
             continue
@@ -84,8 +84,8 @@ def _checksum_file(library: Path) -> Path:
     return library.with_suffix(".sha256")
 
 
-def _checksum(library: Path) -> str:
-    return hashlib.sha256(library.read_bytes()).hexdigest()
+def _checksum(library: Path) -> bytes:
+    return hashlib.sha256(library.read_bytes()).hexdigest().encode()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -69,9 +69,11 @@ def load(dtype: torch.dtype) -> ctypes.CDLL | None:
         with tempfile.TemporaryDirectory(prefix="flowrl-") as directory:
             library = Path(directory) / name
             _compile([compiler, *options], library)
-            opened = _open(library)  # it stays open when its file is deleted
-            cache.keep(library)
-            return opened
+            found = cache.keep(library)
+            if found is not None:
+                with suppress(OSError):
+                    return _open(found)
+            return _open(library)  # it stays open when its file is deleted
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or error
         log.warning("flowrl could not compile its kernels, and does without them: %s", reason)

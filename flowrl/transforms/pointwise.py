@@ -31,7 +31,7 @@ class Pointwise(Transform):
     # By reshape: after unflatten and flatten ONNX takes the batch's size for a constant
 
     def _grid(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:-1], -1, self.channels)
+        return x.reshape(*x.shape[:-1], x.shape[-1] // self.channels, self.channels)
 
     def _flat(self, y: Tensor) -> Tensor:
-        return y.reshape(*y.shape[:-2], -1)
+        return y.reshape(*y.shape[:-2], y.shape[-2] * y.shape[-1])

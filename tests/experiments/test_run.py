@@ -279,18 +279,20 @@ def flip_a_byte(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["model.zip", "replay_buffer/index.json", "environment.pkl", "continuation.pkl"])
-def test_of_a_damaged_checkpoint_the_one_before_is_taken(tmp_path, capsys, name):
-    path = train(tmp_path, "sac", "--checkpoint-every", "60", "--eval-every", "0", steps=100)
-    newest, before = path / "checkpoints" / "step_100", path / "checkpoints" / "step_60"
-    flip_a_byte(newest / name)
+@pytest.mark.parametrize("name", ["model.zip", "replay_buffer", "environment.pkl", "continuation.pkl"])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(tmp_path, capsys, name, monkeypatch):
+    monkeypatch.setattr("experiments.training.replay_files.ROWS", 10)
+    path = train(tmp_path, "sac", "--checkpoint-every", "20", "--eval-every", "0", steps=100)
+    newest, before = path / "checkpoints" / "step_100", path / "checkpoints" / "step_80"
+    for file in (newest / name).iterdir() if (newest / name).is_dir() else [newest / name]:
+        flip_a_byte(file)
     assert main(["--resume", str(newest), "--steps", "200"]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and name in message and f"--resume {before}" in message
     assert main(["--resume", str(path), "--steps", "110"]) == 0
-    assert f"warning: the checkpoint {newest} is damaged ({name} is not" in capsys.readouterr().err
+    assert f"warning: the checkpoint {newest} is damaged ({name}" in capsys.readouterr().err
     sessions = json.loads((path / "config.json").read_text())["sessions"]
-    assert sessions[-1]["from_step"] == 60 and RunDirectory.open(path).checkpoints()[-1].name == "step_110"
+    assert sessions[-1]["from_step"] == 80 and RunDirectory.open(path).checkpoints()[-1].name == "step_110"
 
 
 def test_a_truncated_or_missing_file_is_damage_too(tmp_path, capsys):

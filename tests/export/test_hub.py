@@ -94,3 +94,12 @@ def test_without_the_extra_the_error_names_it(policy, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"pip install 'flowrl\[export\]'"):
         push_to_hub(policy, "me/pendulum", environment="e", agent="a")
+
+
+def test_the_card_makes_the_environment_that_the_policy_was_evaluated_in(policy, tmp_path):
+    made = dict(environment="Pendulum-v1", environment_kwargs=dict(g=5.0, kind="dict"))
+    reached = [Evaluation("sampled", 1.0, 1.0, 1)]
+    write_model_folder(policy, tmp_path, name="me/it", agent="flow-sac", evaluations=reached, **made)
+    card = (tmp_path / "README.md").read_text()
+    assert "gym.make(\"Pendulum-v1\", g=5.0, kind='dict')" in card
+    assert "type: Pendulum-v1 (g=5.0, kind='dict')" in card

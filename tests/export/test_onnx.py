@@ -19,7 +19,7 @@ from flowrl.export import ONNX_FLOWS, to_onnx
 from flowrl.export import onnx as module
 from flowrl.layers import ContinuousLayer
 from flowrl.transforms import Affine
-from tests.environments import Aim
+from tests.environments import Aim, Spaces
 from tests.models import build_policy, env_actions, observations, perturb, states
 
 # Small forms of the recipes: the graph's size, and hence the test's time, goes with layers and steps.
@@ -227,6 +227,14 @@ def test_gaussian_policies_and_other_outputs_are_refused(tmp_path):
         to_onnx(model, tmp_path / "policy.onnx")
     with pytest.raises(ValueError, match="output must be one of 'action', 'sample', 'log_prob', got 'actoin'"):
         to_onnx(make(), tmp_path / "policy.onnx", "actoin")
+
+
+def test_an_observation_by_the_name_of_an_output_is_refused(tmp_path):
+    parts = spaces.Dict(action=spaces.Box(-1.0, 1.0, (2,)), noise=spaces.Box(-1.0, 1.0, (2,)))
+    env = Spaces(parts, Aim().action_space)
+    model = SAC("FlowMultiInputPolicy", env, buffer_size=10, policy_kwargs=dict(net_arch=[8]), device="cpu")
+    with pytest.raises(ValueError, match="has the key 'action', 'noise'"):
+        to_onnx(model, tmp_path / "policy.onnx")
 
 
 def test_a_model_that_differs_is_not_written(tmp_path, monkeypatch):

@@ -231,6 +231,9 @@ def test_what_is_no_such_file_is_one_error_and_runs_nothing(write, tmp_path, sav
     assert not trace.exists()
 
 
+LARGE = dict(type="Box", shape=[2**23], dtype="float32", low=0.0, high=1.0)
+
+
 def change(**entries):
     return lambda description: description.update(entries)
 
@@ -264,6 +267,8 @@ def space(**entries):
         (change(format=2), "has format 2, and this flowrl reads up to 1: pip install -U flowrl"),
         (change(format="1"), "does not say which format"),
         (space(shape=[2**40]), "too large"),
+        (change(observation_space=dict(type="Dict", spaces=[[str(i), LARGE] for i in range(50)])), "too large"),
+        (argument(flow="maf", flow_kwargs=dict(hidden=[40_000, 40_000])), "far larger than the file's tensors"),
         (space(shape=[-1]), "is none"),
         (space(shape=[2.5]), "no integer"),
         (space(dtype="object"), "no type of numbers"),

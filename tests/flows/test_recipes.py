@@ -100,6 +100,14 @@ def test_density_integrates_to_one_by_importance_sampling_in_three_dimensions(na
 
 
 @flows
+def test_no_state_at_all_is_a_batch(name):
+    flow = Flow(4, 3, name, **FLOW_KWARGS.get(name, {}))
+    x, log_prob = flow(torch.zeros(0, 3)).rsample_and_log_prob()
+    assert x.shape == (0, 4) and log_prob.shape == (0,)
+    assert flow(torch.zeros(0, 3)).log_prob(x).shape == (0,)
+
+
+@flows
 def test_entropy_estimate_is_unbiased_and_differentiable(name):
     flow = perturbed(name, 2)
     context = torch.randn(1, CONTEXT)

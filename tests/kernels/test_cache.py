@@ -44,11 +44,14 @@ def test_what_is_kept_is_found_by_its_owner_alone(home, compiled):
     assert {stat.S_IMODE(file.stat().st_mode) for file in home.iterdir()} == {0o600}
 
 
-@pytest.mark.parametrize("harm", ["truncated", "other bytes", "no checksum", "empty"])
+@pytest.mark.parametrize("harm", ["truncated", "other bytes", "no checksum", "broken checksum", "empty"])
 def test_what_is_not_whole_is_not_opened_and_is_replaced(harm, home, compiled):
     cache.keep(compiled)
+    checksum = (home / NAME).with_suffix(".sha256")
     if harm == "no checksum":
-        (home / NAME).with_suffix(".sha256").unlink()
+        checksum.unlink()
+    elif harm == "broken checksum":
+        checksum.write_bytes(b"\xff\xfe")
     else:
         (home / NAME).write_bytes({"truncated": b"co", "other bytes": b"evil", "empty": b""}[harm])
     assert cache.find(NAME) is None
@@ -192,6 +195,33 @@ def test_without_any_place_to_keep_it_every_process_compiles_and_leaves_nothing(
     assert library.load(torch.float32) is not None
     assert list(home.iterdir()) == []
     assert [path.name for path in Path(tempfile.gettempdir()).iterdir()] == [f"flowrl-{os.geteuid()}"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("place", ["home", "tmp"])
+def test_a_place_from_which_nothing_may_be_run_is_not_the_only_one(place, home, quick_compiler, monkeypatch, tmp_path):
+    """A file system may be mounted so, /tmp among them."""
+    open_ = library._open
+
+    def refuse(path):
+        if tmp_path / place in path.parents:
+            raise OSError("failed to map segment from shared object")
+        return open_(path)
+
+    monkeypatch.setattr(library, "_open", refuse)
+    for _ in range(2):
+        assert library.load(torch.float32) is not None
+        library.load.cache_clear()
+
+
+def test_a_linked_directory_keeps_its_mode(home, compiled, tmp_path):
+    (tmp_path / "shared").mkdir(mode=0o775)
+    (tmp_path / "shared").chmod(0o775)
+    home.parent.mkdir()
+    home.symlink_to(tmp_path / "shared")
+    cache.keep(compiled)
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o775
+    assert list((tmp_path / "shared").iterdir()) == []
 
 
 @needs_compiler
