@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
@@ -48,10 +48,7 @@ class InputNormalization:
         :param observation: of an environment, or a batch of them
         :return: normalised, float32; parts of a dictionary that have no statistics are as they were
         """
-        if isinstance(observation, dict):
-            of = self.statistics
-            return {key: self._array(key, part) if key in of else part for key, part in observation.items()}
-        return self._array(WHOLE, observation)
+        return self._each(self._array, observation)
 
     def tensors(self, observation: Any) -> Any:
         """
@@ -59,10 +56,7 @@ class InputNormalization:
 
         :param observation: a batch, a tensor or a dictionary of them
         """
-        if isinstance(observation, dict):
-            of = self.statistics
-            return {key: self._tensor(key, part) if key in of else part for key, part in observation.items()}
-        return self._tensor(WHOLE, observation)
+        return self._each(self._tensor, observation)
 
     def attach(self, policy: BasePolicy) -> None:
         """
@@ -99,6 +93,11 @@ class InputNormalization:
             return cls(statistics, float(from_data(description["clip"])), float(description["epsilon"]))
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"its normalisation of observations is none ({type(error).__name__}: {error})") from error
+
+    def _each(self, normalize: Callable[[str, Any], Any], observation: Any) -> Any:
+        if not isinstance(observation, dict):
+            return normalize(WHOLE, observation)
+        return {key: normalize(key, part) if key in self.statistics else part for key, part in observation.items()}
 
     def _array(self, key: str, x: Any) -> NDArray[np.float32]:
         mean, variance = self.statistics[key]

@@ -52,9 +52,8 @@ class ActionDensity:
         :return: shape ``(batch,)``, nats; -inf outside of the box onto which actions are squashed
         """
         distribution = self.get_distribution(obs)
-        action = env_action.reshape(env_action.shape[0], -1).to(
-            next(self.parameters())
-        )  # the policy's dtype and device
+        of_policy = next(self.parameters())  # its dtype and device
+        action = env_action.reshape(env_action.shape[0], -1).to(of_policy)
         if not self.squash_output:
             return distribution.log_prob(action)
         low, half = action_box(self.action_space, action)

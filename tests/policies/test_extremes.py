@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from gymnasium import Env, spaces
+from gymnasium import spaces
 
+from tests.environments import Spaces
 from tests.models import OFF_POLICY, ON_POLICY, POLICY_FLOWS, build, perturb
 
 EXTREMES = {
@@ -19,15 +20,10 @@ EXTREMES = {
 BOX = spaces.Box(np.float32([-0.1, -3.0, 7.0]), np.float32([0.3, 1e-3, 1e6]))
 
 
-class Spaces(Env):
-    """Nothing but spaces."""
-
-    observation_space = spaces.Box(-np.inf, np.inf, (3,))
-    action_space = BOX
-
-
 def acting(algorithm, flow):
-    return build(algorithm, Spaces(), policy_kwargs=dict(flow=flow, net_arch=[16]))
+    return build(
+        algorithm, Spaces(spaces.Box(-np.inf, np.inf, (3,)), BOX), policy_kwargs=dict(flow=flow, net_arch=[16])
+    )
 
 
 @pytest.mark.parametrize("flow", POLICY_FLOWS)
