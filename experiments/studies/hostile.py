@@ -27,7 +27,7 @@ from flowrl.algorithms import update_form
 
 BATCH, OBSERVATIONS, ACTIONS = 32, 3, 2
 AT_ONCE = 10  # updates on batches of one kind
-UPDATES = {"C": 100_000, "torch": 5_000}
+UPDATES = {"C": 100_000, "torch": 25_000}
 CASES = [("SAC", flow) for flow in available_flows()]
 CASES += [(algorithm, flow) for algorithm in ("PPO", "NFQ", "NFAC") for flow in ("triangular", "nsf")]
 # One step of the integrator and few hidden units: what is asked is whether numbers stay finite.
@@ -193,7 +193,7 @@ def rows_of(algorithm: str, flow: str, form: str, updates: int) -> list[Row]:
     :param algorithm: a class of `flowrl.algorithms`
     :param flow: a recipe
     :param form: ``"C"`` or ``"torch"``
-    :param updates: how many, a multiple of :data:`AT_ONCE`
+    :param updates: how many
     :return: for each attack, how often each answer was given; nothing where that form does not know the flow
     """
     found: Counter[tuple[str, str]] = Counter()
@@ -202,10 +202,10 @@ def rows_of(algorithm: str, flow: str, form: str, updates: int) -> list[Row]:
         model = make(algorithm, flow)
         if model.update_form != form:
             return []
-        for _ in range(updates // AT_ONCE):
+        while found.total() < updates:
             attack = names[random.integers(len(names))]
             answer = answer_to(attack, model, random)
-            found[attack, answer] += AT_ONCE
+            found[attack, answer] += AT_ONCE if answer == "taken" else 1  # the first that is refused ends them
             if answer == "not_finite":
                 model = make(algorithm, flow)
     of_case = dict(algorithm=algorithm, flow=flow, form=form)
@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     :return: the exit code: 1 if a weight was lost
     """
     parser = ResultsParser("hostile.py", __doc__)
-    parser.add_argument("--updates", type=int, help="of each (default: 100,000 in C, 5,000 in torch)")
+    parser.add_argument("--updates", type=int, help="of each (default: 100,000 in C, 25,000 in torch)")
     arguments = parser.parse_args(argv)
     logging.getLogger("flowrl").setLevel(logging.ERROR)  # which form it is stands in the table
     torch.set_num_threads(1)  # so small a network is shared out in vain
