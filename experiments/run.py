@@ -60,6 +60,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument("--steps", type=positive, help="environment steps, or updates of flow-bc and bc, in all")
     how.add_argument("--seed", type=natural, help="seed of everything (default: 0)")
     how.add_argument("--num-envs", type=positive, help="environments side by side (default: the agent's)")
+    how.add_argument(
+        "--vec-env", choices=("dummy", "subproc"), help="step them in turn (default), or each in a process of its own"
+    )
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
     how.add_argument(
         "--resume", metavar="RUN_DIR", help="go on with a run, or from one of its newest two checkpoints/step_*"

@@ -39,11 +39,44 @@ class StatePickler(cloudpickle.Pickler):
         attributes = {name: value for name, value in vars(obj).items() if name != "class_attributes"}
         return copyreg.__newobj__, (type(obj),), attributes, None, None, _set_attributes  # type: ignore[attr-defined]
 
+    def persistent_id(self, obj: Any) -> Any:
+        """Processes cannot be pickled: what makes them anew is."""
+        return (type(obj), obj.states()) if hasattr(type(obj), "from_states") else None
+
+
+class StateUnpickler(pickle.Unpickler):
+    """Makes environments as they stood, those in processes of their own in new ones."""
+
+    def persistent_load(self, saved: Any) -> Any:
+        workers, states = saved
+        return workers.from_states(states)
+
+
+class TrialUnpickler(pickle.Unpickler):
+    """Says whether what was written can be read, and starts no process."""
+
+    def persistent_load(self, saved: Any) -> None:
+        return None
+
 
 def _set_attributes(obj: Any, attributes: dict[str, Any]) -> None:
     vars(obj).update(attributes)
     if isinstance(obj, VecEnvWrapper):
         obj.class_attributes = dict(inspect.getmembers(type(obj)))
+
+
+def state_of(env: Any) -> bytes:
+    """
+    An environment as it stands; raises whatever its simulator does where it cannot be had.
+
+    :param env: one, or several with their wrappers
+    :return: what `StateUnpickler` makes it of
+    """
+    stream = io.BytesIO()
+    StatePickler(stream, pickle.HIGHEST_PROTOCOL).dump(env)
+    stream.seek(0)
+    TrialUnpickler(stream).load()  # some environments can be written, but not read
+    return stream.getvalue()
 
 
 def save_environment(env: VecEnv, directory: Path) -> str | None:
@@ -54,13 +87,11 @@ def save_environment(env: VecEnv, directory: Path) -> str | None:
     :param directory: of the checkpoint
     :return: why they cannot; None if they were
     """
-    stream = io.BytesIO()
     try:
-        StatePickler(stream, pickle.HIGHEST_PROTOCOL).dump(env)
-        pickle.loads(stream.getvalue())  # some environments can be written, but not read
+        state = state_of(env)
     except Exception as error:  # a simulator can refuse in any way
         return f"{type(error).__name__}: {error}".splitlines()[0]
-    (directory / ENVIRONMENT).write_bytes(stream.getvalue())
+    (directory / ENVIRONMENT).write_bytes(state)
     return None
 
 
@@ -72,7 +103,7 @@ def load_environment(directory: Path) -> VecEnv | None:
     path = directory / ENVIRONMENT
     if not path.exists():
         return None
-    env = pickle.loads(path.read_bytes())
+    env = StateUnpickler(io.BytesIO(path.read_bytes())).load()
     env._reset_seeds()
     return env
 

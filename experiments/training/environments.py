@@ -4,7 +4,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 import flowrl  # noqa: F401  registers its environments
 from experiments.training.errors import TrainingError, UsageError, did_you_mean
 from experiments.training.overrides import parse
+from experiments.training.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,10 @@ def _silence_deprecation() -> None:
 
 
 def _entry_point(environment: Environment) -> str:
-    return str(gym.registry[environment.id.rpartition(":")[2]].entry_point)  # find_environment has imported the module
+    module, _, local_id = environment.id.rpartition(":")
+    if module:
+        importlib.import_module(module)  # find_environment did, but perhaps in another process
+    return str(gym.registry[local_id].entry_point)
 
 
 def _missing_package(environment: Environment, error: Exception) -> str:
@@ -237,21 +241,35 @@ class NonFiniteAction(TrainingError):
     """The policy gave an action that is NaN or infinite."""
 
 
+VEC_ENVS: dict[str, Callable[[list[Callable[[], gym.Env]]], VecEnv]] = {
+    "dummy": DummyVecEnv,
+    "subproc": Workers,
+}
+"""How copies of an environment are stepped, as Stable-Baselines3 calls it: in turn, or each in its own process."""
+
+
 def make_vector_environment(
-    environment: Environment, n_envs: int, normalize: bool, gamma: float, training: bool = True, **kwargs: Any
+    environment: Environment,
+    n_envs: int,
+    normalize: bool,
+    gamma: float,
+    training: bool = True,
+    vec_env: str = "dummy",
+    **kwargs: Any,
 ) -> VecEnv:
     """
-    Several copies of an environment, stepped in turn, wrapped as training and evaluation need them.
+    Several copies of an environment, wrapped as training and evaluation need them.
 
     :param environment: which one
     :param n_envs: how many copies
     :param normalize: whether to normalise observations and rewards by running statistics
     :param gamma: the discount of the return by whose spread rewards are scaled
     :param training: False for evaluation: the statistics stand still and rewards are left as they are
+    :param vec_env: a key of :data:`VEC_ENVS`
     :param kwargs: further arguments of ``gymnasium.make``
     :return: the vectorised environment
     """
-    venv: VecEnv = DummyVecEnv([lambda: Monitor(make_environment(environment, **kwargs)) for _ in range(n_envs)])
+    venv = VEC_ENVS[vec_env]([lambda: Monitor(make_environment(environment, **kwargs)) for _ in range(n_envs)])
     venv = CheckFinite(venv)
     if normalize:
         # Images have their own scaling; VecNormalize is for vectors of floats.

@@ -15,6 +15,7 @@ from rich.console import Console
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 import flowrl
 from agents import Agent, find_agent, hyperparameters, make_agent, model_arguments
@@ -42,6 +43,7 @@ from experiments.training.progress import ProgressDisplay, say
 from experiments.training.provenance import ROOT, session
 from experiments.training.run_directory import RunDirectory
 from experiments.training.tracking import TrackingWriter
+from experiments.training.workers import WorkerLost
 from flowrl.algorithms import BehaviourCloning
 from flowrl.algorithms.offline import OfflineMixin
 from flowrl.callbacks import DensityFigure, FlowLogger, TaskReturns
@@ -98,6 +100,7 @@ def start(arguments: Namespace) -> int:
         seed=seed,
         steps=steps,
         n_envs=n_envs,
+        vec_env=arguments.vec_env or "dummy",
         normalize=settings["normalize"],
         plain=bool(arguments.plain),
         demonstrations=arguments.demos,
@@ -110,7 +113,7 @@ def start(arguments: Namespace) -> int:
         arguments=vars(arguments),
         sessions=[],
     )
-    env = make_vector_environment(environment, n_envs, settings["normalize"], settings["gamma"])
+    env = training_environment(config)
     try:
         model = make_agent(
             agent, env, deepcopy(config["hyperparameters"]), plain=config["plain"], seed=seed, device=device
@@ -123,6 +126,18 @@ def start(arguments: Namespace) -> int:
     run = RunDirectory.create(Path(arguments.logdir), environment.id, agent.name, seed)
     with run.locked():
         return train(run, config, model, TrainingClock(), not arguments.no_progress, arguments.track)
+
+
+def training_environment(config: dict[str, Any]) -> VecEnv:
+    """
+    The environments that a run trains in, at the start of their first episodes.
+
+    :param config: the run's
+    :return: the environments
+    """
+    environment, gamma = Environment(**config["environment"]), config["hyperparameters"]["gamma"]
+    vec_env = config.get("vec_env", "dummy")  # runs of earlier versions had no other
+    return make_vector_environment(environment, config["n_envs"], config["normalize"], gamma, vec_env=vec_env)
 
 
 def check_source_of_learning(agent: Agent, arguments: Namespace) -> None:
@@ -195,7 +210,7 @@ def resume(arguments: Namespace) -> int:
     :param arguments: the command line
     :return: the exit code
     """
-    for name in ("env", "env_set", "agent", "seed", "num_envs", "flow", "set", "plain", "demos", "source"):
+    for name in ("env", "env_set", "agent", "seed", "num_envs", "vec_env", "flow", "set", "plain", "demos", "source"):
         if getattr(arguments, name) is not None:
             flag = {"source": "from"}.get(name, name.replace("_", "-"))
             raise UsageError(f"--{flag} cannot change when a run is resumed; drop --{flag}, or start a new run")
@@ -209,8 +224,7 @@ def resume(arguments: Namespace) -> int:
                 config[name] = getattr(arguments, name)
         environment = Environment(**config["environment"])
         find_environment(environment.id)  # imports the module that registers it
-        settings = config["hyperparameters"]
-        env = make_vector_environment(environment, config["n_envs"], config["normalize"], settings["gamma"])
+        env = training_environment(config)
         agent = find_agent(config["agent"])
         algorithm: Any = agent.sb3_algorithm if config.get("plain") else agent.algorithm
         before = config.get("arguments", {})
@@ -385,9 +399,12 @@ def explain(
             f"numbers: bound its state, check divisions), then go on from {step}, where everything is saved: "
             f"{resume_command(run)}"
         )
+    checkpoints = run.checkpoints()
+    if isinstance(error, WorkerLost):
+        cure = f"go on from {checkpoints[-1].name}: {resume_command(run)}" if checkpoints else "start the run again"
+        return TrainingError(f"{run.config['environment']['id']}: {error}, at {step}; {cure}")
     # flowrl raises FloatingPointError for losses, and a ValueError for actions, that are "not finite"
     if not sound or isinstance(error, (NonFiniteAction, FloatingPointError)) or "not finite" in str(error):
-        checkpoints = run.checkpoints()
         cure = f"the last sound checkpoint is {checkpoints[-1]}" if checkpoints else "no checkpoint was saved yet"
         cause = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(":.")
         return TrainingError(

@@ -79,6 +79,7 @@ def assert_resumes_exactly(path):
         ("MultiTask", "nfac", ["--env-set", "observation=dict"]),
         ("Pendulum", "nfq", []),
         ("Pendulum", "flow-ppo", ["--num-envs", "2"]),
+        ("Pendulum", "flow-ppo", ["--num-envs", "2", "--vec-env", "subproc", "--set", "normalize=True"]),
         ("HiddenGoal", "snf", ["--num-envs", "1"]),
         ("Pendulum", "sac", []),
     ],
