@@ -14,7 +14,7 @@ from typing import Any
 from experiments.benchmarks.mode import Options
 from experiments.benchmarks.turns import Work
 from experiments.training.provenance import ROOT
-from experiments.training.run_directory import read_csv
+from experiments.training.tables import read_csv
 
 POLL = 0.02  # seconds between two looks at the run's logs
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.benchmarks.table import label, ratios, summary
 from experiments.reports.results import Row
-from experiments.training.run_directory import read_csv
+from experiments.training.tables import read_csv
 from flowrl import DEFAULT_FLOW
 
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and expe
 from experiments.reports.results import ResultsParser, Row, write_results
 from experiments.scheduling.job import Job
 from experiments.scheduling.local import train
+from experiments.training.tables import read_csv
 
 STEPS = 40_000
 SHARED = ["ent_coef=0.2", "learning_rate=1e-3", "learning_starts=3000"]
@@ -54,8 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     jobs = {(name, seed): job_of(name, seed) for seed in range(arguments.seeds) for name in VARIANTS}
     train(list(jobs.values()), arguments.jobs)
-    from experiments.training.logs import read_csv  # SB3 takes seconds to import
-    from experiments.training.run_directory import RunDirectory
+    from experiments.training.run_directory import RunDirectory  # SB3 takes seconds to import
 
     rows: list[Row] = []
     for (name, seed), job in jobs.items():

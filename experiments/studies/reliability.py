@@ -5,20 +5,22 @@ Trains one run of each agent to its end; then others, the same but for a fault a
 ``reliability.csv`` and ``.json`` to ``experiments/results/``, and ``docs/reliability.md`` anew.
 """
 
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
 
 from experiments.reports.results import RESULTS, ResultsParser, Row, write_results
-from experiments.scheduling.job import ROOT, Job, execute
+from experiments.scheduling.job import OUTPUT, ROOT, Job, execute
 from experiments.studies.reliability_page import write_page
 
 RUNS = Path("runs/reliability")
@@ -33,35 +35,35 @@ AGENTS = {
 TIMES = {"wall_seconds", "training_seconds", "steps_per_second"}  # the columns of evaluations.csv that are no results
 
 
-def job_of(agent: str, name: str) -> Job:
+def job_of(agent: str, name: str, words: Sequence[str] = ()) -> Job:
     """
     :param agent: its name
     :param name: of the run
+    :param words: further ones of its command
     :return: the run
     """
-    words = ("--env", "Pendulum", "--agent", agent, "--seed", "0", *AGENTS[agent])
-    return Job((RUNS / agent / name).absolute(), words, STEPS, CHECKPOINT_EVERY)
+    all_words = ("--env", "Pendulum", "--agent", agent, "--seed", "0", *AGENTS[agent], *words)
+    return Job((RUNS / agent / name).absolute(), all_words, STEPS, CHECKPOINT_EVERY)
 
 
-def start_and_send(job: Job, number: int, moment: float) -> int:
+@contextmanager
+def started(job: Job, moment: float) -> Iterator[subprocess.Popen[bytes]]:
     """
-    Start a run, and send it a signal.
+    Start a run, and wait for its end afterwards.
 
     :param job: the run
-    :param number: of the signal
-    :param moment: for how much of the time from the first step to the last it trains before
-    :return: the step of its last line in the log, or of its checkpoint
+    :param moment: for how much of the time from the first step to the last it trains before something is done to it
+    :return: the process
     """
     job.claim()
-    with open(job.directory / "output.txt", "ab") as output:
+    with open(job.directory / OUTPUT, "ab") as output:
         process = subprocess.Popen([sys.executable, *job.command()], cwd=ROOT, stdout=output, stderr=output)
         while step_of(job) == 0 and process.poll() is None:
             time.sleep(0.01)
         while step_of(job) < moment * STEPS and process.poll() is None:
             time.sleep(0.01)
-        process.send_signal(number)
+        yield process
         process.wait()
-    return step_of(job)
 
 
 def step_of(job: Job) -> int:
@@ -91,29 +93,80 @@ def same(job: Job, other: Job) -> bool:
     return tables[0] == tables[1] and all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def signalled(number: int) -> Callable[[Job, random.Random], tuple[int, int]]:
-    """A fault: a signal at a random moment of training; gives the step it came at, and that of the last checkpoint."""
-
-    def fault(job: Job, chance: random.Random) -> tuple[int, int]:
-        step = start_and_send(job, number, chance.uniform(0.0, 0.95))
-        return max(step, job.step()), job.step()
-
-    return fault
+Inject = Callable[[Job, random.Random], tuple[int, int]]
+"""What does something to a run; gives the step at which training ended, and that of the checkpoint it goes on from."""
 
 
-def damaged(damage: Callable[[bytes], bytes], name: str) -> Callable[[Job, random.Random], tuple[int, int]]:
-    """A fault: a process that is killed and, on top of that, a file of its newest checkpoint that is not as it was."""
+def signalled(number: int) -> Inject:
+    """A signal at a random moment of training."""
 
-    def fault(job: Job, chance: random.Random) -> tuple[int, int]:
-        step = start_and_send(job, signal.SIGKILL, chance.uniform(0.5, 0.95))
+    def inject(job: Job, chance: random.Random) -> tuple[int, int]:
+        with started(job, chance.uniform(0.0, 0.95)) as process:
+            process.send_signal(number)
+        return ended(job)
+
+    return inject
+
+
+def damaged(damage: Callable[[bytes], bytes], name: str) -> Inject:
+    """A process that is killed and, on top of that, a file of its newest checkpoint that is not as it was."""
+
+    def inject(job: Job, chance: random.Random) -> tuple[int, int]:
+        with started(job, chance.uniform(0.5, 0.95)) as process:
+            process.kill()
         path = job.run_directory()
         assert path is not None
         checkpoints = sorted(path.glob("checkpoints/step_*"), key=lambda one: int(one.name[5:]))
         broken = checkpoints[-1] / name
         broken.write_bytes(damage(broken.read_bytes()))
-        return max(step, job.step()), int(checkpoints[-2].name[5:])
+        return ended(job)[0], int(checkpoints[-2].name[5:])
 
-    return fault
+    return inject
+
+
+def worker_killed(job: Job, chance: random.Random) -> tuple[int, int]:
+    """One of the processes that hold environments is killed."""
+    with started(job, chance.uniform(0.2, 0.95)) as process:
+        workers = [grandchild for child in children(process.pid) for grandchild in children(child)]
+        if workers:  # else the run was faster
+            os.kill(chance.choice(workers), signal.SIGKILL)
+    return ended(job)
+
+
+def filled(job: Job, chance: random.Random) -> tuple[int, int]:
+    """The disk is full for some seconds."""
+    job.directory.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(job.directory)], check=True)
+    with started(job, chance.uniform(0.0, 0.9)):
+        filler = job.directory / "filler"
+        with open(filler, "wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        time.sleep(chance.uniform(2.0, 12.0))
+        filler.unlink()
+    return ended(job)
+
+
+def broken_environment(job: Job, chance: random.Random) -> tuple[int, int]:
+    """It ends by itself."""
+    with started(job, 1.0):
+        pass
+    return ended(job)
+
+
+def ended(job: Job) -> tuple[int, int]:
+    """The step of a run's last line in the log, or of its last checkpoint, and that of its last checkpoint."""
+    return max(step_of(job), job.step()), job.step()
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            if int(status.read_text().rpartition(")")[2].split()[1]) == process:
+                found.append(int(status.parent.name))
+    return found
 
 
 def flipped(content: bytes) -> bytes:
@@ -123,43 +176,88 @@ def flipped(content: bytes) -> bytes:
     return bytes(changed)
 
 
+def nowhere(agent: str, chance: random.Random) -> list[str]:
+    """No further words of a run's command."""
+    return []
+
+
+def nan_somewhere(agent: str, chance: random.Random) -> list[str]:
+    """An environment that gives NaN in the second half of the run: one that is made anew does not come so far."""
+    steps_of_each = STEPS // (2 if "--num-envs" in AGENTS[agent] else 1)
+    after = round(chance.uniform(0.5, 0.95) * steps_of_each)
+    return ["--env", "experiments.studies.nan_pendulum:NanPendulum", "--env-set", f"after={after}"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """
+    What happens to runs.
+
+    :param inject: what does it
+    :param times: how often, by default
+    :param words: of the run's command, beside the agent's
+    :param reference: those of the run that it is compared with
+    :param is_exact: whether the resumed run is to be the same to the last bit; else it has to be finished
+    """
+
+    inject: Inject
+    times: int = 3
+    words: Callable[[str, random.Random], list[str]] = nowhere
+    reference: tuple[str, ...] = ()
+    is_exact: bool = True
+
+
+WORKERS = ("--num-envs", "2", "--vec-env", "subproc")
 FAULTS = {
-    "kill -9": (signalled(signal.SIGKILL), 20),
-    "SIGTERM": (signalled(signal.SIGTERM), 3),
-    "kill -9, and a flipped bit in the newest checkpoint's model": (damaged(flipped, "model.zip"), 3),
-    "kill -9, and half of the newest checkpoint's model gone": (damaged(lambda x: x[: len(x) // 2], "model.zip"), 3),
+    "kill -9": Fault(signalled(signal.SIGKILL), times=20),
+    "SIGTERM": Fault(signalled(signal.SIGTERM)),
+    "kill -9, and a flipped bit in the newest checkpoint's model": Fault(damaged(flipped, "model.zip")),
+    "kill -9, and half of the newest checkpoint's model gone": Fault(
+        damaged(lambda content: content[: len(content) // 2], "model.zip")
+    ),
+    "a full disk, for some seconds": Fault(filled),
+    "a worker of SubprocVecEnv killed": Fault(worker_killed, words=lambda *_: list(WORKERS), reference=WORKERS),
+    "an observation that is NaN": Fault(broken_environment, words=nan_somewhere, is_exact=False),
 }
 
 
-def row_of(agent: str, fault: str, times: int | None = None) -> Row:
+def row_of(agent: str, name: str, times: int | None = None) -> Row:
     """
     Inject a fault some times.
 
     :param agent: the agent
-    :param fault: its name
+    :param name: of the fault
     :param times: how often; None: as the table says
     :return: how many of the resumed runs are the same as one that had no fault, and what was lost
     """
-    reference = job_of(agent, "without-a-fault")
+    fault = FAULTS[name]
+    times = times or fault.times
+    reference = job_of(agent, "-".join(("without-a-fault", *fault.reference)), fault.reference)
     execute(reference)
-    inject, usual = FAULTS[fault]
-    chance, lost, equal = random.Random(f"{agent} {fault}"), [], 0
-    for i in range(times or usual):
-        job = job_of(agent, f"{list(FAULTS).index(fault)}-{i}")
+    chance, lost, finished, equal = random.Random(f"{agent} {name}"), [], 0, 0
+    for i in range(times):
+        job = job_of(agent, f"{list(FAULTS).index(name)}-{i}", fault.words(agent, chance))
         shutil.rmtree(job.directory, ignore_errors=True)
-        step, checkpoint = inject(job, chance)
+        step, checkpoint = fault.inject(job, chance)
         lost.append(step - checkpoint)
         outcome = execute(job)
+        finished += outcome == "finished"
         equal += outcome == "finished" and same(reference, job)
-        print(f"{agent}, {fault}, {i}: at {step}, went on from {checkpoint}, {outcome}, {equal} equal", flush=True)
+        print(f"{agent}, {name}, {i}: at {step}, went on from {checkpoint}, {outcome}, {equal} equal", flush=True)
     return dict(
         agent=agent,
-        fault=fault,
-        runs=times or usual,
-        bit_equal=equal,
+        fault=name,
+        runs=times,
+        finished=finished,
+        bit_equal=equal if fault.is_exact else "",
         steps_lost_mean=round(sum(lost) / len(lost)),
         steps_lost_most=max(lost),
     )
+
+
+def is_as_promised(row: Row) -> bool:
+    """Whether all runs of a row were finished, and are the same where they are to be."""
+    return row["finished"] == row["runs"] and row["bit_equal"] in (row["runs"], "")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -171,16 +269,30 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = ResultsParser("reliability.py", __doc__)
     parser.add_argument("--times", type=int, help="each fault (default: 20 kills, 3 of the others)")
-    parser.add_argument("--agents", nargs="+", choices=list(AGENTS), help="some of them")
+    parser.add_argument("--agents", nargs="+", choices=list(AGENTS), default=list(AGENTS), help="some of them")
+    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="some of them")
     arguments = parser.parse_args(argv)
-    rows: list[Any] = [
-        row_of(agent, fault, arguments.times) for agent in arguments.agents or AGENTS for fault in FAULTS
-    ]
+    rows = [row_of(agent, fault, arguments.times) for agent in arguments.agents for fault in arguments.faults]
     write_results(arguments.output, "reliability", rows)
     if arguments.output == RESULTS:
         write_page()
-    return int(any(row["bit_equal"] < row["runs"] for row in rows))
+    return int(not all(map(is_as_promised, rows)))
+
+
+def with_mounts_of_our_own() -> None:
+    """
+    Go on as root of a namespace of our own, in which a small disk can be mounted that no other process sees.
+
+    :raises SystemExit: where the system allows nobody to
+    """
+    command = ["unshare", "--map-root-user", "--mount", sys.executable, *sys.argv]
+    if "FLOWRL_OWN_MOUNTS" not in os.environ:
+        if shutil.which("unshare") is None or subprocess.run([*command[:3], "true"]).returncode != 0:
+            sys.exit("error: a full disk needs Linux with unshare; leave it out: --faults 'kill -9' SIGTERM ...")
+        os.environ["FLOWRL_OWN_MOUNTS"] = "1"
+        os.execvp(command[0], command)
 
 
 if __name__ == "__main__":
+    with_mounts_of_our_own()
     sys.exit(main())

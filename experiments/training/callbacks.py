@@ -11,7 +11,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from experiments.training.clock import TrainingClock
-from experiments.training.full_disk import is_full, when_there_is_space
+from experiments.training.errors import is_full
+from experiments.training.full_disk import when_there_is_space
 from experiments.training.progress import say
 from experiments.training.run_directory import RunDirectory
 from flowrl.callbacks import next_multiple

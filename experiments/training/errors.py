@@ -1,5 +1,6 @@
 """Errors that are the user's to mend: shown as one line, without a traceback."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -15,6 +16,11 @@ class UsageError(Exception):
 
 class TrainingError(Exception):
     """Training that cannot go on; the message says what to do about it (exit code 1)."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error means that there is no space left on the device, or none of the user's quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
@@ -56,5 +62,10 @@ def one_line_errors(main: Main) -> Main:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its exit
             return 0
+        except OSError as error:
+            if not is_full(error):
+                raise
+            print(f"error: the disk is full: {error.filename or 'nothing more can be written'}", file=sys.stderr)
+            return 1
 
     return command

@@ -1,26 +1,20 @@
 """What a run does where there is no space left: it waits for some rather than lose what it has learned."""
 
-import errno
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from rich.console import Console
 
+from experiments.training.errors import is_full
 from experiments.training.progress import say
 
 Result = TypeVar("Result")
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 WAIT = 10.0  # seconds between two tries
 
 
-def is_full(error: OSError) -> bool:
-    """Whether an error means that there is no space left on the device, or none of the user's quota."""
-    return error.errno in FULL
-
-
-def when_there_is_space(write: Callable[[], Result], what: str, console: Console) -> Result:
+def when_there_is_space(write: Callable[[], Result], what: str, console: Console | None = None) -> Result:
     """
     Write, as often as it takes while the disk is full.
 
@@ -38,6 +32,7 @@ def when_there_is_space(write: Callable[[], Result], what: str, console: Console
             if not is_full(error):
                 raise
             if not has_said:
-                say(console, f"the disk is full: training waits until there is space for {what} (Ctrl-C gives up)")
+                what_to_do = f"training waits until there is space for {what} (Ctrl-C gives up)"
+                say(console or Console(), f"the disk is full: {what_to_do}")
                 has_said = True
             time.sleep(WAIT)

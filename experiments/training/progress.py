@@ -9,6 +9,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import safe_mean
 
 from experiments.training.clock import TrainingClock
+from experiments.training.errors import is_full
 
 
 class ProgressDisplay(BaseCallback):
@@ -113,7 +114,11 @@ def say(console: Console, line: str) -> None:
     """
     Print a line as it is: neither wrapped nor coloured, so that paths and commands can be copied.
 
-    :param console: where
+    :param console: where; a line is lost where that is a file on a full disk
     :param line: the line
     """
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    try:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    except OSError as error:
+        if not is_full(error):
+            raise

@@ -14,7 +14,6 @@
 A run has one writer at a time: see :meth:`RunDirectory.locked`.
 """
 
-import csv
 import json
 import math
 import os
@@ -36,8 +35,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from experiments.training import checkpoints as checkpoint
 from experiments.training.clock import TrainingClock
 from experiments.training.errors import UsageError
-from experiments.training.logs import AppendingCSV, ResumedTensorBoard, read_csv
+from experiments.training.full_disk import when_there_is_space
+from experiments.training.logs import ProgressTable, ResumedTensorBoard
 from experiments.training.replay_files import drop_replay_buffer, has_replay_buffer
+from experiments.training.tables import append_row, read_csv, write_csv
 
 EVALUATION_COLUMNS = (
     *("step", "mean_return", "std_return", "min_return", "max_return", "sampled_mean_return", "sampled_std_return"),
@@ -137,8 +138,12 @@ class RunDirectory:
     @config.setter
     def config(self, config: dict[str, Any]) -> None:
         unfinished = self.path / ".config.json.unfinished"
-        unfinished.write_text(json.dumps(config, indent=2, default=str) + "\n")
-        os.replace(unfinished, self.path / "config.json")
+
+        def write() -> None:
+            unfinished.write_text(json.dumps(config, indent=2, default=str) + "\n")
+            os.replace(unfinished, self.path / "config.json")
+
+        when_there_is_space(write, "config.json")
 
     # -- curves -------------------------------------------------------------------------------------------------
 
@@ -149,7 +154,7 @@ class RunDirectory:
         :param step: the step that training goes on from
         :return: the logger
         """
-        formats = [AppendingCSV(str(self.path / "progress.csv")), ResumedTensorBoard(str(self.path), step)]
+        formats = [ProgressTable(self.path / "progress.csv"), ResumedTensorBoard(str(self.path), step)]
         return Logger(str(self.path), formats)
 
     def add_evaluation(self, row: dict[str, float]) -> None:
@@ -158,13 +163,7 @@ class RunDirectory:
 
         :param row: a value for each of ``EVALUATION_COLUMNS``
         """
-        path = self.path / "evaluations.csv"
-        is_new = not path.exists()
-        with open(path, "a", newline="") as file:
-            writer = csv.DictWriter(file, EVALUATION_COLUMNS)
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
+        append_row(self.path / "evaluations.csv", EVALUATION_COLUMNS, row)
 
     def evaluations(self) -> list[dict[str, float]]:
         """The rows of ``evaluations.csv``; NaN is what a run of an earlier version did not measure."""
@@ -194,12 +193,8 @@ class RunDirectory:
             if not rows:
                 (self.path / name).unlink(missing_ok=True)
                 continue
-            unfinished = self.path / f".{name}.unfinished"
-            with open(unfinished, "w", newline="") as file:
-                writer = csv.DictWriter(file, columns or list(rows[0]))
-                writer.writeheader()
-                writer.writerows(row for row in rows if not row.get(column) or float(row[column]) <= step)
-            os.replace(unfinished, self.path / name)
+            kept = [row for row in rows if not row.get(column) or float(row[column]) <= step]
+            write_csv(self.path / name, columns or list(rows[0]), kept)
         for path in self.path.glob("*_model.zip"):
             if checkpoint.saved_step(path) > step:
                 path.unlink()

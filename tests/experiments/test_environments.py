@@ -28,8 +28,8 @@ from experiments.training.errors import UsageError, did_you_mean
         ("Pendulum", "Pendulum-v1", "Pendulum"),
         ("phys2d/Pendulum", "phys2d/Pendulum-v0", "Pendulum"),
         (
-            "tests.experiments.nan_environment:NanPendulum",
-            "tests.experiments.nan_environment:NanPendulum-v0",
+            "experiments.studies.nan_pendulum:NanPendulum",
+            "experiments.studies.nan_pendulum:NanPendulum-v0",
             "NanPendulum",
         ),
     ],
@@ -104,7 +104,7 @@ def test_normalisation_leaves_evaluation_rewards_as_they_are():
 
 
 def test_nan_is_stopped_before_it_reaches_the_running_statistics():
-    environment = find_environment("tests.experiments.nan_environment:NanPendulum")
+    environment = find_environment("experiments.studies.nan_pendulum:NanPendulum")
     env = make_vector_environment(environment, 1, normalize=True, gamma=0.9)
     env.reset()
     with pytest.raises(NonFiniteObservation, match=r"observation\[0\] = nan"):

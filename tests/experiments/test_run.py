@@ -27,10 +27,10 @@ from experiments.run import main, parse_arguments
 from experiments.training.callbacks import Interruption
 from experiments.training.clock import TrainingClock
 from experiments.training.lessons import missing_lessons
-from experiments.training.logs import read_csv
 from experiments.training.progress import ProgressDisplay
 from experiments.training.replay_files import has_replay_buffer
 from experiments.training.run_directory import RunDirectory
+from experiments.training.tables import read_csv
 
 ROOT = Path(__file__).resolve().parents[2]
 # Not so where the tests run as if flowrl/kernels were not there.
@@ -393,7 +393,7 @@ def test_numbers_may_be_written_as_people_write_them():
 @pytest.mark.parametrize(("agent", "saved"), [("flow-sac", 120), ("flow-ppo", 64)])
 def test_nan_observation_saves_and_names_environment_step_and_cure(agent, saved, tmp_path, capsys):
     """PPO has learned from whole rollouts of 64 steps."""
-    arguments = ["--env", "tests.experiments.nan_environment:NanPendulum", "--agent", agent, "--eval-every", "0"]
+    arguments = ["--env", "experiments.studies.nan_pendulum:NanPendulum", "--agent", agent, "--eval-every", "0"]
     arguments += [word for setting in SMALL[agent.removeprefix("flow-")] for word in ("--set", setting)]
     assert main([*arguments, "--num-envs", "1", "--logdir", str(tmp_path)]) == 1
     message = capsys.readouterr().err
