@@ -7,6 +7,7 @@ Trains one run of each agent to its end; then others, the same but for a fault a
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -148,10 +149,12 @@ def filled(job: Job, chance: random.Random) -> tuple[int, int]:
 
 
 def broken_environment(job: Job, chance: random.Random) -> tuple[int, int]:
-    """It ends by itself."""
+    """It ends the run by itself."""
     with started(job, 1.0):
         pass
-    return ended(job)
+    found = re.search(r"at step ([\d,]+)", job.last_words())
+    assert found is not None, job.last_words()
+    return int(found[1].replace(",", "")), job.step()
 
 
 def ended(job: Job) -> tuple[int, int]:
@@ -182,9 +185,9 @@ def nowhere(agent: str, chance: random.Random) -> list[str]:
 
 
 def nan_somewhere(agent: str, chance: random.Random) -> list[str]:
-    """An environment that gives NaN in the second half of the run: one that is made anew does not come so far."""
+    """An environment that gives NaN late in the run: one that is made anew does not come so far."""
     steps_of_each = STEPS // (2 if "--num-envs" in AGENTS[agent] else 1)
-    after = round(chance.uniform(0.5, 0.95) * steps_of_each)
+    after = round(chance.uniform(0.6, 0.95) * steps_of_each)
     return ["--env", "experiments.studies.nan_pendulum:NanPendulum", "--env-set", f"after={after}"]
 
 
