@@ -179,7 +179,7 @@ def check_flow_options(flow: str, options: dict[str, Any]) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     annotations = get_type_hints(builder)
-    known = {parameter.name: annotations.get(parameter.name, Any) for parameter in parameters}
+    known = {parameter.name: annotations.get(parameter.name, Any) for parameter in parameters} | {"context_gain": float}
     for name, value in options.items():
         if name not in known:
             hint = did_you_mean(name, known) if known else "it has none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,10 @@ class Flow(nn.Module):
     :param context: dimension of the context; 0 gives an unconditional flow
     :param flow: a recipe's name (see :func:`flowrl.available_flows`), a builder, or a list of layers and transforms
         (a copy is used; the parameters of a transform of torch must be numbers: `Module.to` moves no tensors of it)
+    :param context_gain: by what the weights of the log-std and of the layers are multiplied. A step of Adam moves every
+        weight by the learning rate, so that an output moves by as much for each feature of the context: with a gain
+        below one the flow's shape follows the context in smaller steps, and its biases and the mean as before. (Yang et
+        al. 2021, "Tensor Programs V", scale the steps of output weights by 1 / width for this reason.)
     :param options: passed to the recipe
     :raises ValueError: for an unknown name, or options that the recipe does not take
     """
@@ -44,10 +49,19 @@ class Flow(nn.Module):
     log_std_max = LOG_STD_MAX
     """Beyond which the log-std of the context goes by at most one unit."""
 
-    def __init__(self, features: int, context: int = 0, flow: AnyFlow = DEFAULT_FLOW, **options: Any):
+    def __init__(
+        self,
+        features: int,
+        context: int = 0,
+        flow: AnyFlow = DEFAULT_FLOW,
+        context_gain: float = 1.0,
+        **options: Any,
+    ):
         super().__init__()
         if features < 1 or context < 0:
             raise ValueError(f"Flow needs features >= 1 and context >= 0, got features={features}, context={context}.")
+        if not 0 < context_gain < math.inf:
+            raise ValueError(f"context_gain must be a number above zero, got {context_gain!r}.")
         self.features = features
         self.context = context
         parts = adapt(build_parts(flow, features, context, options), features, context)
@@ -56,7 +70,8 @@ class Flow(nn.Module):
         if self.external is None:
             self._sizes = [features, features, *(layer.context_size for layer in self._layers())]
             # Unconditional: the map of an empty context is its bias alone.
-            self.context_map = ContextMap(context, sum(self._sizes)) if context else _Bias(sum(self._sizes))
+            outputs = sum(self._sizes)
+            self.context_map = ContextMap(context, outputs, features, context_gain) if context else _Bias(outputs)
             self._reset()
 
     @property
@@ -133,7 +148,8 @@ class Flow(nn.Module):
         d = self.features
         weight, bias = self.context_map.weight, self.context_map.bias
         weight[:d], bias[:d] = mean_weight, mean_bias
-        weight[d : 2 * d] = 0.0 if log_std_weight is None else log_std_weight
+        gain = self.context_map.gain if isinstance(self.context_map, ContextMap) else 1.0
+        weight[d : 2 * d] = 0.0 if log_std_weight is None else log_std_weight / gain
         bias[d : 2 * d] = log_std_bias
 
     @torch.no_grad()
@@ -191,12 +207,26 @@ class Flow(nn.Module):
 
 
 class ContextMap(nn.Linear):
-    """The linear map of a context, whose output has the batch contiguous: the order in which layers and C read it."""
+    """
+    The linear map of a context, whose output has the batch contiguous: the order in which layers and C read it.
+
+    :param context: size of the context
+    :param outputs: size of the output
+    :param plain: how many outputs, the first ones, have a gain of one
+    :param gain: by what the others' weights, not their biases, are multiplied
+    """
+
+    def __init__(self, context: int, outputs: int, plain: int, gain: float):
+        super().__init__(context, outputs)
+        self.plain, self.gain = plain, gain
 
     def forward(self, context: Tensor) -> Tensor:
+        weight = self.weight
+        if self.gain != 1.0:
+            weight = torch.cat((weight[: self.plain], self.gain * weight[self.plain :]))
         if context.dim() != 2:
-            return super().forward(context)
-        return torch.addmm(self.bias.unsqueeze(1), self.weight, context.t()).t()
+            return nn.functional.linear(context, weight, self.bias)
+        return torch.addmm(self.bias.unsqueeze(1), weight, context.t()).t()
 
 
 class _Bias(nn.Module):

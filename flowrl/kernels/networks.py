@@ -66,6 +66,8 @@ class Networks:
         self.is_tanh, self.active_end = first.activation is nn.Tanh, first.active_end
         # All first layers, then all second ones, ...
         self._layers = [linear for layer in zip(*(network.layers for network in networks)) for linear in layer]
+        head = first.layers[-1]
+        self.plain, self.gain = (head.plain, head.gain) if isinstance(head, ContextMap) else (0, 1.0)
         self._widths = (ctypes.c_int64 * len(self.widths))(*self.widths)
 
     def fields(self) -> dict[str, Any]:
@@ -76,6 +78,8 @@ class Networks:
             widths=ctypes.addressof(self._widths),
             is_tanh=self.is_tanh,
             active_end=self.active_end,
+            plain=self.plain,
+            gain=self.gain,
         )
 
     def parameters(self) -> list[Tensor]:

@@ -17,6 +17,7 @@ from flowrl import Flow
 from flowrl.flows.flow import soft_clamp
 from flowrl.layers import ActNorm
 from flowrl.transforms import TorchTransform
+from tests.models import perturb
 
 
 class GaussianModule(nn.Module):
@@ -52,6 +53,31 @@ def test_a_list_of_torch_transforms_is_a_flow():
         validate_args=False,
     )
     torch.testing.assert_close(distribution.log_prob(x), expected.log_prob(x))
+
+
+def test_a_gain_multiplies_the_weights_of_all_but_the_mean():
+    flow = Flow(2, 3, "triangular", context_gain=0.25).double()
+    perturb(flow, 0.5)
+    plain = Flow(2, 3, "triangular").double()
+    plain.load_state_dict(flow.state_dict())
+    with torch.no_grad():
+        plain.context_map.weight[2:] *= 0.25
+    for shape in ((5,), (4, 5), ()):
+        context = torch.randn(*shape, 3).double()
+        torch.testing.assert_close(flow.context_map(context), plain.context_map(context))
+
+
+def test_with_a_gain_it_still_starts_as_the_gaussian_that_it_is_given():
+    flow, context = Flow(2, 3, "gaussian", context_gain=0.25).double(), torch.randn(5, 3).double()
+    mean, log_std = nn.Linear(3, 2).double(), nn.Linear(3, 2).double()
+    flow.set_gaussian(mean.weight, mean.bias, log_std.weight, log_std.bias)
+    torch.testing.assert_close(flow.context_map(context), torch.cat((mean(context), log_std(context)), -1))
+
+
+@pytest.mark.parametrize("gain", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_gain_that_is_none_is_refused(gain):
+    with pytest.raises(ValueError, match="context_gain must be a number above zero"):
+        Flow(2, 3, context_gain=gain)
 
 
 def test_a_registered_module_is_used_as_it_is(registered):

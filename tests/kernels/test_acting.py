@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(library.load(torch.float64) is None, reason="no 
 
 def policy_of(algorithm, flow="triangular", d=2, **kwargs):
     space = spaces.Box(-1.0, 1.0, (d,))
-    policy = build_policy(algorithm, action_space=space, flow=flow, flow_kwargs=KERNEL_FLOWS[flow], **kwargs).double()
+    options = dict(flow_kwargs=KERNEL_FLOWS[flow]) | kwargs
+    policy = build_policy(algorithm, action_space=space, flow=flow, **options).double()
     perturb(policy, 0.1)
     policy.set_training_mode(False)
     return policy
@@ -59,6 +60,11 @@ def assert_same_actions(policy, obs):
 @pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
 def test_it_acts_as_the_policy_does(algorithm, flow, d, batch):
     assert_same_actions(policy_of(algorithm, flow, d), observations(batch).double())
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_it_acts_as_a_policy_with_a_gain_does(algorithm):
+    assert_same_actions(policy_of(algorithm, flow_kwargs=dict(context_gain=0.2)), observations(5).double())
 
 
 def test_it_acts_as_tqc_does():

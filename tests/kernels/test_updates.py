@@ -152,6 +152,13 @@ def test_ppo(flow, d):
     assert_same([make("PPO", d, flow, n_epochs=1, batch_size=150) for _ in range(2)], tolerance=1e-8)
 
 
+@pytest.mark.parametrize("algorithm", ["SAC", "NFAC", "NFQ", "PPO"])
+def test_with_a_gain_of_the_context(algorithm):
+    settings, sizes = (dict(n_epochs=1, batch_size=150), ()) if algorithm == "PPO" else ({}, (130,))
+    policy = dict(flow_kwargs=dict(context_gain=0.2))
+    assert_same([make(algorithm, 2, policy=policy, **settings) for _ in range(2)], *sizes, tolerance=1e-8)
+
+
 def test_sac_with_batches_of_several_sizes_in_turn():
     assert_same([make("SAC", 2) for _ in range(2)], 5, 64, 100, 5, 64, tolerance=1e-7)  # Adam divides by nearly zero
 

@@ -17,6 +17,8 @@ typedef struct {
     const Size *widths; /* of the inputs, then of each layer's outputs, (depth + 1) */
     int is_tanh;        /* whether the activation is tanh; ReLU if not */
     int active_end;     /* whether it follows the last layer too */
+    Size plain;         /* the last layer's rows after these: their weights, not their biases, are multiplied by the gain */
+    double gain;
     const REAL *const *weights; /* of each layer the matrix and the bias of each network, (depth, networks, 2) pointers */
     const REAL *x;
     Size x_apart;   /* between the networks' inputs; 0 where they share them */
@@ -48,6 +50,16 @@ static Layer layer_of(const Stack *s, Size layer, Size network) {
 /* Where the last layer of the first network begins, in the outputs or in the gradients in them. */
 static REAL *last_layers(const Stack *s, REAL *arrays) { return arrays + layer_of(s, s->depth - 1, 0).outputs; }
 
+/* In a block of the last layer's rows with a gain g: W h + b becomes g W h + b; in the gradients, b is left aside. */
+static void apply_gain(const Stack *s, Size rows, Size lanes, REAL *block, const REAL *bias) {
+    if (s->gain == 1) return;
+    REAL gain = (REAL)s->gain;
+    for (Size i = s->plain; i < rows; i++) {
+        REAL *row = block + i * s->n, rest = bias ? (1 - gain) * bias[i] : 0;
+        for (Size b = 0; b < lanes; b++) row[b] = gain * row[b] + rest;
+    }
+}
+
 /* A block of columns of one network, through all layers. */
 static void stack_forward_block(const void *job, Size number) {
     const Stack *s = job;
@@ -62,6 +74,7 @@ static void stack_forward_block(const void *job, Size number) {
                             .x = x + first, .bias = s->weights[at.matrix + 1], .end = end,
                             .out = s->outputs + at.outputs + first},
                  lanes);
+        if (l == s->depth - 1) apply_gain(s, at.width, lanes, s->outputs + at.outputs + first, s->weights[at.matrix + 1]);
     }
 }
 
@@ -103,6 +116,7 @@ static void stack_backward_block(const void *job, Size number) {
                 const REAL *h = s->outputs + here + i * s->n;
                 for (Size b = 0; b < lanes; b++) g[b] = s->is_tanh ? g[b] * (1 - h[b] * h[b]) : h[b] <= 0 ? 0 : g[b]; /* NaN passes */
             }
+        if (l == s->depth - 1) apply_gain(s, at.width, lanes, s->gradients + here, NULL);
         if (l == s->depth - 1 && sparse) some = with_gradient(s->gradients + here, lanes, which);
         if (l == 0 && !s->to_x) return;
         REAL *out = l ? s->gradients + below : s->to_x + network * at.before * s->n + first;
@@ -133,8 +147,11 @@ static void stack_weights_panel(const void *job, Size number) {
     for (; panel >= panels(s->widths[l]); l++) panel -= panels(s->widths[l]);
     Layer at = layer_of(s, l, network);
     const REAL *x = l ? s->outputs + at.previous : s->x + network * s->x_apart;
-    panel_gradient(s->n, s->lanes, at.width, at.before, s->gradients + at.outputs, x, NULL, panel,
-                   s->to_weights[at.matrix], s->to_weights[at.matrix + 1]);
+    REAL *to_bias = s->to_weights[at.matrix + 1];
+    panel_gradient(s->n, s->lanes, at.width, at.before, s->gradients + at.outputs, x, NULL, panel, s->to_weights[at.matrix],
+                   to_bias);
+    if (l == s->depth - 1 && panel == 0 && s->gain != 1)
+        for (Size i = s->plain; i < at.width; i++) to_bias[i] /= (REAL)s->gain; /* biases have none */
 }
 
 /* Below this many multiplications a second thread is not worth waking. */
