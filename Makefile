@@ -27,7 +27,7 @@ help:
 	@echo "make test-slow  run the tests that train for minutes"
 	@echo "make test-matrix  run them at the oldest and newest supported versions: ARGS='oldest' (an hour without ARGS)"
 	@echo "make benchmark  measure speed beside other libraries: ARGS='sac ppo --threads 2' (half an hour without ARGS)"
-	@echo "make reliability  kill, stop and damage runs, give them hostile inputs, and see what is lost (an hour or more)"
+	@echo "make reliability  kill, stop and damage runs, give them hostile inputs, and see what is lost (three hours)"
 	@echo "make conformance  count what of SB3's behaviour each learner has (some minutes)"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite what it can"
@@ -51,7 +51,7 @@ test-matrix:
 benchmark: $(VENV)/.benchmark
 	$(BIN)/python experiments/benchmark.py $(ARGS)
 
-# 87 runs that are killed, stopped or damaged, and resumed: half an hour; then hostile inputs: another hour.
+# 114 runs that are killed, stopped, damaged or short of disk, and resumed: an hour; then hostile inputs: two hours.
 reliability: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/studies/reliability.py $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/studies/hostile.py

@@ -185,10 +185,10 @@ def nowhere(agent: str, chance: random.Random) -> list[str]:
 
 
 def nan_somewhere(agent: str, chance: random.Random) -> list[str]:
-    """An environment that gives NaN late in the run: one that is made anew does not come so far."""
+    """An environment that gives NaN late in the run: one that is made anew, or to evaluate, does not come so far."""
     steps_of_each = STEPS // (2 if "--num-envs" in AGENTS[agent] else 1)
     after = round(chance.uniform(0.6, 0.95) * steps_of_each)
-    return ["--env", "experiments.studies.nan_pendulum:NanPendulum", "--env-set", f"after={after}"]
+    return ["--env", "experiments.studies.nan_pendulum:NanPendulum", "--env-set", f"after={after}", "--eval-every", "0"]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from experiments.training.errors import TrainingError
+
 ENVIRONMENT, CONTINUATION = "environment.pkl", "continuation.pkl"
 LOGS = ("name_to_value", "name_to_count", "name_to_excluded")
 
@@ -86,9 +88,12 @@ def save_environment(env: VecEnv, directory: Path) -> str | None:
     :param env: with its wrappers
     :param directory: of the checkpoint
     :return: why they cannot; None if they were
+    :raises TrainingError: if they are gone
     """
     try:
         state = state_of(env)
+    except TrainingError:
+        raise
     except Exception as error:  # a simulator can refuse in any way
         return f"{type(error).__name__}: {error}".splitlines()[0]
     (directory / ENVIRONMENT).write_bytes(state)

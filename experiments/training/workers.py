@@ -38,8 +38,10 @@ class Workers(SubprocVecEnv):
         Every environment as it stands.
 
         :raises PicklingError: if one cannot be pickled
+        :raises WorkerLost: if one is gone
         """
-        answers = self.env_method("state")
+        with self._all_there():
+            answers = self.env_method("state")
         for _, reason in answers:
             if reason is not None:
                 raise pickle.PicklingError(reason)

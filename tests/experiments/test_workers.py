@@ -10,9 +10,12 @@ import pytest
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
 from experiments.run import main
+from experiments.training.checkpoints import save_checkpoint
+from experiments.training.clock import TrainingClock
 from experiments.training.continuation import load_environment, save_environment
 from experiments.training.environments import find_environment, make_vector_environment
 from experiments.training.workers import WorkerLost, Workers
+from tests.models import build
 
 
 class Unsaved(PendulumEnv):
@@ -87,6 +90,14 @@ def test_a_lost_process_is_named_and_the_others_are_not_waited_for(workers):
     with pytest.raises(WorkerLost, match=r"process 2 of 2 \(killed by SIGKILL\)"):
         for _ in range(2):
             env.step(np.zeros((2, 1), np.float32))
+
+
+def test_a_process_that_is_lost_before_a_checkpoint_is_no_environment_that_cannot_be_saved(tmp_path):
+    model = build("PPO", env=Workers([PendulumEnv]), n_steps=8)
+    model.env.processes[0].kill()
+    with pytest.raises(WorkerLost, match="killed by SIGKILL"):
+        save_checkpoint(model, tmp_path / "step_0", TrainingClock(), [])
+    assert not list(tmp_path.iterdir())
 
 
 class Unmade(PendulumEnv):
