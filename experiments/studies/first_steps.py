@@ -35,7 +35,7 @@ STEPS = dict(ppo=100_000, a2c=10_000)
 GAMMA = 0.98  # of A2C
 POLICIES: list[tuple[str | None, float]] = [
     (None, 1.0),  # SB3's Gaussian
-    *((flow, gain) for flow in ("gaussian", "triangular", "nsf") for gain in (1.0, 0.125, 0.03)),
+    *((flow, gain) for flow in ("gaussian", "triangular", "nsf") for gain in (1.0, 0.125)),
 ]
 
 
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     :return: the exit code
     """
     parser = ResultsParser("first_steps.py", __doc__)
-    parser.add_argument("--seeds", type=int, default=5, help="of each policy (default: 5)")
+    parser.add_argument("--seeds", type=int, default=3, help="of each policy (default: 3)")
     parser.add_argument("--steps", type=float, default=1.0, help="a share of the steps (default: 1)")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
