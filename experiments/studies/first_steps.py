@@ -1,11 +1,12 @@
 """The first steps of a flow in PPO and A2C, with and without a gain: ``python experiments/studies/first_steps.py``.
 
-Adam moves every weight by the learning rate, so that what a linear map gives moves by as much for each of its inputs.
-SB3's Gaussian has a log-std that depends on no state; a flow's log-std and layers come from the context map, and move
-many times as far in the first updates. ``flow_kwargs=dict(context_gain=g)`` makes these steps smaller by g. Measured:
+Adam and RMSprop move every weight by about the learning rate, so that what a linear map gives moves by as much for each
+of its inputs. SB3's Gaussian has a log-std that depends on no state; a flow's log-std and layers come from the context
+map, and move many times as far in the first updates. ``flow_kwargs=dict(context_gain=g)`` makes these steps smaller by
+g. Measured:
 
-- PPO on Pendulum with the Zoo's settings, its learning rate of 1e-3 among them: the divergence KL(old || new) of the
-  first update, and the mean return of the last rollouts of 100,000 steps;
+- PPO on Pendulum with the Zoo's settings, its learning rate of 1e-3 among them: KL(old || new) in the last of the ten
+  epochs of the first update, the highest of any update, and the mean return of the last 100 of 100,000 steps' episodes;
 - A2C at a learning rate of 0.01 where every reward is 1, so that the value of every state is 1 / (1 - 0.98) = 50: the
   value that it believes in after 10,000 steps. Its policy's gradient and its value's are clipped together.
 
@@ -57,7 +58,7 @@ class One(gym.Env):
 
 
 class Divergences(BaseCallback):
-    """Keeps the divergence of every update, and the returns of the last 100 episodes after it."""
+    """Keeps the divergence of every update, as PPO logs it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,6 +68,9 @@ class Divergences(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
+        self._on_training_end()
+
+    def _on_training_end(self) -> None:
         if "train/approx_kl" in self.logger.name_to_value:
             self.kept.append(self.logger.name_to_value["train/approx_kl"])
 

@@ -210,6 +210,7 @@ class Fault:
     is_exact: bool = True
 
 
+DISK = "a full disk, for some seconds"
 WORKERS = ("--num-envs", "2", "--vec-env", "subproc")
 FAULTS = {
     "kill -9": Fault(signalled(signal.SIGKILL), times=20),
@@ -218,7 +219,7 @@ FAULTS = {
     "kill -9, and half of the newest checkpoint's model gone": Fault(
         damaged(lambda content: content[: len(content) // 2], "model.zip")
     ),
-    "a full disk, for some seconds": Fault(filled),
+    DISK: Fault(filled),
     "a worker of SubprocVecEnv killed": Fault(worker_killed, words=lambda *_: list(WORKERS), reference=WORKERS),
     "an observation that is NaN": Fault(broken_environment, words=nan_somewhere, is_exact=False),
 }
@@ -275,6 +276,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--agents", nargs="+", choices=list(AGENTS), default=list(AGENTS), help="some of them")
     parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="some of them")
     arguments = parser.parse_args(argv)
+    if DISK in arguments.faults:
+        with_mounts_of_our_own()
     rows = [row_of(agent, fault, arguments.times) for agent in arguments.agents for fault in arguments.faults]
     write_results(arguments.output, "reliability", rows)
     if arguments.output == RESULTS:
@@ -284,18 +287,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def with_mounts_of_our_own() -> None:
     """
-    Go on as root of a namespace of our own, in which a small disk can be mounted that no other process sees.
+    Begin this command again as root of a namespace of our own, in which a small disk can be mounted that no other
+    process sees.
 
     :raises SystemExit: where the system allows nobody to
     """
     command = ["unshare", "--map-root-user", "--mount", sys.executable, *sys.argv]
     if "FLOWRL_OWN_MOUNTS" not in os.environ:
         if shutil.which("unshare") is None or subprocess.run([*command[:3], "true"]).returncode != 0:
-            sys.exit("error: a full disk needs Linux with unshare; leave it out: --faults 'kill -9' SIGTERM ...")
+            sys.exit("error: a full disk needs Linux with unshare; name other faults: --faults 'kill -9' SIGTERM ...")
         os.environ["FLOWRL_OWN_MOUNTS"] = "1"
         os.execvp(command[0], command)
 
 
 if __name__ == "__main__":
-    with_mounts_of_our_own()
     sys.exit(main())

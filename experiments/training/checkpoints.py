@@ -188,21 +188,21 @@ def load_model(
     return model
 
 
-def load_checkpoint(algorithm: type[BaseAlgorithm], directory: Path, env: VecEnv, device: str) -> BaseAlgorithm:
+def load_checkpoint(
+    algorithm: type[BaseAlgorithm], directory: Path, make_env: Callable[[], VecEnv], device: str
+) -> BaseAlgorithm:
     """
     Load what :func:`save_checkpoint` saved.
 
     :param algorithm: the model's class
     :param directory: the checkpoint
-    :param env: a new training environment, for a checkpoint without the environments as they stood
+    :param make_env: makes new training environments, for a checkpoint without the environments as they stood
     :param device: where the model shall live
     :return: the model, ready to ``learn`` with ``reset_num_timesteps=False``
     """
     warn_of_foreign_pickles(directory)
     saved = load_environment(directory)
-    model = load_model(algorithm, directory, saved or env, device, force_reset=saved is None)
-    if saved is not None:
-        env.close()
+    model = load_model(algorithm, directory, saved or make_env(), device, force_reset=saved is None)
     if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
         load_replay_buffer(model.replay_buffer, directory, goes_on=saved is not None)
     return model

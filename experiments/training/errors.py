@@ -17,6 +17,14 @@ class UsageError(Exception):
 class TrainingError(Exception):
     """Training that cannot go on; the message says what to do about it (exit code 1)."""
 
+    exit_code = 1
+
+
+class Resumable(TrainingError):
+    """Training that would go on from its last checkpoint if it were resumed (exit code 75, as sysexits.h has it)."""
+
+    exit_code = 75
+
 
 def is_full(error: OSError) -> bool:
     """Whether an error means that there is no space left on the device, or none of the user's quota."""
@@ -43,7 +51,8 @@ def one_line_errors(main: Main) -> Main:
     """
     A command that shows these errors as one line each.
 
-    Its exit code is 2 for a request that cannot be met, 1 for training that failed, 130 for Ctrl-C. Where nobody reads
+    Its exit code is 2 for a request that cannot be met, 1 for training that failed, 75 for training that lost a process
+    of its own, 130 for Ctrl-C. Where nobody reads
     on (``... | head``) it ends in silence.
     """
 
@@ -55,7 +64,7 @@ def one_line_errors(main: Main) -> Main:
             return code
         except (UsageError, TrainingError) as error:
             print(f"error: {error}", file=sys.stderr)
-            return 2 if isinstance(error, UsageError) else 1
+            return 2 if isinstance(error, UsageError) else error.exit_code
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130

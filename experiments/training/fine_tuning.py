@@ -67,6 +67,11 @@ def settings_of_source(settings: dict[str, Any], source: RunDirectory) -> dict[s
     )
 
 
+def context_gain(policy_kwargs: dict[str, Any]) -> float:
+    """That of a flow policy: see `flowrl.Flow`."""
+    return (policy_kwargs.get("flow_kwargs") or {}).get("context_gain", 1.0)
+
+
 def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:
     """
     Give a new model the actor of another run's best model, and the statistics by which its observations are normalised;
@@ -81,6 +86,11 @@ def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:
     warn_of_foreign_pickles(source.path / f"{which}_model.zip")
     _, parameters, variables = load_from_zip_file(source.path / f"{which}_model.zip", device=model.device)
     weights: Any = parameters["policy"]
+    ours, theirs = context_gain(model.policy_kwargs), context_gain(source.config["hyperparameters"]["policy_kwargs"])
+    if ours != theirs:  # no shape says so
+        raise UsageError(
+            f"--from {source.path}: its context_gain is {theirs}, not {ours}; leave out --set policy_kwargs..."
+        )
     try:
         if isinstance(model, NFQ):
             model.policy.load_state_dict(weights)

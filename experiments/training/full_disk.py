@@ -32,7 +32,7 @@ def when_there_is_space(write: Callable[[], Result], what: str, console: Console
             if not is_full(error):
                 raise
             if not has_said:
-                what_to_do = f"training waits until there is space for {what} (Ctrl-C gives up)"
+                what_to_do = f"training waits until there is space for {what} (Ctrl-C, repeated, gives up)"
                 say(console or Console(), f"the disk is full: {what_to_do}")
                 has_said = True
             time.sleep(WAIT)

@@ -182,7 +182,7 @@ def check_flow_options(flow: str, options: dict[str, Any]) -> None:
     known = {parameter.name: annotations.get(parameter.name, Any) for parameter in parameters} | {"context_gain": float}
     for name, value in options.items():
         if name not in known:
-            hint = did_you_mean(name, known) if known else "it has none"
+            hint = did_you_mean(name, known)
             raise UsageError(f"--set policy_kwargs.flow_kwargs: {flow} has no option {name!r}; {hint}")
         convert(value, known[name], f"policy_kwargs.flow_kwargs.{name}")
 

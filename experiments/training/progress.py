@@ -114,7 +114,7 @@ def say(console: Console, line: str) -> None:
     """
     Print a line as it is: neither wrapped nor coloured, so that paths and commands can be copied.
 
-    :param console: where; a line is lost where that is a file on a full disk
+    :param console: where; if that is a file on a full disk, the line comes once there is space
     :param line: the line
     """
     try:
@@ -122,3 +122,4 @@ def say(console: Console, line: str) -> None:
     except OSError as error:
         if not is_full(error):
             raise
+        console._buffer.clear()  # the file below has kept the line, and rich would write it once more

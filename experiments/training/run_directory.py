@@ -19,7 +19,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from experiments.training import checkpoints as checkpoint
 from experiments.training.clock import TrainingClock
-from experiments.training.errors import UsageError
+from experiments.training.errors import TrainingError, UsageError
 from experiments.training.full_disk import when_there_is_space
 from experiments.training.logs import ProgressTable, ResumedTensorBoard
 from experiments.training.replay_files import drop_replay_buffer, has_replay_buffer
@@ -283,14 +283,14 @@ class RunDirectory:
         return resumable[-1] if resumable else None
 
     def load_checkpoint(
-        self, algorithm: type[BaseAlgorithm], path: Path | None, env: VecEnv, device: str
+        self, algorithm: type[BaseAlgorithm], path: Path | None, make_env: Callable[[], VecEnv], device: str
     ) -> BaseAlgorithm:
         """
         Load a checkpoint.
 
         :param algorithm: the model's class
         :param path: which one; the newest that is not damaged by default
-        :param env: the training environment
+        :param make_env: makes new training environments, for a checkpoint without those that it was saved with
         :param device: where the model shall live
         :return: the model
         """
@@ -310,7 +310,9 @@ class RunDirectory:
         if (damage := checkpoint.damage(path)) is not None:
             raise UsageError(f"the checkpoint {path} is damaged ({damage}); {cure}")
         try:
-            return checkpoint.load_checkpoint(algorithm, path, env, device)
+            return checkpoint.load_checkpoint(algorithm, path, make_env, device)
+        except TrainingError:
+            raise
         except Exception as error:  # a broken file can fail in any way
             raise UsageError(f"the checkpoint {path} does not load ({_first_line(error)}); {cure}") from error
 

@@ -33,7 +33,7 @@ from experiments.training.environments import (
     make_vector_environment,
     with_options,
 )
-from experiments.training.errors import TrainingError, UsageError, did_you_mean
+from experiments.training.errors import Resumable, TrainingError, UsageError, did_you_mean
 from experiments.training.evaluation import Evaluation
 from experiments.training.fine_tuning import CriticWarmup, open_source, settings_of_source, take_policy
 from experiments.training.full_disk import when_there_is_space
@@ -224,12 +224,17 @@ def resume(arguments: Namespace) -> int:
                 config[name] = getattr(arguments, name)
         environment = Environment(**config["environment"])
         find_environment(environment.id)  # imports the module that registers it
-        env = training_environment(config)
         agent = find_agent(config["agent"])
         algorithm: Any = agent.sb3_algorithm if config.get("plain") else agent.algorithm
         before = config.get("arguments", {})
         device = check_device(arguments.device or before.get("device"))
-        model = run.load_checkpoint(algorithm, named, env, device)
+        made: list[VecEnv] = []
+
+        def make_env() -> VecEnv:
+            made.append(training_environment(config))
+            return made[-1]
+
+        model = run.load_checkpoint(algorithm, named, make_env, device)
         step = model.num_timesteps
         if step >= config["steps"]:
             more = f"to train on, add --steps {2 * config['steps']}"
@@ -237,7 +242,7 @@ def resume(arguments: Namespace) -> int:
         imitate(model, config)
         run.forget_after(step)
         checkpoint = run.path / "checkpoints" / f"step_{step}"
-        continues = checkpoint if model.env is not env else None
+        continues = None if made else checkpoint
         if continues is None:
             # The environment starts a new episode; with the first seed again it would replay the start of the run.
             model.set_random_seed(config["seed"] + step)
@@ -402,7 +407,7 @@ def explain(
     checkpoints = run.checkpoints()
     if isinstance(error, WorkerLost):
         cure = f"go on from {checkpoints[-1].name}: {resume_command(run)}" if checkpoints else "start the run again"
-        return TrainingError(f"{run.config['environment']['id']}: {error}, at {step}; {cure}")
+        return Resumable(f"{run.config['environment']['id']}: {error}, at {step}; {cure}")
     # flowrl raises FloatingPointError for losses, and a ValueError for actions, that are "not finite"
     if not sound or isinstance(error, (NonFiniteAction, FloatingPointError)) or "not finite" in str(error):
         cure = f"the last sound checkpoint is {checkpoints[-1]}" if checkpoints else "no checkpoint was saved yet"

@@ -1,11 +1,14 @@
 """Environments in processes of their own: saved as they stand, and an error at once where one of them is lost."""
 
+import atexit
 import multiprocessing
 import pickle
 import signal
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing.connection import wait
 from typing import Any
 
 import gymnasium as gym
@@ -30,6 +33,7 @@ class Workers(SubprocVecEnv):
 
     def __init__(self, makers: list[Callable[[], gym.Env]]) -> None:
         multiprocessing.set_forkserver_preload(["flowrl"])  # seconds and memory, once and not in every process
+        atexit.register(self._kill)  # at its exit Python would wait for ever for processes that ignore SIGTERM
         with self._all_there():
             super().__init__([partial(_begin, maker) for maker in makers])
 
@@ -41,7 +45,7 @@ class Workers(SubprocVecEnv):
         :raises WorkerLost: if one is gone
         """
         with self._all_there():
-            answers = self.env_method("state")
+            answers = self.env_method("pickled_state")
         for _, reason in answers:
             if reason is not None:
                 raise pickle.PicklingError(reason)
@@ -67,30 +71,58 @@ class Workers(SubprocVecEnv):
         with self._all_there():
             return super().reset()
 
+    def close(self) -> None:
+        """End the processes: those that do not listen, too. SB3 would wait for an answer that it may have had."""
+        if not self.closed and not self.waiting:
+            for remote in self.remotes:
+                with suppress(OSError):
+                    remote.send(("close", None))
+            wait_for_all([process.sentinel for process in self.processes], timeout=5.0)
+        self._kill()
+
+    def _kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+        for remote in self.remotes:
+            remote.close()
+        self.closed = True
+        atexit.unregister(self._kill)
+
     @contextmanager
     def _all_there(self) -> Iterator[None]:
         try:
             yield
         except (EOFError, ConnectionError) as error:
             lost = self._lost()
-            for process in self.processes:  # close() would wait for ever for what the others have said already
-                process.kill()
-            self.closed = True
+            self._kill()
             raise WorkerLost(f"the environments lost {lost}") from error
 
     def _lost(self) -> str:
+        wait([process.sentinel for process in self.processes], timeout=1.0)  # a pipe is closed a moment before the end
         for i, process in enumerate(self.processes):
-            process.join(timeout=1.0)  # its pipe is closed a moment before it ends
             if (code := process.exitcode) is not None:
                 how = f"killed by {signal.Signals(-code).name}" if code < 0 else "its error stands above"
                 return f"process {i + 1} of {len(self.processes)} ({how})"
         return f"one of {len(self.processes)} processes"
 
 
+def wait_for_all(sentinels: list[int], timeout: float) -> None:
+    """
+    Wait until processes have ended.
+
+    :param sentinels: of the processes
+    :param timeout: after which it is enough, in seconds
+    """
+    end = time.monotonic() + timeout
+    while sentinels and (left := end - time.monotonic()) > 0:
+        ended = wait(sentinels, left)
+        sentinels = [sentinel for sentinel in sentinels if sentinel not in ended]
+
+
 class _Worker(gym.Wrapper):
     """Gives the state of an environment to another process."""
 
-    def state(self) -> tuple[bytes, str | None]:
+    def pickled_state(self) -> tuple[bytes, str | None]:
         """The environment as it stands, and why that cannot be had, where it cannot."""
         try:
             return state_of(self.env), None
@@ -99,6 +131,7 @@ class _Worker(gym.Wrapper):
 
 
 def _begin(maker: Callable[[], gym.Env]) -> Any:
-    """Make an environment in a process of its own, whose end is for the process that trains to decide on Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Make an environment in a process of its own, which ends when the process that trains says so."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal, or a cluster, sends them to all processes
+        signal.signal(number, signal.SIG_IGN)
     return _Worker(maker())

@@ -37,12 +37,13 @@ class Flow(nn.Module):
     :param context: dimension of the context; 0 gives an unconditional flow
     :param flow: a recipe's name (see :func:`flowrl.available_flows`), a builder, or a list of layers and transforms
         (a copy is used; the parameters of a transform of torch must be numbers: `Module.to` moves no tensors of it)
-    :param context_gain: by what the weights of the log-std and of the layers are multiplied. A step of Adam moves every
-        weight by the learning rate, so that an output moves by as much for each feature of the context: with a gain
-        below one the flow's shape follows the context in smaller steps, and its biases and the mean as before. (Yang et
-        al. 2021, "Tensor Programs V", scale the steps of output weights by 1 / width for this reason.)
+    :param context_gain: by what the context's weights for the log-std and the layers are multiplied; they start so much
+        larger that the flow starts the same. A step of Adam moves every weight by the learning rate, so that an output
+        moves by as much for each feature of the context: with a gain below one the flow's shape follows the context in
+        smaller steps, and its biases and the mean move as before. (Yang et al. 2021, "Tensor Programs V", scale the
+        steps of output weights by 1 / width for this reason.)
     :param options: passed to the recipe
-    :raises ValueError: for an unknown name, or options that the recipe does not take
+    :raises ValueError: for an unknown name, options that the recipe does not take, or a gain where it has no meaning
     """
 
     context_map: ContextMap | _Bias
@@ -66,6 +67,9 @@ class Flow(nn.Module):
         self.context = context
         parts = adapt(build_parts(flow, features, context, options), features, context)
         self.external = parts if isinstance(parts, nn.Module) else None
+        if context_gain != 1.0 and (self.is_external or not context):
+            what = "without a context" if not context else "that is a module of another library"
+            raise ValueError(f"A flow {what} has no context_gain, got {context_gain!r}.")
         self.layers = nn.ModuleList([] if isinstance(parts, nn.Module) else map(_as_layer, parts))
         if self.external is None:
             self._sizes = [features, features, *(layer.context_size for layer in self._layers())]
@@ -204,6 +208,8 @@ class Flow(nn.Module):
             nn.init.zeros_(self.context_map.bias)
         for layer, weight, bias in zip(self._layers(), weights[2:], biases[2:], strict=True):
             layer.reset_context(weight, bias)
+        if isinstance(self.context_map, ContextMap):
+            self.context_map.weight[self.features :] /= self.context_map.gain
 
 
 class ContextMap(nn.Linear):
@@ -215,6 +221,8 @@ class ContextMap(nn.Linear):
     :param plain: how many outputs, the first ones, have a gain of one
     :param gain: by what the others' weights, not their biases, are multiplied
     """
+
+    plain, gain = 0, 1.0  # of one that an earlier version pickled
 
     def __init__(self, context: int, outputs: int, plain: int, gain: float):
         super().__init__(context, outputs)

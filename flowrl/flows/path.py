@@ -57,6 +57,7 @@ class PathFlow(Flow):
         flow: AnyFlow = DEFAULT_FLOW,
         noise_layers: int = NOISE_LAYERS,
         noise_std: float = NOISE_STD,
+        context_gain: float = 1.0,
         **options: Any,
     ):
         check_noise(noise_layers, noise_std)
@@ -77,7 +78,7 @@ class PathFlow(Flow):
         mixed: Any = segments[0]
         for segment in segments[1:]:
             mixed += [GaussianNoise(features, noise_std), *segment]
-        super().__init__(features, context, mixed)
+        super().__init__(features, context, mixed, context_gain)
 
     def from_parameters(self, parameters: Tensor) -> "PathDistribution":  # type: ignore[override]
         runs: list[list[Layer]] = [[]]

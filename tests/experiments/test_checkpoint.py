@@ -24,7 +24,7 @@ def test_replay_buffer_comes_back(tmp_path, observation, policy, horizon):
     settings = dict(buffer_size=100, learning_starts=10, batch_size=8, policy_kwargs=dict(net_arch=[8]), device="cpu")
     model = SAC(policy, Aim(observation=observation, horizon=horizon), seed=0, **settings).learn(20)
     save_checkpoint(model, tmp_path / "step_20", TrainingClock())
-    loaded = load_checkpoint(SAC, tmp_path / "step_20", model.get_env(), "cpu")
+    loaded = load_checkpoint(SAC, tmp_path / "step_20", model.get_env, "cpu")
     before, after = model.replay_buffer, loaded.replay_buffer
     assert after.pos == before.pos == 20
     np.testing.assert_array_equal(after.actions[:20], before.actions[:20])

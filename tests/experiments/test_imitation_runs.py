@@ -182,6 +182,10 @@ def test_normalised_clones_take_their_statistics_along(expert, root):
         (["--agent", "flow-ppo", "--from", "EXPERT"], "flow-sac, sac and nfq do"),
         (["--agent", "sac", "--from", "EXPERT"], "--agent flow-sac"),
         (["--agent", "flow-sac", "--from", "EXPERT", "--flow", "radial"], "the policies differ"),
+        (
+            ["--agent", "flow-sac", "--from", "EXPERT", "--set", "policy_kwargs.flow_kwargs={'context_gain':0.5}"],
+            "its context_gain is 1.0, not 0.5",
+        ),
         (["--agent", "flow-sac", "--from", "nowhere"], "nowhere is no run directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

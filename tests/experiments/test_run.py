@@ -247,7 +247,7 @@ def test_resume_restores_weights_optimiser_replay_buffer_and_normalization(tmp_p
 
     path = train(tmp_path, "sac", "--set", "normalize=True", "--eval-every", "0")
     env = make_vector_environment(Environment("Pendulum-v1", "Pendulum"), 1, normalize=True, gamma=0.99)
-    model = RunDirectory.open(path).load_checkpoint(SAC, None, env, "cpu")
+    model = RunDirectory.open(path).load_checkpoint(SAC, None, lambda: env, "cpu")
     last = SAC.load(path / "last_model.zip")
     assert torch.equal(weights(model), weights(last))
     moments = [model.critic.optimizer.state_dict()["state"][0]["exp_avg"] for model in (model, last)]

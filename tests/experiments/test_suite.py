@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -18,7 +19,7 @@ from experiments.scheduling.job import ROOT, Job, Processes, execute
 from experiments.scheduling.progress import table
 from experiments.scheduling.suite_file import read_suite
 from experiments.suite import main
-from experiments.training.errors import UsageError
+from experiments.training.errors import Resumable, TrainingError, UsageError
 
 SMALL = """
 steps: 300
@@ -150,6 +151,27 @@ def test_a_mistake_is_said_and_not_tried_again(tmp_path, capfd):
     assert (tmp_path / "a" / "output.txt").read_text().count("flow-sax") == 1
     with pytest.raises(UsageError, match="another name"):
         execute(replace(job, arguments=("--env", "Pendulum")))
+
+
+class Ending(Processes):
+    """Each process comes 100 steps further, and ends with a code."""
+
+    def __init__(self, code):
+        super().__init__()
+        self.code, self.calls = code, 0
+
+    def call(self, command, output, environment, lock):
+        self.calls += 1
+        run = Path(output.name).parent / "Pendulum-v1" / "flow-sac" / "run"
+        (run / "checkpoints" / f"step_{100 * self.calls}").mkdir(parents=True)
+        (run / "config.json").write_text('{"steps": 500}')
+        return self.code
+
+
+def test_a_run_that_loses_processes_goes_on_as_long_as_it_comes_further(tmp_path):
+    lost, broken = Ending(Resumable.exit_code), Ending(TrainingError.exit_code)
+    assert execute(Job(tmp_path / "a", tuple(WORDS), 500), 1, lost) == "finished" and lost.calls == 5
+    assert execute(Job(tmp_path / "b", tuple(WORDS), 500), 1, broken).startswith("failed") and broken.calls == 3
 
 
 def test_a_worker_that_is_killed_loses_what_came_after_its_last_checkpoint(tmp_path):

@@ -15,6 +15,7 @@ from torch.distributions import (
 import flowrl
 from flowrl import Flow
 from flowrl.flows.flow import soft_clamp
+from flowrl.flows.path import PathFlow
 from flowrl.layers import ActNorm
 from flowrl.transforms import TorchTransform
 from tests.models import perturb
@@ -55,6 +56,36 @@ def test_a_list_of_torch_transforms_is_a_flow():
     torch.testing.assert_close(distribution.log_prob(x), expected.log_prob(x))
 
 
+@pytest.mark.parametrize("name", ["nsf", "realnvp", "triangular", "maf"])
+def test_a_gain_changes_steps_and_not_the_start(name):
+    flows = []
+    for gain in (1.0, 0.125):
+        torch.manual_seed(0)
+        flows.append(Flow(3, 16, name, context_gain=gain).double())
+    context = torch.randn(5, 16).double()
+    torch.testing.assert_close(*(flow.context_map(context) for flow in flows))
+    change = []
+    for flow in flows:
+        before = flow.context_map(context).detach()
+        optimizer = torch.optim.Adam(flow.parameters(), 1e-3)
+        flow.context_map(context).sum().backward()
+        optimizer.step()
+        change.append((flow.context_map(context) - before).detach().abs()[:, 3:].mean())
+    assert change[1] < 0.3 * change[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ((3, 0), "without a context"),
+        ((3, 4, lambda features, context: GaussianModule(features, context)), "of another"),
+    ],
+)
+def test_a_gain_where_it_has_no_meaning_is_refused(arguments, what):
+    with pytest.raises(ValueError, match=f"{what}.*has no context_gain"):
+        Flow(*arguments, context_gain=0.5)
+
+
 def test_a_gain_multiplies_the_weights_of_all_but_the_mean():
     flow = Flow(2, 3, "triangular", context_gain=0.25).double()
     perturb(flow, 0.5)
@@ -62,6 +93,7 @@ def test_a_gain_multiplies_the_weights_of_all_but_the_mean():
     plain.load_state_dict(flow.state_dict())
     with torch.no_grad():
         plain.context_map.weight[2:] *= 0.25
+    assert PathFlow(2, 3, context_gain=0.25).context_map.gain == 0.25
     for shape in ((5,), (4, 5), ()):
         context = torch.randn(*shape, 3).double()
         torch.testing.assert_close(flow.context_map(context), plain.context_map(context))
