@@ -21,15 +21,16 @@ from gymnasium import Env, spaces
 from stable_baselines3.common.logger import Logger
 
 from experiments.reports.results import RESULTS, ResultsParser, Row, write_results
-from experiments.studies.reliability_page import write_page
+from experiments.studies.reliability_page import ANSWERS, write_page
 from flowrl import algorithms, available_flows
 from flowrl.algorithms import update_form
 
 BATCH, OBSERVATIONS, ACTIONS = 32, 3, 2
 AT_ONCE = 10  # updates on batches of one kind
-UPDATES = {"C": 100_000, "torch": 25_000}
+UPDATES = {"C": 100_000, "torch": 10_000}
+ALGORITHMS = ("SAC", "PPO", "NFQ", "NFAC")
 CASES = [("SAC", flow) for flow in available_flows()]
-CASES += [(algorithm, flow) for algorithm in ("PPO", "NFQ", "NFAC") for flow in ("triangular", "nsf")]
+CASES += [(algorithm, flow) for algorithm in ALGORITHMS[1:] for flow in ("triangular", "nsf")]
 # One step of the integrator and few hidden units: what is asked is whether numbers stay finite.
 FLOW_KWARGS: dict[str, dict[str, Any]] = {"ffjord": dict(hidden=(8, 8), steps=1)}
 
@@ -90,9 +91,6 @@ ATTACKS: dict[str, Attack] = {
     "some rewards that are infinite": somewhere("rewards", np.inf),
 }
 ORDINARY = "nothing hostile"
-
-ANSWERS = ("taken", "refused", "not_finite")
-"""Updates that move the weights; those that raise and leave them finite; those by which a weight is lost."""
 
 
 def make(algorithm: str, flow: str) -> Any:
@@ -221,12 +219,15 @@ def main(argv: list[str] | None = None) -> int:
     :return: the exit code: 1 if a weight was lost
     """
     parser = ResultsParser("hostile.py", __doc__)
-    parser.add_argument("--updates", type=int, help="of each (default: 100,000 in C, 25,000 in torch)")
+    parser.add_argument("--updates", type=int, help="of each (default: 100,000 in C, 10,000 in torch)")
+    parser.add_argument("--flows", nargs="+", choices=available_flows(), default=available_flows(), help="some of them")
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS), help="some of them")
     arguments = parser.parse_args(argv)
     logging.getLogger("flowrl").setLevel(logging.ERROR)  # which form it is stands in the table
     torch.set_num_threads(1)  # so small a network is shared out in vain
     rows = []
-    for algorithm, flow in CASES:
+    cases = [case for case in CASES if case[0] in arguments.algorithms and case[1] in arguments.flows]
+    for algorithm, flow in cases:
         for form, updates in UPDATES.items():
             rows += (of_case := rows_of(algorithm, flow, form, arguments.updates or updates))
             lost = sum(row["not_finite"] for row in of_case)

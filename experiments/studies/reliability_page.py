@@ -5,6 +5,9 @@ from collections import defaultdict
 
 from experiments.reports.results import RESULTS, Row
 
+ANSWERS = ("taken", "refused", "not_finite")
+"""Updates that move the weights; those that raise and leave them finite; those by which a weight is lost."""
+
 DOCUMENT = RESULTS.parents[1] / "docs" / "reliability.md"
 
 
@@ -16,7 +19,9 @@ def write_page() -> None:
 
 def page() -> str:
     """The document, in Markdown."""
-    return PAGE.format(faults=_faults(_read("reliability")), hostile=_hostile(_read("hostile")))
+    hostile = _read("hostile")
+    in_c, in_torch = (_fewest_updates(hostile, form) for form in ("C", "torch"))
+    return PAGE.format(faults=_faults(_read("reliability")), hostile=_hostile(hostile), in_c=in_c, in_torch=in_torch)
 
 
 def _read(name: str) -> list[Row]:
@@ -25,11 +30,21 @@ def _read(name: str) -> list[Row]:
 
 
 def _faults(rows: list[Row]) -> str:
-    return "\n".join(
-        f"| {row['agent']} | {row['fault']} | {row['bit_equal']} of {row['runs']} | {row['steps_lost_mean']} "
-        f"({row['steps_lost_most']}) |"
-        for row in rows
-    )
+    lines = []
+    for row in rows:
+        equal = f"{row['bit_equal']} of {row['runs']}" if row["bit_equal"] else "a new episode"
+        lost = f"{row['steps_lost_mean']} ({row['steps_lost_most']})"
+        lines.append(f"| {row['agent']} | {row['fault']} | {row['finished']} of {row['runs']} | {equal} | {lost} |")
+    return "\n".join(lines)
+
+
+def _fewest_updates(rows: list[Row], form: str) -> str:
+    """Of any algorithm and flow, in a form, rounded down to thousands."""
+    updates: dict[tuple[str, str], int] = defaultdict(int)
+    for row in rows:
+        if row["form"] == form:
+            updates[row["algorithm"], row["flow"]] += sum(int(row[answer]) for answer in ANSWERS)
+    return f"{min(updates.values()) // 1000 * 1000:,}"
 
 
 def _hostile(rows: list[Row]) -> str:
@@ -41,7 +56,7 @@ def _hostile(rows: list[Row]) -> str:
     for row in rows:
         case = row["input"], row["algorithm"]
         refused[case] += int(row["refused"])
-        updates[case] += sum(int(row[answer]) for answer in ("taken", "refused", "not_finite"))
+        updates[case] += sum(int(row[answer]) for answer in ANSWERS)
         lost[row["input"]] += int(row["not_finite"])
     lines = [f"| input | refused by {', '.join(algorithms)} | weights lost |", "| --- | --- | --- |"]
     for name in lost:
@@ -65,8 +80,8 @@ before, a resumed run's evaluations and weights are those of a run that nothing 
 Pendulum, 2,000 steps, a checkpoint every 250 steps (PPO: at the next end of a rollout); each fault comes at a
 random moment, and the run is resumed as `experiments/suite.py` does:
 
-| agent | fault | evaluations and weights bit-equal | steps trained again: mean (most) |
-| --- | --- | --- | --- |
+| agent | fault | finished | evaluations and weights bit-equal | steps trained again: mean (most) |
+| --- | --- | --- | --- | --- |
 {faults}
 
 The same is tested with MuJoCo, dictionaries of observations, n-step returns, several environments, NFQ and SNF
@@ -74,12 +89,13 @@ The same is tested with MuJoCo, dictionaries of observations, n-step returns, se
 
 - A flipped bit in any file of a checkpoint, half a file, a missing one: the checkpoint before is taken, with a warning
   (`tests/experiments/test_run.py`).
-- A full disk: training goes on without the checkpoint, and waits for room at its end; nothing half written is left
-  (`test_full_disk.py`).
+- A full disk: training goes on without the checkpoint, and waits for room for its tables, TensorBoard's events and
+  models; nothing half written is left (`test_full_disk.py`).
 - A suite that is killed while its runs go on: it finds them again, and trains nothing twice (`test_suite.py`).
 - An environment that gives NaN: training stops and saves what was learned; the error names the environment, the step
   and the checkpoint (`test_run.py`).
-- A worker of `SubprocVecEnv` that is killed: training ends with an error at once, and the model can be saved
+- A process of `--vec-env subproc` that is lost: the run ends at once with an error that names it and the checkpoint to
+  go on from (`test_workers.py`); in one's own script with SB3's `SubprocVecEnv` too, and the model can be saved
   (`tests/conformance/test_vectorised.py`).
 - The cache of compiled kernels: a library that somebody else could have put there, a truncated or changed one, a home
   that cannot be written, a full disk, two processes at once, a process that is forked (`tests/kernels/test_cache.py`).
@@ -88,11 +104,10 @@ The same is tested with MuJoCo, dictionaries of observations, n-step returns, se
 Transitions that a checkpoint and the last but one have in common are one file on the disk. The two newest share none,
 so that the one before is whole where the newest is damaged.
 
-What cannot be saved are environments whose simulators refuse to be pickled, Box2D's among them, and environments in
-processes of their own: the run says so once, goes on with a new episode when it is resumed, and is then sound but not
-bit-equal. So is a run of SB3's own agents with `use_sde`, whose exploration noise is drawn before a checkpoint and not
-in it. A finished run that grows (`--resume RUN_DIR --steps N`) is the one that would have been longer if its learning
-rate is constant.
+What cannot be saved are environments whose simulators refuse to be pickled, Box2D's among them: the run says so once,
+goes on with a new episode when it is resumed, and is then sound but not bit-equal. So is a run of SB3's own agents with
+`use_sde`, whose exploration noise is drawn before a checkpoint and not in it. A finished run that grows (`--resume
+RUN_DIR --steps N`) is the one that would have been longer if its learning rate is constant.
 
 ## Inputs that no environment should give
 
@@ -101,8 +116,8 @@ step. Here the update is refused with an error that says what to look at, and ev
 remember, stays finite: in C and in torch, in every algorithm. The training commands stop at an observation or a reward
 that is NaN or infinite before it enters a replay buffer.
 
-Small models of every flow (SAC) and of two flows (PPO, NFQ, NFAC), 100,000 updates of each in C and 5,000 in torch,
-half of them on batches with one of these:
+Small models of every flow (SAC) and of two flows (PPO, NFQ, NFAC), at least {in_c} updates of each in C and {in_torch}
+in torch, half of them on batches with one of these:
 
 {hostile}
 

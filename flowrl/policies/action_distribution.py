@@ -191,7 +191,7 @@ class FlowDistribution(Distribution):
 
     :param action_dim: d
     :param flow: a recipe's name, a builder, or a list of transforms (see :class:`flowrl.Flow`)
-    :param flow_kwargs: options of the recipe
+    :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`
     :param squash: False: actions are unbounded and in the environment's own units
     :param pre_squash: whether actions are stored and scored before the tanh (on-policy algorithms)
     :param deterministic_action: ``"mean"``: the base's mean pushed through the flow; ``"densest"``: of it and samples

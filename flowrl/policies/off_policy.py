@@ -25,7 +25,7 @@ class FlowActorMixin:
     """Turns an `Actor` of SAC's form (SB3 2.9: sac, tqc, crossq `policies.Actor`) into a flow actor.
 
     :param flow: see :class:`flowrl.Flow`
-    :param flow_kwargs: options of the recipe
+    :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`
     :param deterministic_action: ``"mean"``, ``"densest"`` or ``"best"``, see :class:`FlowDistribution`
     :param n_candidates: how many samples are compared with the mean
     """
@@ -85,7 +85,7 @@ class FlowActorPolicyMixin(NormalizedPolicyMixin, TrainingModeMixin, ActionDensi
     """Turns a policy of SAC's form (SB3 2.9: `SACPolicy`, `TQCPolicy`, `CrossQPolicy`) into a flow policy.
 
     :param flow: see :class:`flowrl.Flow`
-    :param flow_kwargs: options of the recipe
+    :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`
     :param deterministic_action: ``"mean"``, ``"densest"`` or ``"best"`` (by Q, the lowest of the critics), see
         :class:`FlowDistribution`
     :param n_candidates: how many samples are compared with the mean

@@ -34,7 +34,7 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
     """Turns an `ActorCriticPolicy` (SB3 2.9, common/policies.py) into a flow policy.
 
     :param flow: see :class:`flowrl.Flow`
-    :param flow_kwargs: options of the recipe
+    :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`
     :param deterministic_action: ``"mean"``, ``"densest"``, see :class:`FlowDistribution`
     :param n_candidates: how many samples are compared with the mean
     :param squash_output: whether actions are squashed by tanh onto the action box; False: SB3 clips them to it, as it

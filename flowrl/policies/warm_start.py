@@ -27,7 +27,7 @@ def from_gaussian(
 
     :param model: a trained model with SB3's (or sb3-contrib's) own Gaussian policy, without gSDE
     :param flow: see :class:`flowrl.Flow`
-    :param flow_kwargs: options of the recipe
+    :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`
     :raises ValueError: if the model's policy is no such Gaussian, or the flow has no Gaussian start
     """
     buffer = io.BytesIO()
