@@ -30,7 +30,9 @@ def test_a_killed_run_is_the_same_and_another_seed_is_not(short):
 
 def test_the_committed_page_is_that_of_the_committed_results():
     assert reliability_page.DOCUMENT.read_text() == reliability_page.page()
-    assert all(row["bit_equal"] == row["runs"] for row in committed("reliability"))
+    rows = committed("reliability")
+    assert all(row["finished"] == row["runs"] for row in rows)
+    assert all(row["bit_equal"] == row["runs"] for row in rows if reliability.FAULTS[row["fault"]].is_exact)
     assert all(row["not_finite"] == "0" for row in committed("hostile"))
 
 
