@@ -8,7 +8,7 @@ import pytest
 
 from experiments.reports.results import RESULTS
 from experiments.scheduling.job import execute
-from experiments.studies import reliability, reliability_page
+from experiments.studies import faults, reliability, reliability_page
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def short(monkeypatch, tmp_path):
 
 def test_a_killed_run_is_the_same_and_another_seed_is_not(short):
     job, reference = reliability.job_of("flow-sac", "killed"), reliability.job_of("flow-sac", "whole")
-    step, checkpoint = reliability.signalled(signal.SIGKILL)(job, random.Random(0))
+    step, checkpoint = faults.signalled(signal.SIGKILL)(job, random.Random(0))
     assert 0 <= step - checkpoint <= 400 and job.run() is None
     assert execute(job) == execute(reference) == "finished"
     assert reliability.same(reference, job)
