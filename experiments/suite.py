@@ -22,6 +22,7 @@ from experiments.scheduling import local, ray_cluster
 from experiments.scheduling.job import INTERRUPTED, Job
 from experiments.scheduling.suite_file import Suite, read_suite
 from experiments.training.errors import UsageError, one_line_errors
+from experiments.training.tables import write_csv
 
 RUNS = Path("runs/suites")
 
@@ -167,7 +168,7 @@ def write(suite: Suite, directory: Path) -> None:
     :param suite: the suite
     :param directory: where
     """
-    from experiments.reports.results import write_csv, write_results
+    from experiments.reports.results import write_results
     from experiments.scheduling.tidy import made, seconds, tidy
 
     rows = tidy(suite)
@@ -175,7 +176,8 @@ def write(suite: Suite, directory: Path) -> None:
         print("nothing was evaluated yet")
         return
     write_results(directory, suite.name, rows, made(suite))
-    write_csv(directory / f"{suite.name}_seconds.csv", seconds(suite))
+    times = seconds(suite)
+    write_csv(directory / f"{suite.name}_seconds.csv", list(times[0]), times)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 from experiments.benchmarks.mode import Options
 from experiments.benchmarks.turns import Work
 from experiments.training.provenance import ROOT
-from experiments.training.tables import read_csv
+from experiments.training.tables import logged_step
 
 POLL = 0.02  # seconds between two looks at the run's logs
 
@@ -91,7 +91,7 @@ class TrainingCommand:
         if logs is None or size == self.size:
             return self.steps
         self.logs, self.size = logs, size
-        return max((int(row["time/total_timesteps"] or 0) for row in read_csv(logs)), default=0)
+        return logged_step(logs)
 
     def _read_terminal(self) -> None:
         """Wait a moment, and take what is printed meanwhile: a full terminal would halt the run."""

@@ -1,15 +1,14 @@
 """Where results that documents quote are kept, and their one writer: a table, and beside it how it was made."""
 
 import argparse
-import csv
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from experiments.training.provenance import git_state, versions
+from experiments.training.tables import write_csv
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 UNPUBLISHED = Path("runs")
@@ -56,25 +55,10 @@ def write_results(directory: Path, name: str, rows: list[Row], made: Any = None)
     :param made: how it was made; by default this process's command, with versions and commit
     """
     directory.mkdir(parents=True, exist_ok=True)
-    write_csv(directory / f"{name}.csv", rows)
+    write_csv(directory / f"{name}.csv", list(rows[0]), rows)
     made = circumstances() if made is None else made
     (directory / f"{name}.json").write_text(json.dumps(made, indent=2) + "\n")
     print(f"wrote {directory / name}.csv and .json", flush=True)
-
-
-def write_csv(path: Path, rows: list[Row]) -> None:
-    """
-    Write a table.
-
-    :param path: of the file
-    :param rows: at least one, all with the same keys
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(unfinished, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(unfinished, path)
 
 
 def circumstances() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from experiments.scheduling.job import OUTPUT, ROOT, Job
+from experiments.training.tables import logged_step
 
 Inject = Callable[[Job, random.Random], tuple[int, int]]
 """What does something to a run; gives the step at which training ended, and that of the checkpoint it goes on from."""
@@ -99,11 +100,8 @@ def started(job: Job, moment: float) -> Iterator[subprocess.Popen[bytes]]:
 
 def step_of(job: Job) -> int:
     """The last step that a run has logged."""
-    from experiments.training.run_directory import RunDirectory  # SB3 takes seconds to import
-
     path = job.run_directory()
-    rows = RunDirectory(path).progress() if path else []
-    return max((int(row["time/total_timesteps"]) for row in rows if row.get("time/total_timesteps")), default=0)
+    return logged_step(path / "progress.csv") if path else 0
 
 
 def ended(job: Job) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 """``docs/reliability.md``, from the results of the studies of reliability."""
 
-import csv
 from collections import defaultdict
 
-from experiments.reports.results import RESULTS, Row
+from experiments.reports.results import RESULTS
+from experiments.training.tables import read_csv
 
 ANSWERS = ("taken", "refused", "not_finite")
 """Updates that move the weights; those that raise and leave them finite; those by which a weight is lost."""
@@ -19,17 +19,12 @@ def write_page() -> None:
 
 def page() -> str:
     """The document, in Markdown."""
-    hostile = _read("hostile")
+    faults, hostile = (read_csv(RESULTS / f"{name}.csv") for name in ("reliability", "hostile"))
     in_c, in_torch = (_fewest_updates(hostile, form) for form in ("C", "torch"))
-    return PAGE.format(faults=_faults(_read("reliability")), hostile=_hostile(hostile), in_c=in_c, in_torch=in_torch)
+    return PAGE.format(faults=_faults(faults), hostile=_hostile(hostile), in_c=in_c, in_torch=in_torch)
 
 
-def _read(name: str) -> list[Row]:
-    with open(RESULTS / f"{name}.csv") as file:
-        return list(csv.DictReader(file))
-
-
-def _faults(rows: list[Row]) -> str:
+def _faults(rows: list[dict[str, str]]) -> str:
     lines = []
     for row in rows:
         equal = f"{row['bit_equal']} of {row['runs']}" if row["bit_equal"] else "a new episode"
@@ -38,7 +33,7 @@ def _faults(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def _fewest_updates(rows: list[Row], form: str) -> str:
+def _fewest_updates(rows: list[dict[str, str]], form: str) -> str:
     """Of any algorithm and flow, in a form, rounded down to thousands."""
     updates: dict[tuple[str, str], int] = defaultdict(int)
     for row in rows:
@@ -47,7 +42,7 @@ def _fewest_updates(rows: list[Row], form: str) -> str:
     return f"{min(updates.values()) // 1000 * 1000:,}"
 
 
-def _hostile(rows: list[Row]) -> str:
+def _hostile(rows: list[dict[str, str]]) -> str:
     """For each input how many updates were refused, in each algorithm, over all flows and both forms."""
     algorithms = list(dict.fromkeys(row["algorithm"] for row in rows))
     refused: dict[tuple[str, str], int] = defaultdict(int)

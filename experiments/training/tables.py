@@ -23,6 +23,16 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(whole_lines.splitlines()))
 
 
+def logged_step(progress: Path) -> int:
+    """
+    How far a run has come.
+
+    :param progress: its ``progress.csv``
+    :return: the last step that it has logged; 0 where there is none
+    """
+    return max((int(row.get("time/total_timesteps") or 0) for row in read_csv(progress)), default=0)
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     """
     Write a CSV file, which replaces the one that is there when it is complete.
@@ -32,7 +42,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     :param rows: a value for each column, or for some
     :raises OSError: if it cannot be written; the one that was there is as it was
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")  # two processes may write it at once
     try:
         unfinished.write_text(_text(columns, rows, header=True))
         os.replace(unfinished, path)
