@@ -120,24 +120,30 @@ def with_policy(table: dict[str, Hyperparameters], policy_kwargs: Hyperparameter
     }
 
 
-# NFQ: its temperature is inside Q, and no fixed point pulls it back once it runs away, so that it is fixed; the penalty
-# of conservative Q-learning keeps mass of the policy where actions are replayed (experiments/studies/nfq_options.py).
-NFQ_FLOW = dict(flow="nsf")  # which can show more than one mode
+# NFQ: its temperature is inside Q, and no fixed point pulls it back once it runs away, so that it is fixed. Values that
+# learn ten times faster than the flow, and targets that follow faster than SAC's
+# (experiments/studies/nfq_options.py).
+NFQ_POLICY = dict(flow="nsf", normalize_observations=True)  # a flow which can show more than one mode
 NFQ_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
     learning_rate=1e-3,
+    flow_lr_scale=0.1,
+    learning_starts=5_000,
+    tau=0.015,
     ent_coef=0.2,
-    cql_weight=0.3,
-    policy_kwargs=SAC_DEFAULTS["policy_kwargs"] | NFQ_FLOW,
+    policy_kwargs=SAC_DEFAULTS["policy_kwargs"] | NFQ_POLICY,
 )
 
-NFQ = with_policy(SAC, NFQ_FLOW)
-for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor"):  # short episodes: nothing accumulates
-    NFQ[name]["cql_weight"] = 0.0
+NFQ = with_policy(SAC, NFQ_POLICY)
+for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR"):  # short: hardly anything accumulates
+    NFQ[name] |= dict(flow_lr_scale=1.0, tau=SAC_DEFAULTS["tau"])
+    NFQ[name]["policy_kwargs"]["normalize_observations"] = False
 NFQ["EnergyBandit"]["steps"] = 15_000
 # One V, since a minimum of two is low by what they differ in, ten times over at gamma = 0.9; alpha such that the box
 # hardly cuts off the best policy.
-NFQ["NoisyLQR"] |= dict(steps=100_000, batch_size=512, ent_coef=0.3, cql_weight=0.0)
+NFQ["NoisyLQR"] |= dict(steps=100_000, batch_size=512, ent_coef=0.3)
 NFQ["NoisyLQR"]["policy_kwargs"] |= dict(n_critics=1)
+# From a data set, which its own policy did not collect: the penalty of conservative Q-learning keeps its mass there.
+OFFLINE: dict[str, Hyperparameters] = {"nfq": dict(cql_weight=0.3)}
 
 # NFAC: SAC's networks; observations and rewards normalised, a low first temperature and more entropy, as in SimbaV2.
 NFAC_POLICY = dict(normalize_observations=True)
@@ -287,16 +293,17 @@ TABLES: dict[str, tuple[Hyperparameters, dict[str, Hyperparameters]]] = {
 NOT_ARGUMENTS = ("steps", "n_envs", "normalize")
 
 
-def hyperparameters(algorithm: str, environment: str) -> Hyperparameters:
+def hyperparameters(algorithm: str, environment: str, offline: bool = False) -> Hyperparameters:
     """
     The hyperparameters of an algorithm on an environment; the defaults where the environment has no entry.
 
     :param algorithm: ``"sac"``, ``"nfac"``, ``"nfq"``, ``"ppo"``, ``"a2c"``, ``"trpo"`` or ``"bc"``
     :param environment: an environment's name without its version (``"HalfCheetah"``)
+    :param offline: whether an algorithm that can learn from a data set does so
     :return: a fresh dictionary that the caller may change
     """
     defaults, table = TABLES[algorithm]
-    return deepcopy(defaults | table.get(environment, {}))
+    return deepcopy(defaults | table.get(environment, {}) | (OFFLINE.get(algorithm, {}) if offline else {}))
 
 
 def model_arguments(settings: Hyperparameters) -> Hyperparameters:

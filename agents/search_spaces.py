@@ -61,7 +61,7 @@ SEARCH_SPACES: dict[str, Space] = {
     "sac": OFF_POLICY,
     "nfac": OFF_POLICY | {"critic": OneOf(("categorical", "flow", "quantile")), "policy_delay": OneOf(("1", "2"))},
     "nfq": {key: OFF_POLICY[key] for key in ("learning_rate", "gamma", "tau", "batch_size", "policy_kwargs.net_arch")}
-    | {"ent_coef": Between(0.005, 1.0, log=True), "cql_weight": OneOf(("0", "0.1", "0.3", "1"))},
+    | {"ent_coef": Between(0.005, 1.0, log=True), "flow_lr_scale": Between(0.03, 1.0, log=True)},
     "ppo": ON_POLICY
     | {
         "n_steps": OneOf(("512", "1024", "2048")),

@@ -1,7 +1,7 @@
 """What NFQ's options are worth on HalfCheetah: ``python experiments/studies/nfq_options.py``.
 
-One option at a time differs from the first row; flow-sac with the same flow, temperature and learning rate stands
-beside them. Writes ``nfq_options.csv`` and ``.json`` to ``experiments/results/``; the runs stay in
+One option at a time differs from the first row; flow-sac with the same flow, normalisation, temperature and learning
+rate stands beside them. Writes ``nfq_options.csv`` and ``.json`` to ``experiments/results/``; the runs stay in
 ``runs/nfq_options/``.
 """
 
@@ -15,19 +15,20 @@ from experiments.scheduling.job import Job
 from experiments.scheduling.local import train
 from experiments.training.tables import read_csv
 
-STEPS = 40_000
-SHARED = ["ent_coef=0.2", "learning_rate=1e-3", "learning_starts=3000"]
+STEPS = 30_000
+SHARED = ["learning_starts=3000", "policy_kwargs.normalize_observations=True"]
 VARIANTS: dict[str, list[str]] = {
     "nfq": [],
     "a Gaussian for the flow": ["--flow", "gaussian"],
+    "the flow as fast as the values": ["--set", "flow_lr_scale=1"],
+    "observations as they are": ["--set", "policy_kwargs.normalize_observations=False"],
+    "targets at SAC's rate": ["--set", "tau=0.005"],
     "one V": ["--set", "policy_kwargs.n_critics=1"],
-    "targets at a tenth of the rate": ["--set", "tau=0.0005"],
     "returns of three steps": ["--set", "n_steps=3"],
-    "a fifth of the temperature": ["--set", "ent_coef=0.04"],
+    "half the temperature": ["--set", "ent_coef=0.1"],
     "a learned temperature": ["--set", "ent_coef=auto_0.2"],
-    "not conservative": ["--set", "cql_weight=0"],
-    "gradients not clipped": ["--set", "max_grad_norm=None"],
-    "flow-sac": ["--agent", "flow-sac"],
+    "conservative": ["--set", "cql_weight=0.3"],
+    "flow-sac": ["--agent", "flow-sac", "--set", "ent_coef=0.2", "--set", "learning_rate=1e-3"],
 }
 
 

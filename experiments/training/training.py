@@ -72,7 +72,7 @@ def start(arguments: Namespace) -> int:
     check_source_of_learning(agent, arguments)
     source = open_source(Path(arguments.source), agent, environment.id) if arguments.source else None
 
-    settings = hyperparameters(agent.table, environment.name)
+    settings = hyperparameters(agent.table, environment.name, offline=bool(arguments.demos) and agent.learns_offline)
     if source is not None:
         settings = settings_of_source(settings, source)
     settings = apply_overrides(settings, arguments.set or (), agent, probe.observation_space)

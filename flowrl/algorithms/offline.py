@@ -8,6 +8,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import RolloutReturn
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.her import HerReplayBuffer
 
 from flowrl.policies.action_box import inside_box
@@ -53,7 +54,7 @@ class OfflineMixin:
 
         :param transitions: the data set (images as the algorithm sees them, channels first). Where the environment is
             a `VecNormalize`, its statistics of observations become those of the data set, once and for all, and rewards
-            are taken as they are
+            are taken as they are; so do those of a new policy that normalises by itself
         :return: the model itself
         :raises ValueError: for data of other shapes than the environment's
         """
@@ -82,6 +83,9 @@ class OfflineMixin:
             )
         if model._vec_normalize_env is not None:
             fit_normalization(model._vec_normalize_env, transitions.observations)
+        normalization = getattr(model.policy, "normalization", None)
+        if normalization is not None and normalization.count == 0:
+            normalization.observe(obs_as_tensor(transitions.observations, model.device))
         self.is_offline = True
         model.learning_starts, model.gradient_steps = 0, 1
         return self

@@ -36,7 +36,9 @@ def single_precision():
 
 def nfq(env=None, flow="nsf", double=False, policy_kwargs=None, **kwargs):
     extractor = dict(features_extractor_class=Precise) if double else {}
-    kwargs = dict(learning_starts=50, batch_size=32, buffer_size=2_000, seed=0, device="cpu") | kwargs
+    kwargs = (
+        dict(learning_starts=50, batch_size=32, buffer_size=2_000, flow_lr_scale=1.0, seed=0, device="cpu") | kwargs
+    )
     torch.set_default_dtype(torch.float64 if double else torch.float32)
     model = NFQ(
         "FlowPolicy",
@@ -200,6 +202,16 @@ def test_it_learns_and_its_deterministic_action_is_the_densest(tmp_path):
     np.testing.assert_array_equal(NFQ.load(tmp_path / "model").predict(obs, deterministic=True)[0], action)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_the_flow_learns_at_a_fraction_of_the_values_rate(scale, tmp_path):
+    model = nfq(flow="triangular", learning_rate=4e-3, flow_lr_scale=scale, ent_coef="auto_0.1")
+    model.learn(60)  # two updates and more: the fraction is of the schedule's rate, not of the last one
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in (model.actor.optimizer, model.critic.optimizer)]
+    assert rates == [pytest.approx(4e-3 * scale), 4e-3] and model.ent_coef_optimizer.param_groups[0]["lr"] == 4e-3
+    model.save(tmp_path / "model")
+    assert NFQ.load(tmp_path / "model").flow_lr_scale == scale
+
+
 def data_set():
     random = np.random.default_rng(0)
     obs = random.uniform(-1, 1, (600, 3)).astype(np.float32)
@@ -223,6 +235,13 @@ def test_it_learns_from_a_data_set_without_a_step():
     assert np.abs((action - best) / (np.array(HIGH) - LOW) * 2).mean() < 0.25
     with pytest.raises(ValueError, match="shape"):
         model.learn_from(Transitions(obs[:, :2], actions, rewards, obs, ends, ~ends))
+
+
+def test_offline_a_policy_normalises_by_the_data_set():
+    model = nfq(flow="gaussian", policy_kwargs=dict(normalize_observations=True)).learn_from(data_set())
+    model.learn_from(data_set()).learn(20)  # a resumed run gives its data again
+    assert model.policy.normalization.count == 600
+    np.testing.assert_allclose(model.policy.normalization.mean, data_set().observations.mean(0), rtol=1e-5, atol=1e-6)
 
 
 def test_offline_every_step_is_an_update_and_is_logged(tmp_path):
@@ -324,6 +343,7 @@ def test_a_fast_flow_warns_of_nothing():
         (dict(ent_coef="linear_0.5"), "two numbers"),
         (dict(policy_kwargs=dict(flow="nfs")), "Did you mean"),
         (dict(use_sde=True), "use_sde"),
+        (dict(flow_lr_scale=0), "flow_lr_scale must be"),
     ],
 )
 def test_bad_input_is_refused_with_the_cure(kwargs, words):

@@ -31,6 +31,10 @@ class NFQ(OfflineMixin, SAC):
     It acts by sampling the flow pi, which is the soft-optimal policy of Q exactly. Arguments are those of SB3's SAC,
     and these. The replay buffer holds u = atanh(a), as the policy emits it.
 
+    :param learning_rate: of the values V_i and the temperature
+    :param flow_lr_scale: by what it is multiplied for the flow. In a state that is met with one action, an error of V
+        cannot be told from an advantage of that action. A flow that learns as fast as the values takes in their errors,
+        and V rises with them (docs/nfq.md)
     :param ent_coef: alpha: SAC's ``"auto"`` (the alpha inside Q moves), ``"auto_0.1"`` or a number; or a schedule, of
         the training that remains (1 to 0), or ``"linear_0.2_0.02"``: from the first to the second
     :param max_grad_norm: to which the gradients of pi and of V are clipped, apart, lest a few replayed actions far
@@ -50,6 +54,7 @@ class NFQ(OfflineMixin, SAC):
     action_space: spaces.Box
     losses = ("ent_coef_loss", "ent_coef", "critic_loss", "value")
     _torch_update = update
+    flow_lr_scale = 1.0  # of models that an earlier version saved
     random_start = True
     """Whether actions are random before learning starts; False: the policy's own, which has learned before."""
 
@@ -57,16 +62,21 @@ class NFQ(OfflineMixin, SAC):
         self,
         policy: str | type[SoftQPolicy],
         env: Any,
+        learning_rate: float | Schedule = 1e-3,
         *args: Any,
+        flow_lr_scale: float = 0.1,
         ent_coef: str | float | Schedule = "auto",
         max_grad_norm: float | None = 1.0,
         cql_weight: float = 0.0,
         **kwargs: Any,
     ):
+        if not 0 < flow_lr_scale < np.inf:
+            raise ValueError(f"flow_lr_scale must be a number above zero, got {flow_lr_scale!r}.")
+        self.flow_lr_scale = flow_lr_scale
         self.max_grad_norm = max_grad_norm
         self.cql_weight = cql_weight
         self.ent_coef_schedule = _schedule(ent_coef)
-        super().__init__(policy, env, *args, ent_coef=ent_coef, **kwargs)  # type: ignore[misc, arg-type]
+        super().__init__(policy, env, learning_rate, *args, ent_coef=ent_coef, **kwargs)  # type: ignore[misc, arg-type]
 
     def _setup_model(self) -> None:
         given = self.ent_coef
@@ -87,6 +97,11 @@ class NFQ(OfflineMixin, SAC):
         if self.ent_coef_schedule is not None:
             self.ent_coef_tensor.fill_(self.ent_coef_schedule(self._current_progress_remaining))
         super().train(gradient_steps, batch_size)
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        super()._update_learning_rate(optimizers)
+        for group in self.actor.optimizer.param_groups:
+            group["lr"] *= self.flow_lr_scale
 
     @torch.no_grad()
     def q_values(self, observations: Any, actions: NDArray[Any]) -> NDArray[Any]:
