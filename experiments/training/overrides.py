@@ -9,6 +9,7 @@ from copy import deepcopy
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
 from torch import nn
 
 from agents import Agent
@@ -22,6 +23,8 @@ NOT_SETTABLE = {
     *("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "policy_kwargs"),
     *("_init_setup_model", "observation_space", "action_space", "lr_schedule"),
 }
+# By name, as in RL Baselines3 Zoo's files.
+REPLAY_BUFFERS: dict[str, type] = {"HerReplayBuffer": HerReplayBuffer}
 # Hyperparameters that are not an argument of the algorithm: see agents/hyperparameters.py.
 OWN_KEYS: dict[str, Any] = {"normalize": bool}
 
@@ -149,7 +152,8 @@ def parse(text: str) -> Any:
 
 def convert(value: Any, annotation: Any, key: str) -> Any:
     """
-    Check a value against its annotation; an activation function may be given by its name in ``torch.nn``.
+    Check a value against its annotation; an activation function may be given by its name in ``torch.nn``, and hindsight
+    replay by that of its buffer.
 
     :param value: the parsed value
     :param annotation: the constructor's annotation
@@ -161,6 +165,10 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
         if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
             raise UsageError(f"--set {key}={value}: expected a class of torch.nn, for example ReLU or Tanh")
         return activation
+    if key == "replay_buffer_class":
+        if value not in REPLAY_BUFFERS:
+            raise UsageError(f"--set {key}={value}: expected {' or '.join(REPLAY_BUFFERS)}; leave it out for SB3's own")
+        return REPLAY_BUFFERS[value]
     if not _fits(value, annotation):
         raise UsageError(f"--set {key}={value}: expected {_describe(annotation)}, got {type(value).__name__}")
     words, holds = LIMITS.get(key, ("finite", math.isfinite))
