@@ -64,13 +64,16 @@ class Job:
 
     def command(self) -> list[str]:
         """What trains it, from its last checkpoint if it has one."""
-        steps = ["--steps", str(self.steps)] if self.steps else []
-        path = self.run_directory()
+        steps, path = self.steps_words(), self.run_directory()
         checkpoints = ["--checkpoint-every", str(self.checkpoint_every)]
         if path and checkpointed(path):
             return ["experiments/run.py", "--resume", str(path), *steps, *checkpoints, "--no-progress"]
         where = ["--no-progress", "--logdir", str(self.directory)]
         return ["experiments/run.py", *self.arguments, *steps, *checkpoints, *where]
+
+    def steps_words(self) -> list[str]:
+        """What tells ``run.py`` how long."""
+        return ["--steps", str(self.steps)] if self.steps else []
 
     def check(self) -> None:
         """

@@ -13,6 +13,11 @@
         flow: gaussian
         set: {learning_starts: 5000, policy_kwargs.net_arch: [256, 256]}
         environments: [Hopper]    # where it is not in all of them; seeds and steps likewise
+
+An environment may have options of run.py, and a name of its own::
+
+    environments:
+      corridor-2: {env: flowrl/Corridor, env_set: {dimensions: 2}, eval_episodes: 1000}
 """
 
 import math
@@ -50,13 +55,15 @@ class Entry:
     One run of a suite.
 
     :param agent: the name that the suite gives it
-    :param environment: as ``run.py --env`` takes it
+    :param environment: likewise
+    :param env: the environment as ``run.py --env`` takes it
     :param seed: of everything
     :param job: that trains it
     """
 
     agent: str
     environment: str
+    env: str
     seed: int
     job: Job = field(compare=False)
 
@@ -95,6 +102,10 @@ def read_suite(path: Path, runs: Path, overrides: dict[str, Any] | None = None) 
         if name not in agents:
             raise UsageError(f"{path} has no agent {name!r}: {did_you_mean(name, agents)}")
     name = _file_name(str(content.get("name", path.stem)))
+    options = {}
+    if "environments" in content:
+        options = _environments(content["environments"], path)
+        content["environments"] = list(options)
     entries = []
     for label in chosen:
         own = content | agents[label] | given
@@ -106,11 +117,12 @@ def read_suite(path: Path, runs: Path, overrides: dict[str, Any] | None = None) 
         allowed = agents[label].get("environments", content.get("environments", environments))
         for environment in [one for one in environments if one in allowed]:
             for seed in seeds_of(own["seeds"], path):
-                words = _words(label, environment, seed, content.get("run", {}), agents[label], path)
+                of_environment = options.get(environment, dict(env=environment))
+                words = _words(label, of_environment, seed, content.get("run", {}), agents[label], path)
                 directory = runs / name / _file_name(label) / _file_name(environment) / f"seed{seed}"
                 every = _whole(content.get("checkpoint_every", CHECKPOINT_EVERY), "checkpoint_every", path) or 0
                 job = Job(directory, tuple(words), _whole(own.get("steps"), "steps", path), every)
-                entries.append(Entry(label, environment, seed, job))
+                entries.append(Entry(label, environment, of_environment["env"], seed, job))
     named = {entry.environment for entry in entries}
     for environment in given.get("environments", []):
         if environment not in named:
@@ -140,21 +152,41 @@ def seeds_of(value: Any, path: Path) -> list[int]:
     return list(range(count))
 
 
+def _environments(value: Any, path: Path) -> dict[str, dict[str, Any]]:
+    """Each one's options of ``run.py``, ``env`` among them."""
+    if not isinstance(value, dict):
+        return {str(environment): dict(env=str(environment)) for environment in _list(value, "environments", path)}
+    every = {}
+    for name, options in value.items():
+        options = _mapping(options or {}, f"environments: {name}", None, path)
+        _check_run({key: option for key, option in options.items() if key not in ("env", "env_set")}, path)
+        every[str(name)] = dict(env=str(name)) | options
+    return every
+
+
 def _words(
-    label: str, environment: str, seed: int, shared: dict[str, Any], own: dict[str, Any], path: Path
+    label: str, environment: dict[str, Any], seed: int, shared: dict[str, Any], own: dict[str, Any], path: Path
 ) -> list[str]:
-    """The arguments of ``run.py``."""
-    what = {key: own[key] for key in ("flow", "set", "env_set", "plain") if own.get(key)}
-    options = dict(env=environment, agent=own.get("agent", label), seed=seed) | what
-    for more in (shared, own.get("run")):
-        for key in _mapping(more or {}, "run", None, path):
-            if str(key).replace("-", "_") in NOT_IN_RUN:
-                raise UsageError(f"{path}: run may not say {key!r}: the suite does, or the agent")
+    """The arguments of ``run.py``; what is said of an agent wins over what is of its environment, and that of all."""
+    what = {key: own[key] for key in ("flow", "set", "plain") if own.get(key)}
+    options = dict(env=environment["env"], agent=own.get("agent", label), seed=seed) | what
+    env_set = (environment.get("env_set") or {}) | (own.get("env_set") or {})
+    if env_set:
+        options["env_set"] = env_set
+    of_environment = {key: value for key, value in environment.items() if key not in ("env", "env_set")}
+    for more in (shared, of_environment, own.get("run")):
+        _check_run(_mapping(more or {}, "run", None, path), path)
         options |= more or {}
     try:
         return words_of(options)
     except UsageError as error:
         raise UsageError(f"{path}: agents: {label}: {error}") from None
+
+
+def _check_run(options: dict[Any, Any], path: Path) -> None:
+    for key in options:
+        if str(key).replace("-", "_") in NOT_IN_RUN:
+            raise UsageError(f"{path}: run may not say {key!r}: the suite does, or the agent")
 
 
 def _mapping(value: Any, what: str, keys: tuple[str, ...] | None, path: Path) -> dict[Any, Any]:

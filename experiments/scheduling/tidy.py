@@ -25,7 +25,8 @@ def tidy(suite: Suite, columns: dict[str, str] = METRICS) -> list[Row]:
         if path is None:
             continue
         run = RunDirectory(path)
-        environment = run.config["environment"]["id"]
+        # Two names may be of one environment with other options.
+        environment = entry.environment if entry.environment != entry.env else run.config["environment"]["id"]
         for evaluation in run.evaluations():
             for column, metric in columns.items():
                 values = (entry.agent, environment, entry.seed, metric, int(evaluation["step"]), evaluation[column])
@@ -51,7 +52,7 @@ def made(suite: Suite) -> dict[str, Any]:
         if path is None:
             continue
         commands[f"{entry.agent}, {entry.environment}, seed {entry.seed}"] = " ".join(
-            ["python experiments/run.py", *entry.job.arguments, "--steps", str(entry.job.steps)]
+            ["python experiments/run.py", *entry.job.arguments, *entry.job.steps_words()]
         )
         for session in json.loads((path / "config.json").read_text())["sessions"]:
             one = {key: session.get(key) for key in ("versions", "git", "platform", "device", "threads")}

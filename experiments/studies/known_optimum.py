@@ -1,137 +1,84 @@
 """Agents in tasks whose best policy is known: ``python experiments/studies/known_optimum.py [TASK ...]``.
 
-Trains every agent of a task with ``experiments/run.py``, one run a seed, and measures each run's last model against
-the task's optimum (`experiments/studies/measures.py`). Writes ``known_optimum_TASK.csv`` and ``.json`` to
-``experiments/results/``. The runs stay in ``runs/known_optimum/``: what is finished there is not trained again, so that
-a study that was stopped goes on, and one with more seeds trains those alone.
+Trains the suite ``experiments/suites/known_optimum.yaml``, as ``suite.py`` does, and measures each run's last model
+against its task's optimum (`experiments/studies/measures.py`). Writes ``known_optimum_TASK.csv`` and ``.json`` to
+``experiments/results/``, and a picture where there is something to see. What is finished in ``runs/suites/`` is not
+trained again, so that a study that was stopped goes on, and one with more seeds trains those alone.
 """
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
 
-from experiments.reports.results import ResultsParser, Row, write_results
-from experiments.scheduling.job import Job
+from experiments.reports.results import ResultsParser, Row, circumstances, write_results
 from experiments.scheduling.local import train
+from experiments.scheduling.suite_file import Entry, Suite, read_suite
+from experiments.suite import RUNS
+from experiments.training.errors import one_line_errors
 
-RUNS = Path("runs/known_optimum")
+SUITE = Path(__file__).resolve().parents[1] / "suites" / "known_optimum.yaml"
 
-
-@dataclass(frozen=True)
-class Task:
-    """
-    An environment with a known optimum, and who learns in it.
-
-    :param env: its name
-    :param agents: each with its flow
-    :param measure: of `experiments.studies.measures`, by name
-    :param options: of the environment, as ``run.py --env-set`` takes them
-    :param arguments: further ones of ``run.py``, for all agents
-    :param of_agent: further ones, by ``"AGENT FLOW"``
-    """
-
-    env: str
-    agents: list[tuple[str, str]]
-    measure: str
-    options: list[str] = field(default_factory=list)
-    arguments: list[str] = field(default_factory=list)
-    of_agent: dict[str, list[str]] = field(default_factory=dict)
-
-
-OFF_POLICY = [("flow-sac", "nsf"), ("nfq", "nsf"), ("flow-sac", "gaussian")]
-ON_POLICY = [("flow-ppo", "nsf"), ("snf", "nsf"), ("flow-ppo", "gaussian")]
-SELDOM = ["--eval-every", "0"]
-OFTEN = ["--eval-episodes", "1000", "--eval-every", "50000"]
-FOUR_LAYERS = ["--set", "policy_kwargs.flow_kwargs={'layers':4}"]
-SIX_LAYERS = ["--set", "policy_kwargs.flow_kwargs={'layers':6}"]
-# A mode that is left costs less by a path with more noise, and by more layers after it (docs/snf.md).
-NOISY = [*FOUR_LAYERS, "--set", "policy_kwargs.noise_std=0.85", "--set", "ent_coef=0.004"]
-
-TASKS = {
-    "energy-bandit-4": Task("EnergyBandit", OFF_POLICY, "energy_bandit", arguments=SELDOM),
-    "energy-bandit-40": Task(
-        "EnergyBandit",
-        OFF_POLICY,
-        "energy_bandit",
-        ["n_modes=40"],
-        arguments=SELDOM,
-        of_agent={"flow-sac nsf": [*SIX_LAYERS, "--steps", "60000"], "nfq nsf": FOUR_LAYERS},
-    ),
-    "hidden-goal": Task(
-        "HiddenGoal", [*ON_POLICY, *OFF_POLICY], "hidden_goal", arguments=OFTEN, of_agent={"snf nsf": NOISY}
-    ),
-    "multi-goal": Task("MultiGoal", OFF_POLICY, "multi_goal", arguments=SELDOM),
-    "corridor-2": Task("Corridor", [*ON_POLICY, *OFF_POLICY], "corridor", ["dimensions=2"], arguments=OFTEN),
-    "corridor-8": Task(
-        "Corridor",
-        [("flow-ppo", "triangular"), ("flow-ppo", "gaussian"), ("flow-sac", "triangular"), ("flow-sac", "gaussian")],
-        "corridor",
-        ["dimensions=8"],
-        arguments=OFTEN,
-    ),
-    "return-chain": Task("ReturnChain", [("nfac", "triangular")], "return_chain", arguments=SELDOM),
-    "return-chain-cvar": Task(
-        "ReturnChain", [("nfac", "triangular")], "return_chain", arguments=[*SELDOM, "--set", "risk=cvar:0.25"]
-    ),
-    "noisy-lqr": Task("NoisyLQR", [("nfq", "nsf")], "noisy_lqr", arguments=SELDOM),
+# Of `experiments.studies.measures` and, where there is a picture, `pictures`.
+MEASURES = {
+    "flowrl/EnergyBandit": "energy_bandit",
+    "flowrl/HiddenGoal": "hidden_goal",
+    "flowrl/MultiGoal": "multi_goal",
+    "flowrl/Corridor": "corridor",
+    "flowrl/ReturnChain": "return_chain",
+    "flowrl/NoisyLQR": "noisy_lqr",
 }
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A task's agent with a seed."""
+def entries_of(
+    tasks: list[str] | None = None, agents: list[str] | None = None, seeds: int | list[int] | None = None
+) -> list[Entry]:
+    """
+    Runs of the suite.
 
-    task: str
-    agent: str
-    flow: str
-    seed: int
-
-    @property
-    def job(self) -> Job:
-        """Its run."""
-        task = TASKS[self.task]
-        words = ["--env", f"flowrl/{task.env}", "--agent", self.agent, "--flow", self.flow, "--seed", str(self.seed)]
-        words += [word for option in task.options for word in ("--env-set", option)]
-        words += [*task.arguments, *task.of_agent.get(f"{self.agent} {self.flow}", [])]
-        return Job(RUNS / self.task / f"{self.agent}-{self.flow}" / f"seed{self.seed}", tuple(words))
+    :param tasks: in these tasks; None: in all
+    :param agents: of these agents; None: of all
+    :param seeds: how many, or which; None: as the file says
+    :return: the runs
+    :raises UsageError: for a task or an agent that the file does not have
+    """
+    return read_suite(SUITE, RUNS, dict(environments=tasks, agents=agents, seeds=seeds)).entries
 
 
-def rows_of(contenders: list[Contender]) -> Iterator[Row]:
+def rows_of(entries: Iterable[Entry]) -> Iterator[Row]:
     """
     What the finished runs have learned.
 
-    :param contenders: of one task
+    :param entries: of one task
     """
     from experiments.studies import measures  # torch takes seconds to import
 
-    for one in contenders:
-        run = one.job.run()
+    for entry in entries:
+        run = entry.job.run()
         if run is None:
             continue
-        measured: dict[str, Any] = getattr(measures, TASKS[one.task].measure)(run)
-        yield dict(agent=one.agent, flow=one.flow, seed=one.seed, **measured)
+        measured: dict[str, Any] = getattr(measures, MEASURES[entry.env])(run)
+        yield dict(agent=entry.agent, seed=entry.seed, **measured)
 
 
-def draw(task: str, contenders: list[Contender], path: Path) -> None:
+def draw(entries: Iterable[Entry], path: Path) -> None:
     """
-    The picture of a task, if there is one, of each agent's first seed.
+    The picture of a task, if there is one.
 
-    :param task: its name
-    :param contenders: one an agent
+    :param entries: of the task, one an agent
     :param path: where the picture goes
     """
     from experiments.studies import pictures
 
-    make = getattr(pictures, TASKS[task].measure, None)
-    runs = {f"{one.agent}, {one.flow}": run for one in contenders if (run := one.job.run()) is not None}
-    if make is not None and runs:
-        make(runs).savefig(path, dpi=160)
+    runs = {entry.agent: run for entry in entries if (run := entry.job.run()) is not None}
+    makers = [getattr(pictures, MEASURES[entry.env], None) for entry in entries]
+    if runs and makers[0] is not None:
+        makers[0](runs).savefig(path, dpi=160)
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """
     Run the command.
@@ -140,30 +87,25 @@ def main(argv: list[str] | None = None) -> int:
     :return: the exit code
     """
     parser = ResultsParser("known_optimum.py", __doc__)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", default=[], help=f"{', '.join(TASKS)} (default: all)")
-    parser.add_argument("--agents", nargs="+", help="of the task's agents, these alone")
-    parser.add_argument("--flows", nargs="+", help="of their flows, these alone")
+    parser.add_argument("tasks", nargs="*", metavar="TASK", default=[], help="some of the suite's (default: all)")
+    parser.add_argument("--agents", nargs="+", metavar="NAME", help="some of the suite's")
     parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default: 2)")
+    parser.add_argument("--collect", action="store_true", help="train nothing: measure what there is")
     arguments = parser.parse_args(argv)
-    for name in arguments.tasks:
-        if name not in TASKS:
-            parser.error(f"unknown task {name!r}: the tasks are {', '.join(TASKS)}")
-    contenders = [
-        Contender(name, agent, flow, seed)
-        for name in arguments.tasks or TASKS
-        for seed in range(arguments.seeds)
-        for agent, flow in TASKS[name].agents
-        if (not arguments.agents or agent in arguments.agents) and (not arguments.flows or flow in arguments.flows)
-    ]
-    train([one.job for one in contenders], arguments.jobs)
-    for name in arguments.tasks or TASKS:
-        of_task = [one for one in contenders if one.task == name]
+    entries = entries_of(arguments.tasks or None, arguments.agents, arguments.seeds)
+    if not arguments.collect:
+        train([entry.job for entry in entries], arguments.jobs)
+    from experiments.scheduling.tidy import made  # SB3 takes seconds to import
+
+    for task in dict.fromkeys(entry.environment for entry in entries):
+        of_task = [entry for entry in entries if entry.environment == task]
         rows = list(rows_of(of_task))
         if rows:
-            stem = f"known_optimum_{name}".replace("-", "_")
-            write_results(arguments.output, stem, rows)
-            draw(name, [one for one in of_task if one.seed == 0], arguments.output / f"{stem}.png")
+            stem = f"known_optimum_{task}".replace("-", "_")
+            how = dict(measured=circumstances(), trained=made(Suite(task, of_task)))
+            write_results(arguments.output, stem, rows, how)
+            draw([entry for entry in of_task if entry.seed == 0], arguments.output / f"{stem}.png")
     return 0
 
 

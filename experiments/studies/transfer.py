@@ -18,7 +18,7 @@ import torch
 import flowrl  # noqa: F401  registers the environment
 from agents import hyperparameters, make_agent, model_arguments
 from experiments.reports.results import ResultsParser, Row, write_results
-from experiments.studies.known_optimum import Contender
+from experiments.studies.known_optimum import entries_of
 from experiments.studies.measures import entropy_of, goal_counts
 from experiments.training.environments import Environment, make_vector_environment
 from experiments.training.errors import UsageError, one_line_errors
@@ -87,11 +87,12 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     rows: list[Row] = []
     for seed in range(arguments.seeds):
-        path = Contender("multi-goal", "nfq", "nsf", seed).job.run()
+        (entry,) = entries_of(["multi-goal"], ["nfq nsf"], [seed])
+        path = entry.job.run()
         if path is None:
             raise UsageError(
                 f"no run of nfq in MultiGoal with seed {seed} is finished: python experiments/studies/known_optimum.py "
-                "multi-goal --agents nfq"
+                "multi-goal --agents 'nfq nsf'"
             )
         for source in (None, RunDirectory.open(path)):
             one = learn(seed, source, arguments.steps)

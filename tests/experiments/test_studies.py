@@ -10,7 +10,7 @@ from experiments.run import main
 from experiments.scheduling.job import Job
 from experiments.scheduling.local import train
 from experiments.studies import calibration, known_optimum, measures, nfq_options, pictures
-from experiments.studies.known_optimum import TASKS, Contender
+from experiments.studies.known_optimum import MEASURES, entries_of
 from experiments.studies.transfer import first_step
 from experiments.training.run_directory import RunDirectory
 
@@ -37,22 +37,26 @@ def test_jobs_are_trained_once(tmp_path, capfd):
     assert RunDirectory.open(run).config["seed"] == 1
 
 
-def test_a_contenders_command_says_everything():
-    command = Contender("energy-bandit-40", "nfq", "nsf", 3).job.command()
-    for words in ("--env-set n_modes=40", "policy_kwargs.flow_kwargs={'layers':4}", "--seed 3", "--agent nfq"):
-        assert words in " ".join(command)
-    assert "layers" not in " ".join(Contender("energy-bandit-40", "flow-sac", "gaussian", 3).job.command())
+def test_a_runs_command_says_everything():
+    (flow,) = entries_of(["energy-bandit-40"], ["nfq nsf, four layers"], [3])
+    command = " ".join(flow.job.command())
+    for words in ("--env-set n_modes=40", "policy_kwargs.flow_kwargs={'layers': 4}", "--seed 3", "--agent nfq"):
+        assert words in command
+    (gaussian,) = entries_of(["energy-bandit-40"], ["flow-sac gaussian"], [3])
+    assert "layers" not in " ".join(gaussian.job.command())
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_every_task_has_its_measure(task):
-    assert callable(getattr(measures, TASKS[task].measure))
+def test_every_task_has_its_measure():
+    entries = entries_of()
+    assert {entry.env for entry in entries} == set(MEASURES)
+    assert all(callable(getattr(measures, measure)) for measure in MEASURES.values())
+    assert len({entry.job.directory for entry in entries}) == len(entries)
 
 
-def test_the_commands_refuse_unknown_tasks(capsys):
-    with pytest.raises(SystemExit):
-        known_optimum.main(["energy-bandit-5"])
-    assert "energy-bandit-4" in capsys.readouterr().err
+def test_the_command_refuses_unknown_tasks_and_agents(capsys):
+    assert known_optimum.main(["energy-bandit-5"]) == 2 == known_optimum.main(["multi-goal", "--agents", "nfc nsf"])
+    errors = capsys.readouterr().err
+    assert "energy-bandit-4" in errors and "nfq nsf" in errors
 
 
 def test_entropies_of_histograms():

@@ -81,6 +81,27 @@ def test_a_suite_is_agents_times_environments_times_seeds(tmp_path):
     assert [(e.agent, e.seed, e.job.steps) for e in chosen] == [("flow-sac", 1, 10), ("flow-sac", 2, 10)]
 
 
+def test_an_environment_may_have_options_and_a_name(tmp_path):
+    path = tmp_path / "named.yaml"
+    path.write_text(
+        "seeds: 1\nrun: {eval_every: 500, eval_episodes: 2}\nenvironments:\n  Hopper:\n"
+        "  narrow: {env: flowrl/Corridor, env_set: {dimensions: 8, reward: 2}, eval_every: 0}\n"
+        "agents:\n  flow-sac: {env_set: {reward: 3}, run: {eval_episodes: 4}}\n"
+    )
+    hopper, narrow = read_suite(path, tmp_path).entries
+    assert (hopper.environment, hopper.env, narrow.environment, narrow.env) == (
+        *("Hopper", "Hopper"),
+        *("narrow", "flowrl/Corridor"),
+    )
+    words = " ".join(narrow.job.command())
+    assert "--env flowrl/Corridor" in words and "--env-set dimensions=8 --env-set reward=3" in words
+    assert "--eval-every 0 --eval-episodes 4" in words and "--steps" not in words
+    assert "--eval-every 500" in " ".join(hopper.job.command()) and narrow.job.directory.parent.name == "narrow"
+    assert [entry.environment for entry in read_suite(path, tmp_path, dict(environments=["narrow"])).entries] == [
+        "narrow"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -96,6 +117,8 @@ def test_a_suite_is_agents_times_environments_times_seeds(tmp_path):
         ("agents: {flow-sac: }\nseeds: 1\nenvironments: [Hopper]\nrun: {seed: 7}\n", "run may not say 'seed'"),
         ("agents: {flow-sac: }\nseeds: 1\nenvironments: [Hopper]\nrun: [a]\n", "run must be a mapping"),
         ("agents: {flow-sac: }\nseeds: 1\nenvironments: [Hopper]\ncheckpoint_every: 5k\n", "checkpoint_every must be"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: {c: {env: Hopper, seed: 7}}\n", "may not say 'seed'"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: {c: 7}\n", "environments: c must be a mapping"),
         ("agents: {a b: , a+b: }\nseeds: 1\nenvironments: [Hopper]\n", "punctuation"),
     ],
 )
