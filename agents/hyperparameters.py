@@ -138,7 +138,6 @@ for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR"):
     NFQ[name] |= dict(flow_lr_scale=1.0, tau=SAC_DEFAULTS["tau"])
     NFQ[name]["policy_kwargs"]["normalize_observations"] = False
 NFQ["EnergyBandit"]["steps"] = 15_000
-NFQ["HiddenGoal"]["flow_lr_scale"] = 0.3  # at 1, two seeds of five end where no goal is
 # One V, since a minimum of two is low by what they differ in, ten times over at gamma = 0.9; alpha such that the box
 # hardly cuts off the best policy.
 NFQ["NoisyLQR"] |= dict(steps=100_000, batch_size=512, ent_coef=0.3)
