@@ -123,7 +123,11 @@ def with_policy(table: dict[str, Hyperparameters], policy_kwargs: Hyperparameter
 # NFQ: its temperature is inside Q, and no fixed point pulls it back once it runs away, so that it is fixed. Values that
 # learn ten times faster than the flow, and targets that follow faster than SAC's
 # (experiments/studies/nfq_options.py).
-NFQ_POLICY = dict(flow="nsf", normalize_observations=True)  # a flow which can show more than one mode
+NFQ_POLICY = dict(
+    flow="nsf",  # which can show more than one mode
+    normalize_observations=True,
+    deterministic_action="mean",  # the densest lies near the edges of the box too often
+)
 NFQ_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
     learning_rate=1e-3,
     flow_lr_scale=0.1,
@@ -136,7 +140,7 @@ NFQ_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
 NFQ = with_policy(SAC, NFQ_POLICY)
 for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR"):  # short: hardly anything accumulates
     NFQ[name] |= dict(flow_lr_scale=1.0, tau=SAC_DEFAULTS["tau"])
-    NFQ[name]["policy_kwargs"]["normalize_observations"] = False
+    NFQ[name]["policy_kwargs"] |= dict(normalize_observations=False, deterministic_action="densest")  # of some modes
 NFQ["EnergyBandit"]["steps"] = 15_000
 # One V, since a minimum of two is low by what they differ in, ten times over at gamma = 0.9; alpha such that the box
 # hardly cuts off the best policy.

@@ -1,8 +1,8 @@
 """What NFQ's options are worth on HalfCheetah: ``python experiments/studies/nfq_options.py``.
 
 One option at a time differs from the first row; flow-sac with the same flow, normalisation, temperature and learning
-rate stands beside them. Writes ``nfq_options.csv`` and ``.json`` to ``experiments/results/``; the runs stay in
-``runs/nfq_options/``.
+rate stands beside them. Returns are those of the flow's mean, of the densest action, and of samples. Writes
+``nfq_options.csv`` and ``.json`` to ``experiments/results/``; the runs stay in ``runs/nfq_options/``.
 """
 
 import sys
@@ -43,6 +43,26 @@ def job_of(name: str, seed: int) -> Job:
     return Job(Path("runs/nfq_options") / name.replace(" ", "-") / f"seed{seed}", (*words, *VARIANTS[name]))
 
 
+def mean_return(run: Path, action: str) -> float:
+    """
+    :param run: a finished one
+    :param action: ``"mean"``, ``"densest"`` (of 16 samples and the mean) or ``"sample"``
+    :return: of its last model, over five episodes
+    """
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    from experiments.evaluate import load
+    from experiments.training.run_directory import RunDirectory
+
+    model, env = load(RunDirectory.open(run), "last", "cpu")
+    env.seed(1)
+    model.set_random_seed(1)
+    if action != "sample":
+        model.policy.actor.action_dist.deterministic_action = action  # type: ignore[union-attr]
+    mean, _ = evaluate_policy(model, env, n_eval_episodes=5, deterministic=action != "sample", warn=False)
+    return round(float(mean), 1)  # type: ignore[arg-type]
+
+
 def main(argv: list[str] | None = None) -> int:
     """
     Run the command.
@@ -56,26 +76,22 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     jobs = {(name, seed): job_of(name, seed) for seed in range(arguments.seeds) for name in VARIANTS}
     train(list(jobs.values()), arguments.jobs)
-    from experiments.training.run_directory import RunDirectory  # SB3 takes seconds to import
-
     rows: list[Row] = []
     for (name, seed), job in jobs.items():
         run = job.run()
         if run is None:
             continue
-        last = RunDirectory.open(run).evaluations()[-1]
         values = [row["train/value"] for row in read_csv(run / "progress.csv") if row.get("train/value")]
         rows.append(
             dict(
                 variant=name,
                 seed=seed,
-                step=int(last["step"]),
-                deterministic=round(last["mean_return"], 1),
-                sampled=round(last["sampled_mean_return"], 1),
+                step=STEPS,
+                **{action: mean_return(run, action) for action in ("mean", "densest", "sample")},
                 mean_value=round(float(values[-1]), 1) if values else "",
-                steps_per_second=round(last["steps_per_second"]),
             )
         )
+        print(rows[-1], flush=True)
     write_results(arguments.output, "nfq_options", rows)
     return 0
 
