@@ -10,9 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
 
-from experiments.reports.results import ResultsParser, Row, write_results
+from experiments.reports.results import ResultsParser, Row, circumstances, write_results
 from experiments.scheduling.job import Job
 from experiments.scheduling.local import train
+from experiments.scheduling.suite_file import Entry, Suite
 from experiments.training.tables import read_csv
 
 STEPS = 30_000
@@ -92,7 +93,11 @@ def main(argv: list[str] | None = None) -> int:
             )
         )
         print(rows[-1], flush=True)
-    write_results(arguments.output, "nfq_options", rows)
+    from experiments.scheduling.tidy import made  # SB3 takes seconds to import
+
+    entries = [Entry(name, "HalfCheetah", "HalfCheetah", seed, job) for (name, seed), job in jobs.items()]
+    how = dict(measured=circumstances(), trained=made(Suite("nfq_options", entries)))
+    write_results(arguments.output, "nfq_options", rows, how)
     return 0
 
 
