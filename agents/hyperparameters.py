@@ -120,9 +120,8 @@ def with_policy(table: dict[str, Hyperparameters], policy_kwargs: Hyperparameter
     }
 
 
-# NFQ: its temperature is inside Q, and no fixed point pulls it back once it runs away, so that it is fixed. Values that
-# learn ten times faster than the flow, and targets that follow faster than SAC's
-# (experiments/studies/nfq_options.py).
+# NFQ: its temperature is inside Q, and no fixed point pulls it back once it runs away, so that it is fixed. The values
+# learn ten times faster than the flow, and the targets follow faster than SAC's (experiments/studies/nfq_options.py).
 NFQ_POLICY = dict(
     flow="nsf",  # which can show more than one mode
     normalize_observations=True,
@@ -138,7 +137,7 @@ NFQ_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
 )
 
 NFQ = with_policy(SAC, NFQ_POLICY)
-for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR"):  # short: hardly anything accumulates
+for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR"):  # as they were measured
     NFQ[name] |= dict(flow_lr_scale=1.0, tau=SAC_DEFAULTS["tau"])
     NFQ[name]["policy_kwargs"] |= dict(normalize_observations=False, deterministic_action="densest")  # of some modes
 NFQ["EnergyBandit"]["steps"] = 15_000

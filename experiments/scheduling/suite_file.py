@@ -102,9 +102,9 @@ def read_suite(path: Path, runs: Path, overrides: dict[str, Any] | None = None) 
         if name not in agents:
             raise UsageError(f"{path} has no agent {name!r}: {did_you_mean(name, agents)}")
     name = _file_name(str(content.get("name", path.stem)))
-    options = {}
-    if "environments" in content:
-        options = _environments(content["environments"], path)
+    environments_given = content.get("environments")
+    options = _environments(environments_given, path) if "environments" in content else {}
+    if options:
         content["environments"] = list(options)
     entries = []
     for label in chosen:
@@ -117,6 +117,10 @@ def read_suite(path: Path, runs: Path, overrides: dict[str, Any] | None = None) 
         allowed = agents[label].get("environments", content.get("environments", environments))
         for environment in [one for one in environments if one in allowed]:
             for seed in seeds_of(own["seeds"], path):
+                if isinstance(environments_given, dict) and environment not in options:
+                    raise UsageError(
+                        f"{path}: {label}: no environment {environment!r}; {did_you_mean(environment, options)}"
+                    )
                 of_environment = options.get(environment, dict(env=environment))
                 words = _words(label, of_environment, seed, content.get("run", {}), agents[label], path)
                 directory = runs / name / _file_name(label) / _file_name(environment) / f"seed{seed}"
@@ -131,7 +135,7 @@ def read_suite(path: Path, runs: Path, overrides: dict[str, Any] | None = None) 
     order = {environment: i for i, environment in enumerate(dict.fromkeys(e.environment for e in entries))}
     entries.sort(key=lambda entry: (entry.seed, order[entry.environment]))
     if len({entry.job.directory for entry in entries}) < len(entries):
-        raise UsageError(f"{path}: two agents have names that differ in punctuation alone")
+        raise UsageError(f"{path}: two agents or environments have names that differ in punctuation alone")
     return Suite(name, entries)
 
 
@@ -156,11 +160,20 @@ def _environments(value: Any, path: Path) -> dict[str, dict[str, Any]]:
     """Each one's options of ``run.py``, ``env`` among them."""
     if not isinstance(value, dict):
         return {str(environment): dict(env=str(environment)) for environment in _list(value, "environments", path)}
-    every = {}
-    for name, options in value.items():
-        options = _mapping(options or {}, f"environments: {name}", None, path)
-        _check_run({key: option for key, option in options.items() if key not in ("env", "env_set")}, path)
-        every[str(name)] = dict(env=str(name)) | options
+    every: dict[str, dict[str, Any]] = {}
+    for name, given in value.items():
+        what = f"environments: {name}"
+        options = _mapping({} if given is None else given, what, None, path)
+        own = {key: option for key, option in options.items() if key in ("env", "env_set")}
+        env = own.get("env", str(name))
+        if not isinstance(env, str) or not env or str(name) in every:
+            raise UsageError(f"{path}: {what} must have a name of its own, and an env, got {given!r}")
+        run = _run({key: option for key, option in options.items() if key not in own}, what, path)
+        every[str(name)] = dict(
+            env=env, env_set=_mapping(own.get("env_set") or {}, f"{what}: env_set", None, path), run=run
+        )
+    if not every:
+        raise UsageError(f"{path}: environments must have at least one")
     return every
 
 
@@ -170,23 +183,25 @@ def _words(
     """The arguments of ``run.py``; what is said of an agent wins over what is of its environment, and that of all."""
     what = {key: own[key] for key in ("flow", "set", "plain") if own.get(key)}
     options = dict(env=environment["env"], agent=own.get("agent", label), seed=seed) | what
-    env_set = (environment.get("env_set") or {}) | (own.get("env_set") or {})
+    env_set = environment.get("env_set", {}) | _mapping(own.get("env_set") or {}, f"{label}: env_set", None, path)
     if env_set:
         options["env_set"] = env_set
-    of_environment = {key: value for key, value in environment.items() if key not in ("env", "env_set")}
-    for more in (shared, of_environment, own.get("run")):
-        _check_run(_mapping(more or {}, "run", None, path), path)
-        options |= more or {}
+    options |= _run(shared or {}, "run", path) | environment.get("run", {}) | _run(own.get("run") or {}, "run", path)
     try:
         return words_of(options)
     except UsageError as error:
         raise UsageError(f"{path}: agents: {label}: {error}") from None
 
 
-def _check_run(options: dict[Any, Any], path: Path) -> None:
-    for key in options:
-        if str(key).replace("-", "_") in NOT_IN_RUN:
-            raise UsageError(f"{path}: run may not say {key!r}: the suite does, or the agent")
+def _run(options: Any, what: str, path: Path) -> dict[str, Any]:
+    """Options of ``run.py`` by one spelling."""
+    result = {}
+    for key, value in _mapping(options, what, None, path).items():
+        name = str(key).replace("-", "_")
+        if name in NOT_IN_RUN:
+            raise UsageError(f"{path}: {what} may not say {key!r}: the suite does, or the agent")
+        result[name] = value
+    return result
 
 
 def _mapping(value: Any, what: str, keys: tuple[str, ...] | None, path: Path) -> dict[Any, Any]:

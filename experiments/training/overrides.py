@@ -92,6 +92,13 @@ def apply_overrides(
         for parent in parents:
             target = target.setdefault(parent, {})
         target[name] = value
+    if result.get("replay_buffer_class") is HerReplayBuffer:
+        keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
+        if not {"observation", "achieved_goal", "desired_goal"} <= keys:
+            raise UsageError(
+                "--set replay_buffer_class=HerReplayBuffer: the environment's observations have no goals (a dictionary "
+                "of observation, achieved_goal and desired_goal)"
+            )
     return result
 
 
@@ -166,7 +173,7 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
             raise UsageError(f"--set {key}={value}: expected a class of torch.nn, for example ReLU or Tanh")
         return activation
     if key == "replay_buffer_class":
-        if value not in REPLAY_BUFFERS:
+        if str(value) not in REPLAY_BUFFERS:
             raise UsageError(f"--set {key}={value}: expected {' or '.join(REPLAY_BUFFERS)}; leave it out for SB3's own")
         return REPLAY_BUFFERS[value]
     if not _fits(value, annotation):

@@ -416,6 +416,11 @@ def explain(
             f"training has diverged: weights, losses or actions are not finite at {step} ({cause}). "
             f"Start again with a smaller --set learning_rate=..., or --set normalize=True; {cure}"
         )
+    if "before the end of the first episode" in str(error):  # SB3's HerReplayBuffer
+        return TrainingError(
+            "hindsight replay has no whole episode to learn from yet: add --set learning_starts=..., longer than an "
+            "episode; it cannot be had with --from"
+        )
     return error if isinstance(error, TrainingError) else None
 
 

@@ -14,6 +14,7 @@ from stable_baselines3.her import HerReplayBuffer
 from flowrl.policies.action_box import inside_box
 
 LOG_EVERY = 1_000  # steps
+ROWS = 50_000  # counted in at once
 
 Observations = NDArray[Any] | dict[str, NDArray[Any]]
 
@@ -83,9 +84,7 @@ class OfflineMixin:
             )
         if model._vec_normalize_env is not None:
             fit_normalization(model._vec_normalize_env, transitions.observations)
-        normalization = getattr(model.policy, "normalization", None)
-        if normalization is not None and normalization.count == 0:
-            normalization.observe(obs_as_tensor(transitions.observations, model.device))
+        count_in(model, transitions.observations)
         self.is_offline = True
         model.learning_starts, model.gradient_steps = 0, 1
         return self
@@ -177,6 +176,26 @@ def fit_normalization(normalization: Any, observations: Observations) -> None:
         for one, data in pairs:
             one.mean, one.var, one.count = data.mean(0, np.float64), data.var(0, np.float64), len(data)
     normalization.training = normalization.norm_reward = False
+
+
+def count_in(model: Any, observations: Observations) -> None:
+    """
+    Give a policy that normalises by itself, and has observed nothing yet, a data set's statistics.
+
+    :param model: whose policy sees what a `VecNormalize`, if there is one, makes of the observations
+    :param observations: of the data set, as the environment gives them
+    """
+    normalization = getattr(model.policy, "normalization", None)
+    if normalization is None or normalization.count > 0:
+        return
+    n = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+    for first in range(0, n, ROWS):
+        rows = take(observations, slice(first, first + ROWS))
+        if model._vec_normalize_env is not None:
+            rows = model._vec_normalize_env.normalize_obs(rows)
+        if isinstance(rows, dict):
+            rows = {key: rows[key] for key in normalization.keys}
+        normalization.observe(obs_as_tensor(rows, model.device))
 
 
 def take(observations: Observations, index: Any) -> Any:

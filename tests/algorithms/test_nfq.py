@@ -210,6 +210,9 @@ def test_the_flow_learns_at_a_fraction_of_the_values_rate(scale, tmp_path):
     assert rates == [pytest.approx(4e-3 * scale), 4e-3] and model.ent_coef_optimizer.param_groups[0]["lr"] == 4e-3
     model.save(tmp_path / "model")
     assert NFQ.load(tmp_path / "model").flow_lr_scale == scale
+    del model.flow_lr_scale  # as those that an earlier version saved
+    model.save(tmp_path / "older")
+    assert NFQ.load(tmp_path / "older").flow_lr_scale == 1.0
 
 
 def data_set():
@@ -242,6 +245,11 @@ def test_offline_a_policy_normalises_by_the_data_set():
     model.learn_from(data_set()).learn(20)  # a resumed run gives its data again
     assert model.policy.normalization.count == 600
     np.testing.assert_allclose(model.policy.normalization.mean, data_set().observations.mean(0), rtol=1e-5, atol=1e-6)
+    # Behind a VecNormalize it sees what that has made of them.
+    model = nfq(VecNormalize(make_vec_env(Aim)), "gaussian", policy_kwargs=dict(normalize_observations=True))
+    statistics = model.learn_from(data_set()).policy.normalization
+    np.testing.assert_allclose(statistics.mean, 0, atol=1e-5)
+    np.testing.assert_allclose(statistics.deviation_squares / 600, 1, rtol=1e-3)
 
 
 def test_offline_every_step_is_an_update_and_is_logged(tmp_path):

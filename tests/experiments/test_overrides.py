@@ -48,6 +48,7 @@ def test_values_are_read_as_python_reads_them(text, key, value):
         "policy_kwargs.activation_fn=Rellu",
         "policy_kwargs.optimizer_class=Adam",
         "replay_buffer_class=ReplayBuffer",
+        "replay_buffer_class=['HerReplayBuffer']",
     ],
 )
 def test_values_of_another_type_are_refused(text):
@@ -121,3 +122,8 @@ def test_every_hyperparameter_of_the_tables_can_be_set(agent):
 def test_what_the_run_decides_cannot_be_set(key):
     with pytest.raises(UsageError, match="unknown key"):
         override("sac", f"{key}=1")
+
+
+def test_hindsight_needs_goals():
+    with pytest.raises(UsageError, match="have no goals"):
+        override("sac", "replay_buffer_class=HerReplayBuffer")

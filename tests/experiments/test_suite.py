@@ -85,7 +85,7 @@ def test_an_environment_may_have_options_and_a_name(tmp_path):
     path = tmp_path / "named.yaml"
     path.write_text(
         "seeds: 1\nrun: {eval_every: 500, eval_episodes: 2}\nenvironments:\n  Hopper:\n"
-        "  narrow: {env: flowrl/Corridor, env_set: {dimensions: 8, reward: 2}, eval_every: 0}\n"
+        "  narrow: {env: flowrl/Corridor, env_set: {dimensions: 8, reward: 2}, eval-every: 0}\n"
         "agents:\n  flow-sac: {env_set: {reward: 3}, run: {eval_episodes: 4}}\n"
     )
     hopper, narrow = read_suite(path, tmp_path).entries
@@ -119,6 +119,11 @@ def test_an_environment_may_have_options_and_a_name(tmp_path):
         ("agents: {flow-sac: }\nseeds: 1\nenvironments: [Hopper]\ncheckpoint_every: 5k\n", "checkpoint_every must be"),
         ("agents: {flow-sac: }\nseeds: 1\nenvironments: {c: {env: Hopper, seed: 7}}\n", "may not say 'seed'"),
         ("agents: {flow-sac: }\nseeds: 1\nenvironments: {c: 7}\n", "environments: c must be a mapping"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: {c: {env: }}\n", "an env"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: {1: , '1': }\n", "a name of its own"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: {}\n", "at least one"),
+        ("agents: {flow-sac: {env_set: [a]}}\nseeds: 1\nenvironments: {c: }\n", "env_set must be a mapping"),
+        ("agents: {flow-sac: {environments: [d]}}\nseeds: 1\nenvironments: {c: }\n", "no environment 'd'"),
         ("agents: {a b: , a+b: }\nseeds: 1\nenvironments: [Hopper]\n", "punctuation"),
     ],
 )

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import RolloutReturn
 from torch import Tensor
 
-from flowrl.algorithms.offline import Observations, fit_normalization, step_without_environment, take
+from flowrl.algorithms.offline import Observations, count_in, fit_normalization, step_without_environment, take
 from flowrl.policies.action_box import EDGE, action_box
 from flowrl.policies.density import action_log_prob
 
@@ -56,7 +56,7 @@ class BehaviourCloning(sac.SAC):
     def imitate(self, demonstrations: Demonstrations, held_out: Demonstrations | None = None) -> "BehaviourCloning":
         """
         Say what to learn from. Where the environment is a `VecNormalize`, its statistics of observations become those
-        of the demonstrations, once and for all.
+        of the demonstrations, once and for all; so do those of a new policy that normalises by itself.
 
         :param demonstrations: to fit
         :param held_out: whose log-likelihood is logged, ``train/log_likelihood_held_out``
@@ -65,6 +65,7 @@ class BehaviourCloning(sac.SAC):
         self.demonstrations, self.held_out = demonstrations, held_out
         if self._vec_normalize_env is not None:
             fit_normalization(self._vec_normalize_env, demonstrations.observations)
+        count_in(self, demonstrations.observations)
         return self
 
     def log_likelihood(self, demonstrations: Demonstrations) -> Tensor:

@@ -34,7 +34,7 @@ class NFQ(OfflineMixin, SAC):
     :param learning_rate: of the values V_i and the temperature
     :param flow_lr_scale: by what it is multiplied for the flow. In a state that is met with one action, an error of V
         cannot be told from an advantage of that action. A flow that learns as fast as the values takes in their errors,
-        and V rises with them (docs/nfq.md)
+        and V rises with them (docs/nfq.md). A features extractor that both share learns with the flow
     :param ent_coef: alpha: SAC's ``"auto"`` (the alpha inside Q moves), ``"auto_0.1"`` or a number; or a schedule, of
         the training that remains (1 to 0), or ``"linear_0.2_0.02"``: from the first to the second
     :param max_grad_norm: to which the gradients of pi and of V are clipped, apart, lest a few replayed actions far
@@ -72,7 +72,8 @@ class NFQ(OfflineMixin, SAC):
     ):
         if not 0 < flow_lr_scale < np.inf:
             raise ValueError(f"flow_lr_scale must be a number above zero, got {flow_lr_scale!r}.")
-        self.flow_lr_scale = flow_lr_scale
+        if kwargs.get("_init_setup_model", True):  # not in load, where an older model has none: see the class
+            self.flow_lr_scale = flow_lr_scale
         self.max_grad_norm = max_grad_norm
         self.cql_weight = cql_weight
         self.ent_coef_schedule = _schedule(ent_coef)
