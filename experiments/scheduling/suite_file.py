@@ -102,8 +102,9 @@ def read_suite(path: Path, runs: Path, overrides: dict[str, Any] | None = None) 
         if name not in agents:
             raise UsageError(f"{path} has no agent {name!r}: {did_you_mean(name, agents)}")
     name = _file_name(str(content.get("name", path.stem)))
-    environments_given = content.get("environments")
-    options = _environments(environments_given, path) if "environments" in content else {}
+    # A mapping names every environment that there is; beside a list, an agent may have others.
+    all_named = isinstance(content.get("environments"), dict)
+    options = _environments(content["environments"], path) if "environments" in content else {}
     if options:
         content["environments"] = list(options)
     entries = []
@@ -116,12 +117,12 @@ def read_suite(path: Path, runs: Path, overrides: dict[str, Any] | None = None) 
         # What is given on the command line is a choice from the agent's own environments.
         allowed = agents[label].get("environments", content.get("environments", environments))
         for environment in [one for one in environments if one in allowed]:
+            if all_named and environment not in options:
+                raise UsageError(
+                    f"{path}: {label}: no environment {environment!r}; {did_you_mean(environment, options)}"
+                )
+            of_environment = options.get(environment, dict(env=environment))
             for seed in seeds_of(own["seeds"], path):
-                if isinstance(environments_given, dict) and environment not in options:
-                    raise UsageError(
-                        f"{path}: {label}: no environment {environment!r}; {did_you_mean(environment, options)}"
-                    )
-                of_environment = options.get(environment, dict(env=environment))
                 words = _words(label, of_environment, seed, content.get("run", {}), agents[label], path)
                 directory = runs / name / _file_name(label) / _file_name(environment) / f"seed{seed}"
                 every = _whole(content.get("checkpoint_every", CHECKPOINT_EVERY), "checkpoint_every", path) or 0
@@ -163,15 +164,12 @@ def _environments(value: Any, path: Path) -> dict[str, dict[str, Any]]:
     every: dict[str, dict[str, Any]] = {}
     for name, given in value.items():
         what = f"environments: {name}"
-        options = _mapping({} if given is None else given, what, None, path)
-        own = {key: option for key, option in options.items() if key in ("env", "env_set")}
-        env = own.get("env", str(name))
+        options = dict(_mapping({} if given is None else given, what, None, path))
+        env, env_set = options.pop("env", str(name)), options.pop("env_set", None) or {}
         if not isinstance(env, str) or not env or str(name) in every:
             raise UsageError(f"{path}: {what} must have a name of its own, and an env, got {given!r}")
-        run = _run({key: option for key, option in options.items() if key not in own}, what, path)
-        every[str(name)] = dict(
-            env=env, env_set=_mapping(own.get("env_set") or {}, f"{what}: env_set", None, path), run=run
-        )
+        env_set = _mapping(env_set, f"{what}: env_set", None, path)
+        every[str(name)] = dict(env=env, env_set=env_set, run=_run(options, what, path))
     if not every:
         raise UsageError(f"{path}: environments must have at least one")
     return every

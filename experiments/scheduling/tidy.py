@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from experiments.reports.results import Row
+from experiments.reports.results import Row, circumstances
 from experiments.reports.scores import COLUMNS
 from experiments.scheduling.suite_file import Suite
 from experiments.training.run_directory import RunDirectory
@@ -46,7 +46,7 @@ def made(suite: Suite) -> dict[str, Any]:
     :param suite: the suite
     :return: the command of each, and the versions, commits, platforms and threads of all
     """
-    commands, circumstances = {}, []
+    commands, sessions = {}, []
     for entry in suite.entries:
         path = entry.job.run_directory()
         if path is None:
@@ -56,9 +56,19 @@ def made(suite: Suite) -> dict[str, Any]:
         )
         for session in json.loads((path / "config.json").read_text())["sessions"]:
             one = {key: session.get(key) for key in ("versions", "git", "platform", "device", "threads")}
-            if one not in circumstances:
-                circumstances.append(one)
-    return dict(suite=suite.name, commands=commands, circumstances=circumstances)
+            if one not in sessions:
+                sessions.append(one)
+    return dict(suite=suite.name, commands=commands, circumstances=sessions)
+
+
+def measured(suite: Suite) -> dict[str, Any]:
+    """
+    How what a study says of a suite's runs was made: they were trained at one time, and measured at another.
+
+    :param suite: the suite
+    :return: this process's command, versions and commit, and what :func:`made` says
+    """
+    return dict(measured=circumstances(), trained=made(suite))
 
 
 def speed(suite: Suite) -> dict[tuple[str, str], float]:

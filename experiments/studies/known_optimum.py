@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
 
-from experiments.reports.results import ResultsParser, Row, circumstances, write_results
+from experiments.reports.results import ResultsParser, Row, write_results
 from experiments.scheduling.local import train
 from experiments.scheduling.suite_file import Entry, Suite, read_suite
 from experiments.suite import RUNS
@@ -59,23 +59,23 @@ def rows_of(entries: Iterable[Entry]) -> Iterator[Row]:
         run = entry.job.run()
         if run is None:
             continue
-        measured: dict[str, Any] = getattr(measures, MEASURES[entry.env])(run)
-        yield dict(agent=entry.agent, seed=entry.seed, **measured)
+        distances: dict[str, Any] = getattr(measures, MEASURES[entry.env])(run)
+        yield dict(agent=entry.agent, seed=entry.seed, **distances)
 
 
-def draw(entries: Iterable[Entry], path: Path) -> None:
+def draw(entries: list[Entry], path: Path) -> None:
     """
     The picture of a task, if there is one.
 
-    :param entries: of the task, one an agent
+    :param entries: of the task, one an agent; at least one
     :param path: where the picture goes
     """
     from experiments.studies import pictures
 
+    make = getattr(pictures, MEASURES[entries[0].env], None)
     runs = {entry.agent: run for entry in entries if (run := entry.job.run()) is not None}
-    makers = [getattr(pictures, MEASURES[entry.env], None) for entry in entries]
-    if runs and makers[0] is not None:
-        makers[0](runs).savefig(path, dpi=160)
+    if make is not None and runs:
+        make(runs).savefig(path, dpi=160)
 
 
 @one_line_errors
@@ -96,15 +96,14 @@ def main(argv: list[str] | None = None) -> int:
     entries = entries_of(arguments.tasks or None, arguments.agents, arguments.seeds)
     if not arguments.collect:
         train([entry.job for entry in entries], arguments.jobs)
-    from experiments.scheduling.tidy import made  # SB3 takes seconds to import
+    from experiments.scheduling.tidy import measured  # SB3 takes seconds to import
 
     for task in dict.fromkeys(entry.environment for entry in entries):
         of_task = [entry for entry in entries if entry.environment == task]
         rows = list(rows_of(of_task))
         if rows:
             stem = f"known_optimum_{task}".replace("-", "_")
-            how = dict(measured=circumstances(), trained=made(Suite(task, of_task)))
-            write_results(arguments.output, stem, rows, how)
+            write_results(arguments.output, stem, rows, measured(Suite(task, of_task)))
             draw([entry for entry in of_task if entry.seed == 0], arguments.output / f"{stem}.png")
     return 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
 
-from experiments.reports.results import ResultsParser, Row, circumstances, write_results
+from experiments.reports.results import ResultsParser, Row, write_results
 from experiments.scheduling.job import Job
 from experiments.scheduling.local import train
 from experiments.scheduling.suite_file import Entry, Suite
@@ -93,11 +93,10 @@ def main(argv: list[str] | None = None) -> int:
             )
         )
         print(rows[-1], flush=True)
-    from experiments.scheduling.tidy import made  # SB3 takes seconds to import
+    from experiments.scheduling.tidy import measured  # SB3 takes seconds to import
 
     entries = [Entry(name, "HalfCheetah", "HalfCheetah", seed, job) for (name, seed), job in jobs.items()]
-    how = dict(measured=circumstances(), trained=made(Suite("nfq_options", entries)))
-    write_results(arguments.output, "nfq_options", rows, how)
+    write_results(arguments.output, "nfq_options", rows, measured(Suite("nfq_options", entries)))
     return 0
 
 

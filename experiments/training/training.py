@@ -392,7 +392,7 @@ def explain(
     :param model: the model
     :param clock: the run's
     :param complete_steps: those of the rollouts that were learned from
-    :return: the error to raise; None for one that has nothing to do with numbers
+    :return: the error to raise; None for one that no user can mend
     """
     step, sound = f"step {model.num_timesteps:,}", has_finite_weights(model)
     if sound and isinstance(error, NonFiniteObservation):

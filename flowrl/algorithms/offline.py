@@ -82,9 +82,7 @@ class OfflineMixin:
                 ends[row],
                 [{"TimeLimit.truncated": bool(transitions.truncations[i] and not transitions.terminations[i])}],
             )
-        if model._vec_normalize_env is not None:
-            fit_normalization(model._vec_normalize_env, transitions.observations)
-        count_in(model, transitions.observations)
+        fit_normalizations(model, transitions.observations)
         self.is_offline = True
         model.learning_starts, model.gradient_steps = 0, 1
         return self
@@ -161,13 +159,22 @@ def step_without_environment(model: Any, callback: BaseCallback, observation: An
     return RolloutReturn(1, 0, continue_training=True)
 
 
-def fit_normalization(normalization: Any, observations: Observations) -> None:
+def fit_normalizations(model: Any, observations: Observations) -> None:
     """
-    Make a `VecNormalize`'s statistics of observations those of a data set, and keep them.
+    Make statistics of observations those of a data set: a `VecNormalize`'s, which then stay, and those of a policy that
+    normalises by itself and has observed nothing yet.
 
-    :param normalization: the environment
-    :param observations: of the data set
+    :param model: of SB3's off-policy form
+    :param observations: of the data set, as the environment gives them
     """
+    if model._vec_normalize_env is not None:
+        _fit_wrapper(model._vec_normalize_env, observations)
+    normalization = getattr(model.policy, "normalization", None)
+    if normalization is not None and normalization.count == 0:
+        _fit_policy(normalization, observations, model)
+
+
+def _fit_wrapper(normalization: Any, observations: Observations) -> None:
     if normalization.norm_obs:
         statistics = normalization.obs_rms
         pairs: Any = [(statistics, observations)]
@@ -178,20 +185,11 @@ def fit_normalization(normalization: Any, observations: Observations) -> None:
     normalization.training = normalization.norm_reward = False
 
 
-def count_in(model: Any, observations: Observations) -> None:
-    """
-    Give a policy that normalises by itself, and has observed nothing yet, a data set's statistics.
-
-    :param model: whose policy sees what a `VecNormalize`, if there is one, makes of the observations
-    :param observations: of the data set, as the environment gives them
-    """
-    normalization = getattr(model.policy, "normalization", None)
-    if normalization is None or normalization.count > 0:
-        return
+def _fit_policy(normalization: Any, observations: Observations, model: Any) -> None:
     n = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
     for first in range(0, n, ROWS):
         rows = take(observations, slice(first, first + ROWS))
-        if model._vec_normalize_env is not None:
+        if model._vec_normalize_env is not None:  # the policy sees what it makes of them
             rows = model._vec_normalize_env.normalize_obs(rows)
         if isinstance(rows, dict):
             rows = {key: rows[key] for key in normalization.keys}

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import RolloutReturn
 from torch import Tensor
 
-from flowrl.algorithms.offline import Observations, count_in, fit_normalization, step_without_environment, take
+from flowrl.algorithms.offline import Observations, fit_normalizations, step_without_environment, take
 from flowrl.policies.action_box import EDGE, action_box
 from flowrl.policies.density import action_log_prob
 
@@ -63,9 +63,7 @@ class BehaviourCloning(sac.SAC):
         :return: the model itself
         """
         self.demonstrations, self.held_out = demonstrations, held_out
-        if self._vec_normalize_env is not None:
-            fit_normalization(self._vec_normalize_env, demonstrations.observations)
-        count_in(self, demonstrations.observations)
+        fit_normalizations(self, demonstrations.observations)
         return self
 
     def log_likelihood(self, demonstrations: Demonstrations) -> Tensor:
