@@ -139,8 +139,8 @@ class UpdateForm(BaseCallback):
         config["sessions"][-1]["updates"] = self.forms
         self.run.config = config
         if len(self.forms) == 1:
-            names = dict(C="in C", torch="in torch's operations", SB3="Stable-Baselines3's own")
-            say(self.console, f"update: {names[form]}")
+            names = {"C": "in C", "CUDA graph": "as a CUDA graph", "torch": "in torch's operations"}
+            say(self.console, f"update: {names.get(form, 'of Stable-Baselines3')}")
 
 
 class Interruption(BaseCallback):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 
 def drop_unless_finite(parameters: Iterable[Tensor]) -> Tensor:
@@ -17,10 +18,42 @@ def drop_unless_finite(parameters: Iterable[Tensor]) -> Tensor:
     :param parameters: of one optimiser
     :return: whether the gradients were finite, a scalar
     """
+    parameters = list(parameters)
+    finite = are_finite(parameters)
+    wrong = ~finite
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.masked_fill_(wrong, 0.0)
+    return finite
+
+
+def are_finite(parameters: Iterable[Tensor]) -> Tensor:
+    """
+    :param parameters: of one optimiser
+    :return: whether the square of their gradients' norm is finite, a scalar
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    finite = torch.nn.utils.get_total_norm(gradients).square().isfinite()
-    for gradient in gradients:
-        gradient.masked_fill_(~finite, 0.0)
+    return torch.nn.utils.get_total_norm(gradients).square().isfinite()
+
+
+def step_if_finite(optimizer: Optimizer) -> Tensor:
+    """
+    A step of an optimiser, if the gradients of all of its parameters are finite.
+
+    :param optimizer: whose gradients are there
+    :return: whether they were, a scalar
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not all(group.get("fused") for group in optimizer.param_groups):
+        finite = drop_unless_finite(parameters)
+        optimizer.step()
+        return finite
+    finite = are_finite(parameters)
+    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # by which a fused step is left out
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]
     return finite
 
 

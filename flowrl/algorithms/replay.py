@@ -9,13 +9,16 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 
-def sample(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> ReplayBufferSamples:
+def sample(
+    buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, on_the_cpu: bool = False
+) -> ReplayBufferSamples:
     """
     Sample a batch as ``buffer.sample`` does (SB3 2.9), with the same random numbers.
 
     :param buffer: any replay buffer; what is no plain one of arrays samples by itself
     :param batch_size: how many transitions
     :param env: normalises observations and rewards, where there is one
+    :param on_the_cpu: whether a batch of a plain buffer stays there, for one who copies it all at once
     :return: the batch, on the buffer's device
     """
     if type(buffer) is not ReplayBuffer or env is not None or buffer.optimize_memory_usage:
@@ -29,13 +32,8 @@ def sample(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> R
     ended = gather(buffer.dones)
     if buffer.handle_timeout_termination:
         ended *= 1 - gather(buffer.timeouts)
-    parts = (buffer.observations, buffer.actions, buffer.next_observations)
-    tensors = [_to(buffer.device, gather(array)) for array in parts]
-    reward = _to(buffer.device, gather(buffer.rewards)[:, None])
-    observations, actions, next_observations = tensors
-    return ReplayBufferSamples(observations, actions, next_observations, _to(buffer.device, ended[:, None]), reward)
-
-
-def _to(device: Any, array: np.ndarray) -> torch.Tensor:
+    parts = [gather(array) for array in (buffer.observations, buffer.actions, buffer.next_observations)]
+    parts += [ended[:, None], gather(buffer.rewards)[:, None]]
+    device = torch.device("cpu") if on_the_cpu else buffer.device
     # A gathered array is nobody else's: no copy is needed on the CPU.
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    return ReplayBufferSamples(*(torch.from_numpy(part).to(device, non_blocking=True) for part in parts))

@@ -12,7 +12,7 @@ class UpdateFormMixin:
     """Says which form runs, and why; logs it where it is not C, once, and again where it changes in training."""
 
     update_form: str = "torch"
-    """``"C"`` or ``"torch"``."""
+    """``"C"``, ``"CUDA graph"`` or ``"torch"``."""
     update_reason: str = "no update has been asked for yet"
     """Why it is not C; empty where it is."""
 
@@ -23,13 +23,13 @@ class UpdateFormMixin:
         :return: the update in C; None: torch's operations
         """
         update, reason = compiled_update(self)
-        form = "torch" if update is None else "C"
+        form = "torch" if update is None else getattr(update, "form", "C")
         if (form, reason) != (self.update_form, self.update_reason):
             name = type(self).__name__
             if update is None:
-                log.warning("flowrl's %s updates in torch's operations, not in C: %s.", name, reason)
+                log.warning("flowrl's %s updates in torch's operations, one by one: %s.", name, reason)
             else:
-                log.info("flowrl's %s updates in C.", name)
+                log.info("flowrl's %s updates by one call (%s).", name, form)
         self.update_form, self.update_reason = form, reason
         return update
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from flowrl.critics.heads import Atoms, make_head
 from flowrl.networks import Architecture, perceptron
+from flowrl.side_by_side import side_by_side
 
 
 class ReturnCritics(BaseModel):
@@ -93,7 +95,7 @@ class ReturnCritics(BaseModel):
         """
         features: Any = self.extract_features(obs, self.features_extractor)  # type: ignore[arg-type]
         x = torch.cat((features, actions), -1)
-        return torch.stack([network(x) for network in self.networks])
+        return torch.stack(side_by_side(*(partial(network, x) for network in self.networks)))
 
 
 def pooled(atoms: Atoms, drop: int) -> Atoms:

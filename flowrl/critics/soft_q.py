@@ -8,6 +8,7 @@ Since pi integrates to one over the box of actions,
 on, and pi = exp((Q_i - V_i) / alpha) is its best policy (eq. 6). Nothing is estimated by samples.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
+
+from flowrl.side_by_side import side_by_side
 
 
 def soft_q(values: Tensor, log_prob: Tensor, ent_coef: Tensor | float) -> Tensor:
@@ -68,4 +71,4 @@ class SoftValues(BaseModel):
         :return: V_i(s), shape ``(batch, n)``
         """
         features: Any = self.extract_features(obs, self.features_extractor)  # type: ignore[arg-type]
-        return torch.cat([network(features) for network in self.networks], -1)
+        return torch.cat(side_by_side(*(partial(network, features) for network in self.networks)), -1)

@@ -14,8 +14,14 @@ from stable_baselines3.common.policies import ContinuousCritic
 from flowrl import compiled
 from flowrl.critics.return_critic import ReturnCritics
 from flowrl.critics.soft_q import SoftValues
-from flowrl.kernels import off_policy, ppo
-from flowrl.kernels.acting import act
+from flowrl.kernels import acting, cuda_acting, off_policy, ppo
+from flowrl.kernels.cuda_updates import (
+    RecordedNFACUpdate,
+    RecordedNFQUpdate,
+    RecordedPPOUpdate,
+    RecordedSACUpdate,
+    RecordedUpdate,
+)
 from flowrl.kernels.fused_flow import compiled_flow, compiled_segments
 from flowrl.kernels.networks import STATELESS_EXTRACTORS
 from flowrl.kernels.nfac import NFACUpdate, read_nfac_parts
@@ -30,6 +36,8 @@ def compiled_update(model: Any) -> tuple[Any, str]:
     :param model: an algorithm, whose networks, optimisers and hooks are looked at anew
     :return: its update in C and ""; or None and the reason
     """
+    if model.device.type == "cuda":
+        return recorded_update(model)
     critic = getattr(model, "critic", None)
     found = [
         parts for kinds, parts in _ALGORITHMS.items() if isinstance(model, kinds[0]) and isinstance(critic, kinds[1])
@@ -47,12 +55,44 @@ def compiled_update(model: Any) -> tuple[Any, str]:
     return (None, reason) if reason else (update, "")
 
 
+def recorded_update(model: Any) -> tuple[Any, str]:
+    """
+    :param model: an algorithm on a GPU
+    :return: its update as a CUDA graph and ""; or None and the reason
+    """
+    critic = getattr(model, "critic", None)
+    found = [make for kinds, make in _RECORDED.items() if isinstance(model, kinds[0]) and isinstance(critic, kinds[1])]
+    if not found:
+        return None, f"{type(model).__name__} with a {type(critic).__name__} has no recorded update"
+    update = _UPDATES.get(model)
+    if not isinstance(update, RecordedUpdate) or not update.is_of(model):
+        update = _UPDATES[model] = found[0](model)
+    reason = update.why_not(model)
+    return (None, reason) if reason else (update, "")
+
+
+def act(flow: Any, *args: Any) -> Any:
+    """
+    :param flow: of a policy
+    :param args: see :func:`flowrl.kernels.acting.act`
+    :return: what it does, by one call of C or of a CUDA graph; None where only torch can act
+    """
+    on_a_gpu = next(flow.parameters()).is_cuda
+    return (cuda_acting if on_a_gpu else acting).act(flow, *args)
+
+
 # By algorithm and critic: how a model's parts are found, and what is made of them.
 _ALGORITHMS: dict[tuple[type, type], tuple[Any, Any]] = {
     (SAC, ContinuousCritic): (partial(off_policy.read_parts, critic_class=ContinuousCritic), SACUpdate),
     (SAC, ReturnCritics): (read_nfac_parts, NFACUpdate),
     (SAC, SoftValues): (partial(off_policy.read_parts, critic_class=SoftValues), NFQUpdate),
     (PPO, object): (ppo.read_parts, ppo.PPOUpdate),
+}
+_RECORDED: dict[tuple[type, type], Any] = {
+    (SAC, ContinuousCritic): RecordedSACUpdate,
+    (SAC, ReturnCritics): RecordedNFACUpdate,
+    (SAC, SoftValues): RecordedNFQUpdate,
+    (PPO, object): RecordedPPOUpdate,
 }
 _UPDATES: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from flowrl.flows.flow import Flow
+from flowrl.kernels.cuda_acting import Actions
 from flowrl.kernels.guard import Guard, are_same, are_silent
 from flowrl.kernels.library import POINTER, load, run
 from flowrl.kernels.networks import Networks, Perceptron
@@ -21,19 +22,6 @@ from flowrl.kernels.torch_internals import is_traced
 from flowrl.policies.action_distribution import FlowDistribution, check_finite
 
 Act, Stack, FlowJob = structure("Act"), structure("Stack"), structure("Flow")
-
-
-class Actions(NamedTuple):
-    """What a policy does in some states.
-
-    :param actions: as it emits them, shape ``(batch, d)``
-    :param log_prob: shape ``(batch,)``
-    :param values: of the states, shape ``(batch, 1)``; None where no value network was given
-    """
-
-    actions: Tensor
-    log_prob: Tensor
-    values: Tensor | None
 
 
 def act(

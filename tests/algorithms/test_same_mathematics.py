@@ -248,10 +248,11 @@ def test_the_losses_of_torch_compile_without_a_break(flow):
 
     def losses():
         found, log_prob = model.actor.action_log_prob(obs)
-        target = update.td_target(model.actor, model.critic_target, batch, torch.tensor(0.1), 0.99)
+        next_q, next_log_prob = update.next_value(model.actor, model.critic_target, batch.next_observations)
+        target = update.td_target(batch, next_q, next_log_prob, torch.tensor(0.1), 0.99)
         return (
             update.temperature_loss(model.log_ent_coef, log_prob, -2.0),
-            update.critic_loss(model.critic, batch, target),
+            update.critic_loss(model.critic(obs, actions), target),
             update.actor_loss(model.critic, obs, found, log_prob, torch.tensor(0.1)),
         )
 

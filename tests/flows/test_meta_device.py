@@ -35,10 +35,11 @@ def test_losses_of_sac_run_on_the_device_of_the_networks(flow):
     batch = ReplayBufferSamples(*(torch.empty(BATCH, n, device=META) for n in (3, 2, 3, 1, 1)))
     actions, log_prob = model.actor.action_log_prob(batch.observations)
     log_ent_coef = torch.empty(1, device=META, requires_grad=True)
-    target = sac.td_target(model.actor, model.critic_target, batch, log_ent_coef.exp(), 0.99)
+    next_q, next_log_prob = sac.next_value(model.actor, model.critic_target, batch.next_observations)
+    target = sac.td_target(batch, next_q, next_log_prob, log_ent_coef.exp(), 0.99)
     losses = (
         sac.temperature_loss(log_ent_coef, log_prob, -2.0),
-        sac.critic_loss(model.critic, batch, target),
+        sac.critic_loss(model.critic(batch.observations, batch.actions), target),
         sac.actor_loss(model.critic, batch.observations, actions, log_prob, log_ent_coef.exp()),
     )
     assert all(loss.shape == () and loss.device == META for loss in losses)

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from stable_baselines3.common.utils import polyak_update
 from torch import Tensor
 
-from flowrl.algorithms.sac.update import descend, frozen, temperature_loss
+from flowrl.algorithms.sac.update import descend, frozen, polyak_update, temperature_loss
 from flowrl.critics.heads import Atoms, Head
 from flowrl.critics.return_critic import of_smaller_mean, pooled
 from flowrl.critics.risk import Distortion, measure
@@ -40,7 +39,7 @@ def td_target(
     batch: ReplayBufferSamples,
     ent_coef: Tensor,
     gamma: float,
-    scale: float,
+    scale: float | Tensor,
     head: Head,
 ) -> Target:
     """
@@ -89,13 +88,14 @@ def pessimistic(atoms: Atoms, drop: int) -> Atoms:
     return pooled(atoms, drop) if drop else of_smaller_mean(atoms)
 
 
-def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[Tensor]:
+def update(model: Any, batch: ReplayBufferSamples, move_targets: bool, reward_scale: Tensor | None = None) -> Tensor:
     """
     Move temperature, critics, actor (every ``policy_delay`` updates) and targets, in this order.
 
     :param model: NFAC
     :param batch: of transitions
     :param move_targets: whether the target networks follow
+    :param reward_scale: a scalar on the model's device; None: the model's
     :return: the losses of the temperature, the temperature, of the critics and of the actor, the mean value and the
         part of the target's atoms that was clipped
     """
@@ -103,6 +103,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
     learns_temperature = model.ent_coef_optimizer is not None
     ent_coef = model.log_ent_coef.detach().exp() if learns_temperature else model.ent_coef_tensor
     moves_actor = model.moves_actor
+    scale = model.reward_scale if reward_scale is None else reward_scale
 
     of_temperature = of_actor = torch.zeros((), device=model.device)
     if moves_actor:
@@ -124,7 +125,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
             next_raw = model.critic_target.raw(batch.next_observations, next_actions)
     with torch.no_grad():
         next_atoms = pessimistic(head.atoms(next_raw), model.drop_atoms)
-        target = td_target(next_atoms, next_log_prob, batch, ent_coef, model.gamma, model.reward_scale, head)
+        target = td_target(next_atoms, next_log_prob, batch, ent_coef, model.gamma, scale, head)
         learned = head.smooth(target.atoms)
     of_critic = descend(critic_loss(head, raw, learned), critic.optimizer)
 
@@ -139,4 +140,4 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
         polyak_update(critic.parameters(), model.critic_target.parameters(), model.tau)
     value = target.atoms.mean().mean()
     losses = (of_temperature, ent_coef, of_critic, of_actor, value, target.clipped)
-    return [loss.detach().reshape(()) for loss in losses]
+    return torch.stack([loss.detach().reshape(()) for loss in losses])

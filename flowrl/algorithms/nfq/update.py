@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 
 from flowrl.algorithms.finite import drop_unless_finite, marked
-from flowrl.algorithms.sac.update import descend, temperature_loss
+from flowrl.algorithms.sac.update import move_temperature, polyak_update
 from flowrl.critics.soft_q import soft_q
+from flowrl.side_by_side import side_by_side
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def soft_q_loss(values: Tensor, log_prob: Tensor, ent_coef: Tensor, target: Tens
     return 0.5 * (soft_q(values, log_prob, ent_coef) - target).square().mean(0).sum()
 
 
-def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[Tensor]:
+def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> Tensor:
     """
     Move the flow and the values together, then the temperature and the targets.
 
@@ -57,21 +57,22 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
     :return: the losses of the temperature, the temperature, of Q, and the mean of V
     """
     pi = model.actor.get_distribution(batch.observations).distribution
-    target = td_target(model.critic_target, batch, model.gamma)
     ent_coef = model.ent_coef_tensor if model.ent_coef_optimizer is None else model.log_ent_coef.detach().exp()
-    values = model.critic(batch.observations)
-    log_prob = pi.log_prob(batch.actions)
+    log_prob, values, target = side_by_side(
+        lambda: pi.log_prob(batch.actions),
+        lambda: model.critic(batch.observations),
+        lambda: td_target(model.critic_target, batch, model.gamma),
+    )
     loss = of_q = soft_q_loss(values, log_prob, ent_coef, target)
     if model.cql_weight != 0:
         loss = of_q + model.cql_weight * conservative_loss(log_prob, ent_coef, values.shape[1])
 
     optimizers = (model.actor.optimizer, model.critic.optimizer)
     groups = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
-    of_temperature = torch.zeros(())
+    sampled_log_prob = log_prob
     if model.ent_coef_optimizer is not None:
         with torch.no_grad():
             _, sampled_log_prob = pi.rsample_and_log_prob()
-        of_temperature = temperature_loss(model.log_ent_coef, sampled_log_prob, model.target_entropy)
     for optimizer in optimizers:
         optimizer.zero_grad()
     loss.backward()
@@ -81,10 +82,9 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
             nn.utils.clip_grad_norm_(group, model.max_grad_norm)
     for optimizer in optimizers:
         optimizer.step()
-    if model.ent_coef_optimizer is not None:
-        of_temperature = descend(of_temperature, model.ent_coef_optimizer)
+    of_temperature = move_temperature(model, sampled_log_prob)
     if move_targets:
         polyak_update(model.critic.parameters(), model.critic_target.parameters(), model.tau)
         polyak_update(model.batch_norm_stats, model.batch_norm_stats_target, 1.0)
     losses = (of_temperature, ent_coef, marked(of_q, finite), values.mean())
-    return [each.detach().reshape(()).to(loss.device) for each in losses]
+    return torch.stack([loss.detach().reshape(()) for loss in losses])

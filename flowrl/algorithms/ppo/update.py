@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from flowrl.algorithms.finite import drop_unless_finite, marked
 
+LOGS = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "loss")
+"""What SB3 logs of a minibatch, by its names."""
+
 
 def policy_loss(advantages: Tensor, ratio: Tensor, clip_range: float) -> Tensor:
     """-mean min(A r, A clip(r, 1 - eps, 1 + eps)), r = pi(a|s) / pi_old(a|s)."""

@@ -51,11 +51,12 @@ class SAC(UpdateFormMixin, sac.SAC):
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
         compiled = self.choose_update()
-        if compiled is None:  # in C no network differs between training and evaluation
+        if compiled is None:  # else no network differs between training and evaluation, or the update sees to it
             self.policy.set_training_mode(True)
+        on_the_cpu = self.update_form == "CUDA graph"
         losses: list[Any] = []
         for step in range(gradient_steps):
-            batch = sample(self.replay_buffer, batch_size, self._vec_normalize_env)  # type: ignore[arg-type]
+            batch = sample(self.replay_buffer, batch_size, self._vec_normalize_env, on_the_cpu)  # type: ignore[arg-type]
             move_targets = step % self.target_update_interval == 0
             losses.append(compiled(self, batch, move_targets) if compiled else self._torch_update(batch, move_targets))
             self._n_updates += 1
@@ -90,6 +91,6 @@ def target_entropy(given: str | float, action_space: Any) -> str | float:
 
 def _means(losses: list[Any]) -> list[float]:
     """Of each loss over the updates."""
-    if isinstance(losses[0][0], torch.Tensor):  # one transfer, hence one synchronisation of a GPU, for all of them
-        return torch.stack([torch.stack(step) for step in losses]).mean(0).tolist()
+    if isinstance(losses[0], torch.Tensor):  # one transfer, hence one synchronisation of a GPU, for all of them
+        return (losses[0] if len(losses) == 1 else torch.stack(losses).mean(0)).tolist()
     return [sum(each) / len(losses) for each in zip(*losses)]

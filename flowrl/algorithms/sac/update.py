@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from flowrl.algorithms.finite import drop_unless_finite, marked
+from flowrl.algorithms.finite import marked, step_if_finite
+from flowrl.side_by_side import side_by_side
 
 
 def temperature_loss(log_ent_coef: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
@@ -25,19 +25,25 @@ def temperature_loss(log_ent_coef: Tensor, log_prob: Tensor, target_entropy: flo
 
 
 @torch.no_grad()
+def next_value(actor: Any, critic_target: nn.Module, next_observations: Any) -> tuple[Tensor, Tensor]:
+    """min_i Q'_i(s', a') and log pi(a'|s'), a' ~ pi, each of shape ``(batch, 1)``."""
+    next_actions, next_log_prob = actor.action_log_prob(next_observations)
+    next_q = torch.cat(critic_target(next_observations, next_actions), 1).amin(1, keepdim=True)
+    return next_q, next_log_prob.reshape(-1, 1)
+
+
+@torch.no_grad()
 def td_target(
-    actor: Any, critic_target: nn.Module, batch: ReplayBufferSamples, ent_coef: Tensor, gamma: float
+    batch: ReplayBufferSamples, next_q: Tensor, next_log_prob: Tensor, ent_coef: Tensor, gamma: float
 ) -> Tensor:
-    """y = r + gamma (1 - done) (min_i Q'_i(s', a') - alpha log pi(a'|s')), a' ~ pi, shape ``(batch, 1)``."""
-    next_actions, next_log_prob = actor.action_log_prob(batch.next_observations)
-    next_q = torch.cat(critic_target(batch.next_observations, next_actions), 1).amin(1, keepdim=True)
+    """y = r + gamma (1 - done) (min_i Q'_i(s', a') - alpha log pi(a'|s')), shape ``(batch, 1)``."""
     discounts = gamma if batch.discounts is None else batch.discounts
-    return batch.rewards + (1 - batch.dones) * discounts * (next_q - ent_coef * next_log_prob.reshape(-1, 1))
+    return batch.rewards + (1 - batch.dones) * discounts * (next_q - ent_coef * next_log_prob)
 
 
-def critic_loss(critic: nn.Module, batch: ReplayBufferSamples, target: Tensor) -> Tensor:
+def critic_loss(q_values: Iterable[Tensor], target: Tensor) -> Tensor:
     """1/2 sum_i mean (Q_i(s, a) - y)^2."""
-    return 0.5 * sum(F.mse_loss(q, target) for q in critic(batch.observations, batch.actions))  # type: ignore[return-value]
+    return 0.5 * sum(F.mse_loss(q, target) for q in q_values)  # type: ignore[return-value]
 
 
 def actor_loss(critic: nn.Module, observations: Any, actions: Tensor, log_prob: Tensor, ent_coef: Tensor) -> Tensor:
@@ -46,7 +52,7 @@ def actor_loss(critic: nn.Module, observations: Any, actions: Tensor, log_prob: 
     return (ent_coef * log_prob.reshape(-1, 1) - q).mean()
 
 
-def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[Tensor]:
+def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> Tensor:
     """
     Move temperature, critics, actor and targets, in this order.
 
@@ -57,15 +63,17 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
     """
     if model.use_sde:
         model.actor.reset_noise()
-    actions, log_prob = model.actor.action_log_prob(batch.observations)
-    ent_coef, of_temperature = model.ent_coef_tensor if model.ent_coef_optimizer is None else None, None
-    if ent_coef is None:
-        ent_coef = model.log_ent_coef.detach().exp()
-        of_temperature = temperature_loss(model.log_ent_coef, log_prob, model.target_entropy)
-        of_temperature = descend(of_temperature, model.ent_coef_optimizer)
-
-    target = td_target(model.actor, model.critic_target, batch, ent_coef, model.gamma)
-    of_critic = descend(critic_loss(model.critic, batch, target), model.critic.optimizer)
+    (actions, log_prob), (next_q, next_log_prob), q_values = side_by_side(
+        lambda: model.actor.action_log_prob(batch.observations),
+        lambda: next_value(model.actor, model.critic_target, batch.next_observations),
+        lambda: model.critic(batch.observations, batch.actions),
+    )
+    ent_coef = model.ent_coef_tensor if model.ent_coef_optimizer is None else model.log_ent_coef.detach().exp()
+    target = td_target(batch, next_q, next_log_prob, ent_coef, model.gamma)
+    of_critic, of_temperature = side_by_side(
+        lambda: descend(critic_loss(q_values, target), model.critic.optimizer),
+        lambda: move_temperature(model, log_prob),
+    )
     with frozen(set(model.critic.parameters()) - set(model.actor.parameters())):  # they may share an extractor
         of_actor = actor_loss(model.critic, batch.observations, actions, log_prob, ent_coef)
         of_actor = descend(of_actor, model.actor.optimizer)
@@ -73,8 +81,19 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[T
     if move_targets:
         polyak_update(model.critic.parameters(), model.critic_target.parameters(), model.tau)
         polyak_update(model.batch_norm_stats, model.batch_norm_stats_target, 1.0)
-    losses = (torch.zeros(()) if of_temperature is None else of_temperature, ent_coef, of_critic, of_actor)
-    return [loss.detach().reshape(()).to(of_actor.device) for loss in losses]
+    losses = (of_temperature, ent_coef, of_critic, of_actor)
+    return torch.stack([loss.detach().reshape(()) for loss in losses])
+
+
+def move_temperature(model: Any, log_prob: Tensor) -> Tensor:
+    """
+    :param model: of SAC's form
+    :param log_prob: of actions that it has sampled
+    :return: the loss of its temperature, zero where that is fixed
+    """
+    if model.ent_coef_optimizer is None:
+        return log_prob.new_zeros(())
+    return descend(temperature_loss(model.log_ent_coef, log_prob, model.target_entropy), model.ent_coef_optimizer)
 
 
 def descend(loss: Tensor, optimizer: Optimizer) -> Tensor:
@@ -87,9 +106,16 @@ def descend(loss: Tensor, optimizer: Optimizer) -> Tensor:
     """
     optimizer.zero_grad()
     loss.backward()
-    finite = drop_unless_finite(parameter for group in optimizer.param_groups for parameter in group["params"])
-    optimizer.step()
-    return marked(loss, finite)
+    return marked(loss, step_if_finite(optimizer))
+
+
+@torch.no_grad()
+def polyak_update(parameters: Iterable[Tensor], targets: Iterable[Tensor], tau: float) -> None:
+    """target <- (1 - tau) target + tau parameter, to the bit as SB3's function, in two launches on a GPU."""
+    parameters, targets = list(parameters), list(targets)
+    if targets:
+        torch._foreach_mul_(targets, 1 - tau)
+        torch._foreach_add_(targets, parameters, alpha=tau)
 
 
 @contextmanager
