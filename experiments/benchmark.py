@@ -146,9 +146,10 @@ def run(name: str, options: Options, output: Path) -> None:
         rows += table.rows(case, take_turns(case, options.rounds))
         print(table.show(rows[-len(case.contenders) :]), flush=True)
     made = circumstances() | dict(peers=versions_of(PACKAGES), machine=machine(options.device), options=asdict(options))
-    write_results(output, f"speed_{name}", rows, made)
+    stem = f"speed_{name}" if options.device == "cpu" else f"speed_{name}_{options.device}"
+    write_results(output, stem, rows, made)
     title = mode.title.format(env=options.env)
-    mode.chart(f"{title}\n{processor(options)}", rows).savefig(output / f"speed_{name}.png", dpi=160)
+    mode.chart(f"{title}\n{processor(options)}", rows).savefig(output / f"{stem}.png", dpi=160)
 
 
 def report_targets(output: Path) -> None:

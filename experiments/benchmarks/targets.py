@@ -62,6 +62,7 @@ def _targets() -> Iterator[Target]:
     flow_sac, flow_ppo = f"flowrl SAC, {DEFAULT_FLOW}", f"flowrl PPO, {DEFAULT_FLOW}"
     run_flow_sac = f"run.py flow-sac, {DEFAULT_FLOW}"
     yield Target("sac", "SAC", run_flow_sac, "run.py sac", 3.5, without_avx512=2.5)
+    yield Target("sac_cuda", "SAC", flow_sac, "SB3 SAC, Gaussian", 6.0)
     yield Target("sac", "SAC", run_flow_sac, flow_sac, 0.95)
     yield Target("sac", "SAC", flow_sac, "SBX SAC, Gaussian", 1.7, without_avx512=1.4)
     # In steps/s: how many times as slow the flow is.
