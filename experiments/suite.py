@@ -44,7 +44,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=positive, default=1, help="of each run (default: 1)")
     parser.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster; local: on Ray in this process")
     parser.add_argument("--runs", type=Path, default=RUNS, help=f"where the runs go (default: {RUNS})")
-    parser.add_argument("--output", type=Path, help="where NAME.csv, NAME_seconds.csv and NAME.json go")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="where NAME.csv, NAME_seconds.csv and NAME.json go (default: to the runs); other runs there stay",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained and for how long")
     parser.add_argument("--collect", action="store_true", help="train nothing: write what there is")
     return parser.parse_args(argv)
@@ -75,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
                 outcomes = ray_cluster.train(jobs, arguments.ray, arguments.threads, display.show)
             else:
                 outcomes = local.train(jobs, side_by_side, arguments.threads, display.show)
-    write(with_the_rest(suite, arguments), arguments.output or arguments.runs / suite.name)
+    directory = arguments.output or arguments.runs / suite.name
+    write(with_the_rest(suite, arguments), directory, add=arguments.output is not None)
     failed = {entry: outcomes[entry.job] for entry in suite.entries if outcomes.get(entry.job, "").startswith("failed")}
     for entry, outcome in failed.items():
         print(f"{entry.agent}, {entry.environment}, seed {entry.seed} {outcome}", file=sys.stderr)
@@ -161,23 +166,28 @@ def with_the_rest(suite: Suite, arguments: argparse.Namespace) -> Suite:
     return Suite(suite.name, list(dict.fromkeys([*suite.entries, *whole.entries])))
 
 
-def write(suite: Suite, directory: Path) -> None:
+def write(suite: Suite, directory: Path, add: bool) -> None:
     """
     Write ``NAME.csv``, ``NAME_seconds.csv`` and how they were made.
 
     :param suite: the suite
     :param directory: where
+    :param add: whether runs that are in the tables there, and are not here, stay in them
     """
     from experiments.reports.results import write_results
-    from experiments.scheduling.tidy import made, seconds, tidy
+    from experiments.scheduling.tidy import made, made_with_what_was_there, seconds, tidy, with_what_was_there
 
     rows = tidy(suite)
     if not rows:
         print("nothing was evaluated yet")
         return
-    write_results(directory, suite.name, rows, made(suite))
-    times = seconds(suite)
-    write_csv(directory / f"{suite.name}_seconds.csv", list(times[0]), times)
+    times, how = seconds(suite), made(suite)
+    path, path_of_times = directory / f"{suite.name}.csv", directory / f"{suite.name}_seconds.csv"
+    if add:
+        rows, times = with_what_was_there(rows, path), with_what_was_there(times, path_of_times)
+        how = made_with_what_was_there(how, path.with_suffix(".json"))
+    write_results(directory, suite.name, rows, how)
+    write_csv(path_of_times, list(times[0]), times)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """The results of a suite as one tidy table, in the columns that SimbaV2's repository publishes its results in."""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from experiments.reports.results import Row, circumstances
 from experiments.reports.scores import COLUMNS
 from experiments.scheduling.suite_file import Suite
 from experiments.training.run_directory import RunDirectory
+from experiments.training.tables import read_csv
 
 METRICS = dict(mean_return="avg_return", sampled_mean_return="sampled_avg_return")
 
@@ -59,6 +62,39 @@ def made(suite: Suite) -> dict[str, Any]:
             if one not in sessions:
                 sessions.append(one)
     return dict(suite=suite.name, commands=commands, circumstances=sessions)
+
+
+def with_what_was_there(rows: list[Row], path: Path) -> list[Row]:
+    """
+    Rows of the runs that are here, and of those that another machine has trained: a table is never made shorter.
+
+    :param rows: of the runs that are here
+    :param path: of the table that is there, if there is one
+    :return: all rows, run by run
+    """
+    if not path.exists():
+        return rows
+    here = {_run(row) for row in rows}
+    kept = [dict(row) for row in read_csv(path) if _run(row) not in here]
+    return sorted([*rows, *kept], key=_run)  # the order within a run stays
+
+
+def made_with_what_was_there(made: dict[str, Any], path: Path) -> dict[str, Any]:
+    """
+    How all of a table's runs were made, see :func:`with_what_was_there`.
+
+    :param made: of the runs that are here, by :func:`made`
+    :param path: of the file that says it of the table that is there, if there is one
+    :return: the same of all of them
+    """
+    there = json.loads(path.read_text()) if path.exists() else {}
+    kept = [one for one in there.get("circumstances", []) if one not in made["circumstances"]]
+    commands = there.get("commands", {}) | made["commands"]
+    return made | dict(commands=commands, circumstances=[*kept, *made["circumstances"]])
+
+
+def _run(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    return row["exp_name"], row["env_name"], int(row["seed"])
 
 
 def measured(suite: Suite) -> dict[str, Any]:

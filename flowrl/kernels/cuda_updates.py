@@ -21,6 +21,8 @@ from flowrl.algorithms.ppo import update as ppo
 from flowrl.algorithms.ppo.minibatches import is_array_backed
 from flowrl.kernels.cuda_graph import WARM_UP, CudaGraph, on_a_side_stream, shapes
 from flowrl.kernels.guard import Guard, are_silent
+from flowrl.policies.off_policy import FlowActorMixin
+from flowrl.policies.on_policy import FlowActorCriticMixin
 from flowrl.side_by_side import side_by_side
 
 
@@ -70,6 +72,9 @@ class RecordedUpdate:
         """What stands in the way now; "" if nothing does."""
         if self._failure:
             return self._failure
+        actor = getattr(model, "actor", model.policy)
+        if not isinstance(actor, FlowActorMixin | FlowActorCriticMixin):
+            return f"the policy is {type(model.policy).__name__}, which keeps what its last pass recorded for gradients"
         if not self._is_silent:
             return "a hook listens to a network"
         if self._has_statistics:

@@ -158,6 +158,13 @@ def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd)
     made = json.loads((tmp_path / "small" / "small.json").read_text())
     assert len(made["commands"]) == 2 and made["circumstances"][0]["threads"] == 1
 
+    there = tmp_path / "results" / "small.csv"
+    there.parent.mkdir()
+    there.write_text("exp_name,env_name,seed,metric,env_step,value\nflow-sac,Pendulum-v1,1,avg_return,300,-7.5\n")
+    assert main([*command, "--collect", "--output", str(there.parent)]) == 0
+    assert len(rows_of(there)) == len(rows) + 1, "another machine's run stays in the table"
+    assert [row["value"] for row in rows_of(there) if row["seed"] == "1"] == ["-7.5"]
+
     capfd.readouterr()
     assert main(command) == 0 and "0 of 2 runs to train" in capfd.readouterr().out
     assert main([*command, "--agents", "flow-sac", "--steps", "400"]) == 0, "a finished run grows"

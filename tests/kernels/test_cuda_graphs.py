@@ -4,8 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch import nn
 
 from flowrl import algorithms
+from flowrl.algorithms.finite import step_if_finite
+from flowrl.kernels import _RECORDED
+from flowrl.kernels.cuda_updates import RecordedSACUpdate
+from flowrl.side_by_side import side_by_side
 from tests.environments import Aim
 from tests.models import FLOWS, perturb
 
@@ -15,7 +21,86 @@ SETTINGS: dict[str, dict[str, Any]] = dict(SAC=SAC, NFQ=SAC, NFAC=SAC, PPO=PPO)
 STEPS = dict(SAC=60, NFQ=60, NFAC=60, PPO=256)
 
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-pytestmark = needs_a_gpu
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "reason"),
+    [
+        ("SAC", {}, ""),
+        ("NFQ", {}, ""),
+        ("NFAC", {}, ""),
+        ("PPO", {}, ""),
+        ("SAC", dict(policy="MlpPolicy"), "the policy is SACPolicy"),
+        ("PPO", dict(policy="MlpPolicy"), "the policy is ActorCriticPolicy"),
+        ("SAC", dict(policy_kwargs=dict(optimizer_class=torch.optim.SGD)), "SGD, not Adam"),
+        ("PPO", dict(target_kl=0.1), "target_kl"),
+    ],
+    ids=str,
+)
+def test_what_is_recorded_and_what_is_not(algorithm, settings, reason):
+    """It needs no GPU to be asked."""
+    settings = dict(policy="FlowPolicy") | SETTINGS[algorithm] | settings
+    model = getattr(algorithms, algorithm)(env=Aim(), device="cpu", **settings)
+    critic = getattr(model, "critic", None)
+    (kind,) = [kind for (of, judge), kind in _RECORDED.items() if isinstance(model, of) and isinstance(critic, judge)]
+    found = kind(model).why_not(model)
+    assert reason in found and bool(found) is bool(reason)
+
+
+def test_statistics_and_hooks_are_not_recorded():
+    model = algorithms.SAC("FlowPolicy", Aim(), device="cpu", **SAC)
+    model.actor.latent_pi.append(nn.BatchNorm1d(256))
+    assert "statistics" in RecordedSACUpdate(model).why_not(model)
+    model = algorithms.SAC("FlowPolicy", Aim(), device="cpu", **SAC)
+    model.critic.register_forward_hook(lambda *_: None)
+    assert "hook" in RecordedSACUpdate(model).why_not(model)
+    model = algorithms.SAC("FlowPolicy", Aim(), device="cpu", **SAC)
+    update = RecordedSACUpdate(model)
+    assert update.is_of(model) and update.why_not(model) == ""
+    model.actor.optimizer.register_step_pre_hook(lambda *_: None)
+    assert "hook listens to an optimiser" in update.why_not(model)
+
+
+def test_adam_by_a_fused_step_is_adam():
+    """What is recorded: rates and counts of steps in tensors. The CPU has it, too. Options are put back."""
+    models = [algorithms.SAC("FlowPolicy", Aim(), device="cpu", **SAC, seed=0) for _ in range(2)]
+    batch = ReplayBufferSamples(*(torch.rand(32, n) for n in (3, 2, 3, 1, 1)))
+    recorded = RecordedSACUpdate(models[1])
+    for model in models:
+        torch.manual_seed(0)
+        for _ in range(3):
+            if model is models[0]:
+                model._torch_update(batch, True)
+            else:
+                recorded._take_rates()
+                with recorded._on_the_gpu():
+                    for group in model.actor.optimizer.param_groups:
+                        assert group["fused"] and isinstance(group["lr"], torch.Tensor)
+                        group["capturable"] = False  # of which a CPU knows nothing
+                    for owner in (model.critic.optimizer, model.ent_coef_optimizer):
+                        owner.param_groups[0]["capturable"] = False
+                    model._torch_update(batch, True)
+    for ours, theirs in zip(models[1].policy.parameters(), models[0].policy.parameters()):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    (group,) = models[1].actor.optimizer.param_groups
+    assert not group["fused"] and not group["capturable"] and isinstance(group["lr"], float)
+
+
+def test_a_fused_step_is_left_out_where_its_gradient_is_not_finite():
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)
+    for gradient, moves in ((1.0, True), (float("nan"), False), (float("inf"), False), (1.0, True)):
+        before = weight.detach().clone()
+        weight.grad = torch.full((3,), gradient)
+        assert bool(step_if_finite(optimizer)) is moves
+        assert torch.isfinite(weight).all() and torch.equal(weight, before) is not moves
+    assert optimizer.state[weight]["step"] == 2, "what is left out is no step"
+
+
+def test_parts_side_by_side_are_called_in_order():
+    called = []
+    assert side_by_side(lambda: called.append("a") or 1, lambda: called.append("b") or 2) == [1, 2]
+    assert called == ["a", "b"]
 
 
 def make(algorithm: str, recorded: bool, flow: str = "triangular", **settings: Any) -> Any:
@@ -38,6 +123,7 @@ def trained(algorithm: str, recorded: bool, **kwargs: Any) -> tuple[Any, dict[st
     return model, {name: value for name, value in model.logger.name_to_value.items() if name.startswith("train/")}
 
 
+@needs_a_gpu
 @pytest.mark.parametrize("algorithm", SETTINGS)
 @pytest.mark.parametrize("flow", ["gaussian", "triangular", "affine", "realnvp", "nsf"])
 def test_trains_as_torch_does_operation_by_operation(algorithm, flow):
@@ -52,6 +138,7 @@ def test_trains_as_torch_does_operation_by_operation(algorithm, flow):
     assert not group["capturable"] and isinstance(group["lr"], float), "files are those of any other device"
 
 
+@needs_a_gpu
 @pytest.mark.parametrize("flow", FLOWS)
 def test_every_flow_trains(flow):
     model, _ = trained("SAC", True, flow=flow)
@@ -59,6 +146,7 @@ def test_every_flow_trains(flow):
     assert model._n_updates > 10 and all(torch.isfinite(p).all() for p in model.policy.parameters())
 
 
+@needs_a_gpu
 def test_follows_a_schedule_of_the_learning_rate():
     """A rate of zero from the middle on: nothing moves any more."""
     model = make("SAC", True, learning_rate=lambda remaining: 1e-3 if remaining > 0.5 else 0.0)
@@ -69,6 +157,7 @@ def test_follows_a_schedule_of_the_learning_rate():
     assert torch.equal(seen[45], seen[-1])
 
 
+@needs_a_gpu
 @pytest.mark.parametrize("algorithm", SETTINGS)
 def test_goes_on_from_weights_and_optimisers_that_were_loaded(algorithm, tmp_path):
     """Loaded in the midst of training, on a CPU too, where Adam wants its own counts of steps."""
@@ -88,6 +177,7 @@ def test_goes_on_from_weights_and_optimisers_that_were_loaded(algorithm, tmp_pat
     assert all(torch.isfinite(p).all() for p in on_cpu.policy.parameters())
 
 
+@needs_a_gpu
 def test_an_update_is_one_arithmetic_recorded_or_not():
     """Weights and random numbers to the bit: a run that is resumed warms up anew, and must not differ for it."""
     through = make("SAC", True)
@@ -102,6 +192,7 @@ def test_an_update_is_one_arithmetic_recorded_or_not():
         torch.testing.assert_close(ours, theirs, atol=0, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@needs_a_gpu
 def test_a_recording_that_fails_leaves_training_as_it_is():
     """The update waits for the GPU, which none can that is recorded: torch trains on, and says why."""
     model = make("SAC", True)
@@ -119,6 +210,7 @@ def test_a_recording_that_fails_leaves_training_as_it_is():
     assert torch.isfinite(torch.randn(3, device="cuda")).all(), "random numbers go on"
 
 
+@needs_a_gpu
 def test_weights_survive_a_bad_batch():
     model = make("SAC", True)
     model.learn(40)
@@ -128,6 +220,7 @@ def test_weights_survive_a_bad_batch():
     assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
 
 
+@needs_a_gpu
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_acts_as_torch_does(deterministic):
     model = make("SAC", True)
@@ -143,6 +236,7 @@ def test_acts_as_torch_does(deterministic):
     assert torch.equal(action, others) is deterministic
 
 
+@needs_a_gpu
 def test_ppo_acts_with_the_log_prob_of_its_actions():
     model = make("PPO", True)
     perturb(model.policy, 0.3)
@@ -155,6 +249,7 @@ def test_ppo_acts_with_the_log_prob_of_its_actions():
     torch.testing.assert_close(log_prob, their_log_prob, atol=1e-4, rtol=1e-4)
 
 
+@needs_a_gpu
 def test_what_cannot_be_recorded_is_trained_without():
     model = make("SAC", True)
     model.critic.register_forward_hook(lambda *_: None)
