@@ -47,12 +47,12 @@ def made(suite: Suite) -> dict[str, Any]:
     How a suite's runs were made.
 
     :param suite: the suite
-    :return: the command of each, and the versions, commits, platforms and threads of all
+    :return: the command of each that was evaluated, and the versions, commits, platforms and threads of all
     """
     commands, sessions = {}, []
     for entry in suite.entries:
         path = entry.job.run_directory()
-        if path is None:
+        if path is None or not RunDirectory(path).evaluations():
             continue
         commands[f"{entry.agent}, {entry.environment}, seed {entry.seed}"] = " ".join(
             ["python experiments/run.py", *entry.job.arguments, *entry.job.steps_words()]
