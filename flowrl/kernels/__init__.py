@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.policies import ContinuousCritic
 
@@ -77,8 +78,8 @@ def act(flow: Any, *args: Any) -> Any:
     :param args: see :func:`flowrl.kernels.acting.act`
     :return: what it does, by one call of C or of a CUDA graph; None where only torch can act
     """
-    on_a_gpu = next(flow.parameters()).is_cuda
-    return (cuda_acting if on_a_gpu else acting).act(flow, *args)
+    first = next(flow.parameters(), None) if torch.cuda.is_initialized() else None
+    return (acting if first is None or not first.is_cuda else cuda_acting).act(flow, *args)
 
 
 # By algorithm and critic: how a model's parts are found, and what is made of them.

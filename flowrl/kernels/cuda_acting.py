@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowrl.flows.flow import Flow
-from flowrl.kernels.cuda_graph import WARM_UP, CudaGraph
+from flowrl.kernels.cuda_graph import WARM_UP, CudaGraph, is_current
 from flowrl.kernels.guard import Guard, are_same, are_silent
 from flowrl.kernels.torch_internals import is_traced
 from flowrl.policies.action_distribution import check_finite
@@ -116,7 +116,7 @@ def act(
     if not recorded.is_silent:
         return None
     x = features()
-    return recorded(flow, x, deterministic) if x.is_cuda else None
+    return recorded(flow, x, deterministic) if x.is_cuda and is_current(x.device) else None
 
 
 _RECORDED: WeakKeyDictionary[Flow, dict[int, RecordedActor]] = WeakKeyDictionary()

@@ -25,10 +25,20 @@ STAGES = 4
 def shapes(inputs: Any) -> tuple[Any, ...]:
     """
     :param inputs: tensors, also within dictionaries and tuples
-    :return: what a recording depends on, to find it again: their structure, shapes and types
+    :return: what a recording depends on, to find it again: their structure, shapes, types and devices
     """
     leaves, structure = pytree.tree_flatten(inputs)
-    return str(structure), *((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+    return str(structure), *(
+        (leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves
+    )
+
+
+def is_current(device: torch.device) -> bool:
+    """
+    :param device: a GPU
+    :return: whether it is the one whose kernels are recorded: on any other they would run at once and leave no trace
+    """
+    return device.index is None or device.index == torch.cuda.current_device()
 
 
 def on_a_side_stream(function: Callable[[], Any]) -> Any:

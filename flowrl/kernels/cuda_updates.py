@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from flowrl.algorithms.ppo import update as ppo
 from flowrl.algorithms.ppo.minibatches import is_array_backed
-from flowrl.kernels.cuda_graph import WARM_UP, CudaGraph, on_a_side_stream, shapes
+from flowrl.kernels.cuda_graph import WARM_UP, CudaGraph, is_current, on_a_side_stream, shapes
 from flowrl.kernels.guard import Guard, are_silent
 from flowrl.policies.off_policy import FlowActorMixin
 from flowrl.policies.on_policy import FlowActorCriticMixin
@@ -75,6 +75,8 @@ class RecordedUpdate:
         actor = getattr(model, "actor", model.policy)
         if not isinstance(actor, FlowActorMixin | FlowActorCriticMixin):
             return f"the policy is {type(model.policy).__name__}, which keeps what its last pass recorded for gradients"
+        if self._device.type == "cuda" and not is_current(self._device):
+            return f"the model is on {self._device}, and torch.cuda.set_device has chosen another"
         if not self._is_silent:
             return "a hook listens to a network"
         if self._has_statistics:
@@ -90,7 +92,7 @@ class RecordedUpdate:
         return ""
 
     def _forget_what_is_stale(self, model: Any) -> None:
-        """Drop the recordings where a tensor has moved (an optimiser that was loaded) or a number is another."""
+        """Drop the recordings where a tensor has moved (an optimiser that was loaded) or is frozen, or a number differs."""
         moments = [state for optimizer in self._optimizers for state in optimizer.state.values()]
         addresses = [tensor.data_ptr() for tensor in self._tensors]
         addresses += [part.data_ptr() for state in moments for part in state.values() if part.is_cuda]
@@ -99,7 +101,8 @@ class RecordedUpdate:
             for optimizer in self._optimizers
             for group in optimizer.param_groups
         ]
-        seen = addresses, options, [getattr(model, name) for name in self.settings]
+        frozen = [tensor.requires_grad for tensor in self._tensors]
+        seen = addresses, frozen, options, [getattr(model, name) for name in self.settings]
         if seen != self._seen and self._graphs:
             self._graphs.clear()
             self._calls.clear()
