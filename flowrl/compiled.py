@@ -43,6 +43,6 @@ def compiled_act(*args: Any) -> Any:
 def compiled_update(model: Any) -> tuple[Any, str]:
     """
     :param model: an algorithm
-    :return: its update as a call of C and ""; or None and the reason
+    :return: its update as one call, of C or of a CUDA graph, and ""; or None and the reason
     """
     return (None, "flowrl's kernels are not there") if kernels is None else kernels.compiled_update(model)

@@ -1,7 +1,7 @@
 """The results of a suite as one tidy table, in the columns that SimbaV2's repository publishes its results in."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def made(suite: Suite) -> dict[str, Any]:
 
 def with_what_was_there(rows: list[Row], path: Path) -> list[Row]:
     """
-    Rows of the runs that are here, and of those that another machine has trained: a table is never made shorter.
+    Rows of the runs that are here, and of those that another machine has trained, or has trained further.
 
     :param rows: of the runs that are here
     :param path: of the table that is there, if there is one
@@ -74,9 +74,11 @@ def with_what_was_there(rows: list[Row], path: Path) -> list[Row]:
     """
     if not path.exists():
         return rows
-    here = {_run(row) for row in rows}
-    kept = [dict(row) for row in read_csv(path) if _run(row) not in here]
-    return sorted([*rows, *kept], key=_run)  # the order within a run stays
+    there = [dict(row) for row in read_csv(path)]
+    last_here, last_there = _last_steps(rows), _last_steps(there)
+    kept = {run for run, step in last_there.items() if step > last_here.get(run, -1)}
+    chosen = [row for row in rows if _run(row) not in kept] + [row for row in there if _run(row) in kept]
+    return sorted(chosen, key=_run)  # the order within a run stays
 
 
 def made_with_what_was_there(made: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -95,6 +97,13 @@ def made_with_what_was_there(made: dict[str, Any], path: Path) -> dict[str, Any]
 
 def _run(row: Mapping[str, Any]) -> tuple[str, str, int]:
     return row["exp_name"], row["env_name"], int(row["seed"])
+
+
+def _last_steps(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int], int]:
+    steps: dict[tuple[str, str, int], int] = {}
+    for row in rows:
+        steps[_run(row)] = max(steps.get(_run(row), 0), int(row["env_step"]))
+    return steps
 
 
 def measured(suite: Suite) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 
 def drop_unless_finite(parameters: Iterable[Tensor]) -> Tensor:
@@ -44,7 +44,7 @@ def step_if_finite(optimizer: Optimizer) -> Tensor:
     :return: whether they were, a scalar
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if not all(group.get("fused") for group in optimizer.param_groups):
+    if type(optimizer) not in (Adam, AdamW) or not all(group["fused"] for group in optimizer.param_groups):
         finite = drop_unless_finite(parameters)
         optimizer.step()
         return finite

@@ -1,4 +1,4 @@
-"""Which form of its update an algorithm runs: C where the kernels can serve, torch's operations elsewhere."""
+"""Which form of its update an algorithm runs: one call where the kernels can serve, torch's operations elsewhere."""
 
 import logging
 from typing import Any
@@ -9,18 +9,18 @@ log = logging.getLogger(__name__)
 
 
 class UpdateFormMixin:
-    """Says which form runs, and why; logs it where it is not C, once, and again where it changes in training."""
+    """Says which form runs, and why; logs it where it is torch's, once, and again where it changes in training."""
 
     update_form: str = "torch"
     """``"C"``, ``"CUDA graph"`` or ``"torch"``."""
     update_reason: str = "no update has been asked for yet"
-    """Why it is not C; empty where it is."""
+    """Why it is torch's; empty where it is one call."""
 
     def choose_update(self) -> Any:
         """
         The compiled update where there is one, asked for anew before every training step: a hook may have come.
 
-        :return: the update in C; None: torch's operations
+        :return: the update as one call; None: torch's operations
         """
         update, reason = compiled_update(self)
         form = "torch" if update is None else getattr(update, "form", "C")

@@ -1,4 +1,5 @@
-"""What makes it fast on a CPU: flows, acting and updates in C, compiled at first use where a C compiler is found.
+"""What makes it fast: flows, acting and updates in C, compiled at first use where a C compiler is found; on a GPU
+acting and updates as CUDA graphs.
 
 A leaf: the library works without this folder. Importing it puts it into `flowrl.compiled`, which alone asks it.
 """
@@ -22,6 +23,7 @@ from flowrl.kernels.cuda_updates import (
     RecordedPPOUpdate,
     RecordedSACUpdate,
     RecordedUpdate,
+    bring_back_steps,
 )
 from flowrl.kernels.fused_flow import compiled_flow, compiled_segments
 from flowrl.kernels.networks import STATELESS_EXTRACTORS
@@ -35,7 +37,7 @@ __all__ = ["STATELESS_EXTRACTORS", "act", "compiled_flow", "compiled_segments", 
 def compiled_update(model: Any) -> tuple[Any, str]:
     """
     :param model: an algorithm, whose networks, optimisers and hooks are looked at anew
-    :return: its update in C and ""; or None and the reason
+    :return: its update in C, or as a CUDA graph, and ""; or None and the reason
     """
     if model.device.type == "cuda":
         return recorded_update(model)
@@ -69,6 +71,8 @@ def recorded_update(model: Any) -> tuple[Any, str]:
     if not isinstance(update, RecordedUpdate) or not update.is_of(model):
         update = _UPDATES[model] = found[0](model)
     reason = update.why_not(model)
+    if reason:
+        bring_back_steps(model)
     return (None, reason) if reason else (update, "")
 
 

@@ -34,7 +34,7 @@ class Actions(NamedTuple):
 
 class RecordedActor:
     """
-    The networks of a policy and its flow.
+    The networks of a policy and its flow. One thread at a time: the recordings' inputs are shared.
 
     :param flow: of the policy
     :param distribution: how its actions are squashed

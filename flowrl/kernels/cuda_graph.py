@@ -35,10 +35,11 @@ def shapes(inputs: Any) -> tuple[Any, ...]:
 
 def is_current(device: torch.device) -> bool:
     """
-    :param device: a GPU
+    :param device: a GPU, that of a tensor
     :return: whether it is the one whose kernels are recorded: on any other they would run at once and leave no trace
     """
-    return device.index is None or device.index == torch.cuda.current_device()
+    stream = torch.cuda.graph.default_capture_stream  # torch has one, of the first device that recorded anything
+    return device.index == torch.cuda.current_device() and (stream is None or stream.device == device)
 
 
 def on_a_side_stream(function: Callable[[], Any]) -> Any:
@@ -107,11 +108,12 @@ class _Staged:
 
     def __init__(self, tensors: list[Tensor], device: torch.device) -> None:
         sizes = [tensor.numel() for tensor in tensors]
-        self._flat = torch.empty(sum(sizes), device=device)
+        self._flat = torch.empty(sum(sizes), dtype=torch.float32, device=device)
         starts = accumulate(sizes, initial=0)
         self.views = [self._flat[start : start + t.numel()].view(t.shape) for t, start in zip(tensors, starts)]
         self._stages = [
-            (torch.empty(sum(sizes), pin_memory=True), torch.cuda.Event()) for _ in range(STAGES if tensors else 0)
+            (torch.empty(sum(sizes), dtype=torch.float32, pin_memory=True), torch.cuda.Event())
+            for _ in range(STAGES if tensors else 0)
         ]
         self.fill(tensors)
 

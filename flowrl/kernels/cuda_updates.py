@@ -21,6 +21,7 @@ from flowrl.algorithms.ppo import update as ppo
 from flowrl.algorithms.ppo.minibatches import is_array_backed
 from flowrl.kernels.cuda_graph import WARM_UP, CudaGraph, is_current, on_a_side_stream, shapes
 from flowrl.kernels.guard import Guard, are_silent
+from flowrl.networks import BatchRenorm
 from flowrl.policies.off_policy import FlowActorMixin
 from flowrl.policies.on_policy import FlowActorCriticMixin
 from flowrl.side_by_side import side_by_side
@@ -34,6 +35,8 @@ class RecordedUpdate:
     """
 
     form = "CUDA graph"
+    statistics: tuple[type, ...] = (_BatchNorm, BatchRenorm)
+    """Modules whose passes, if they were side by side, would move the same numbers."""
     settings: tuple[str, ...]
     """The model's numbers that an update reads, which a recording keeps."""
 
@@ -41,9 +44,9 @@ class RecordedUpdate:
         self._policy, self._device = model.policy, model.device
         modules = list(model.policy.modules())
         self._is_silent, self._guard = are_silent(modules), Guard(modules)
-        self._has_statistics = any(isinstance(module, _BatchNorm) for module in modules)
+        self._has_statistics = any(isinstance(module, self.statistics) for module in modules)
         self._optimizers = self.optimizers(model)
-        self._tensors = [*model.policy.parameters(), *model.policy.buffers(), *self.beside_the_policy(model)]
+        self._tensors = list(model.policy.parameters())  # the guard sees to it that they are still its own
         self._rates = [
             [torch.full((), float(group["lr"]), device=model.device) for group in optimizer.param_groups]
             for optimizer in self._optimizers
@@ -66,7 +69,8 @@ class RecordedUpdate:
         """Whether no network or optimiser has been replaced, and no hook listens."""
         optimizers = self.optimizers(model)
         same = len(optimizers) == len(self._optimizers) and all(a is b for a, b in zip(optimizers, self._optimizers))
-        return model.policy is self._policy and same and self._guard.holds()
+        groups = [len(optimizer.param_groups) for optimizer in optimizers] == [len(rates) for rates in self._rates]
+        return model.policy is self._policy and same and groups and self._guard.holds()
 
     def why_not(self, model: Any) -> str:
         """What stands in the way now; "" if nothing does."""
@@ -75,10 +79,13 @@ class RecordedUpdate:
         actor = getattr(model, "actor", model.policy)
         if not isinstance(actor, FlowActorMixin | FlowActorCriticMixin):
             return f"the policy is {type(model.policy).__name__}, which keeps what its last pass recorded for gradients"
-        if self._device.type == "cuda" and not is_current(self._device):
-            return f"the model is on {self._device}, and torch.cuda.set_device has chosen another"
+        device = self._tensors[0].device
+        if device.type == "cuda" and not is_current(device):
+            return f"the model is on {device}, and torch.cuda.set_device has chosen another"
         if not self._is_silent:
             return "a hook listens to a network"
+        if any(tensor._backward_hooks or tensor._post_accumulate_grad_hooks for tensor in self._tensors):
+            return "a hook listens to a parameter"
         if self._has_statistics:
             return "batch normalisation keeps statistics, which passes side by side would both move"
         if torch.is_autocast_enabled("cuda"):
@@ -92,16 +99,17 @@ class RecordedUpdate:
         return ""
 
     def _forget_what_is_stale(self, model: Any) -> None:
-        """Drop the recordings where a tensor has moved (an optimiser that was loaded) or is frozen, or a number differs."""
+        """Drop the recordings where a tensor has moved (a loaded optimiser's) or is frozen, or a number differs."""
         moments = [state for optimizer in self._optimizers for state in optimizer.state.values()]
-        addresses = [tensor.data_ptr() for tensor in self._tensors]
+        tensors = [*self._tensors, *model.policy.buffers(), *self.beside_the_policy(model)]
+        addresses = [tensor.data_ptr() for tensor in tensors]
         addresses += [part.data_ptr() for state in moments for part in state.values() if part.is_cuda]
         options = [
             {name: value for name, value in group.items() if name not in ("params", "lr")}
             for optimizer in self._optimizers
             for group in optimizer.param_groups
         ]
-        frozen = [tensor.requires_grad for tensor in self._tensors]
+        frozen = [tensor.requires_grad for tensor in tensors]
         seen = addresses, frozen, options, [getattr(model, name) for name in self.settings]
         if seen != self._seen and self._graphs:
             self._graphs.clear()
@@ -151,7 +159,7 @@ class RecordedUpdate:
 
     @contextmanager
     def _on_the_gpu(self) -> Iterator[None]:
-        """Adam with its counts of steps and its rates on the GPU; its options are put back afterwards."""
+        """Adam with its counts of steps, which stay there, and its rates on the GPU; its options are put back."""
         own = ("lr", "capturable", "fused", "foreach")
         before = []
         for optimizer, rates in zip(self._optimizers, self._rates):
@@ -166,6 +174,20 @@ class RecordedUpdate:
         finally:
             for group, options in before:
                 group.update(options)
+
+
+def bring_back_steps(model: Any) -> None:
+    """
+    Put Adam's counts of steps where torch's own step wants them: it would wait for each that is on the GPU.
+
+    :param model: that has had a recorded update
+    """
+    owners = [getattr(model, name, None) for name in ("actor", "critic", "policy")]
+    optimizers = [getattr(owner, "optimizer", None) for owner in owners] + [getattr(model, "ent_coef_optimizer", None)]
+    for optimizer in optimizers:
+        for state in optimizer.state.values() if isinstance(optimizer, Adam) else ():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].cpu()
 
 
 class RecordedOffPolicyUpdate(RecordedUpdate):
@@ -227,6 +249,8 @@ class _AtOnce:
 
 class RecordedNFACUpdate(RecordedOffPolicyUpdate):
     """The updates of NFAC, those that move the actor and those that do not."""
+
+    statistics = (_BatchNorm,)  # its networks' passes are one after the other
 
     settings = (*RecordedOffPolicyUpdate.settings, "drop_atoms", "actor_pessimism", "distortion")
 

@@ -57,8 +57,14 @@ def test_statistics_and_hooks_are_not_recorded():
     model = algorithms.SAC("FlowPolicy", Aim(), device="cpu", **SAC)
     update = RecordedSACUpdate(model)
     assert update.is_of(model) and update.why_not(model) == ""
+    handle = next(model.critic.parameters()).register_hook(lambda gradient: gradient)
+    assert "hook listens to a parameter" in update.why_not(model)
+    handle.remove()
+    assert update.why_not(model) == ""
     model.actor.optimizer.register_step_pre_hook(lambda *_: None)
     assert "hook listens to an optimiser" in update.why_not(model)
+    model.actor.optimizer.add_param_group(dict(params=[nn.Parameter(torch.ones(1))]))
+    assert not update.is_of(model)
 
 
 def test_adam_by_a_fused_step_is_adam():
@@ -142,7 +148,7 @@ def test_trains_as_torch_does_operation_by_operation(algorithm, flow):
 @pytest.mark.parametrize("flow", FLOWS)
 def test_every_flow_trains(flow):
     model, _ = trained("SAC", True, flow=flow)
-    print(f"\n{flow}: {model.update_form} {model.update_reason}")
+    assert model.update_form == "CUDA graph" or "cannot be recorded" in model.update_reason
     assert model._n_updates > 10 and all(torch.isfinite(p).all() for p in model.policy.parameters())
 
 

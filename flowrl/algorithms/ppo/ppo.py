@@ -25,8 +25,9 @@ class PPO(UpdateFormMixin, ppo.PPO):
     Proximal Policy Optimization (Schulman et al. 2017) with the update of Stable-Baselines3 2.9, `PPO.train`, faster.
 
     The same losses, gradients and random numbers, step for step, up to rounding. Its models are SB3's: either loads
-    what the other has saved. With a flow that the kernels know, an epoch is one call of C; with anything else it is
-    torch's (`flowrl.algorithms.ppo.update`). :attr:`update_form` says which, :attr:`update_reason` why.
+    what the other has saved. With a flow that the kernels know, an epoch is one call of C, on a GPU a minibatch one of
+    a CUDA graph; with anything else it is torch's (`flowrl.algorithms.ppo.update`).
+    :attr:`update_form` says which, :attr:`update_reason` why.
 
     In C and with ``ent_coef=0`` the entropy is not evaluated, since nothing but the log would read it:
     ``train/entropy_loss`` is then the mean log-prob of the rollout's actions, an estimate of the same.

@@ -19,8 +19,9 @@ class SAC(UpdateFormMixin, sac.SAC):
     Soft Actor-Critic (Haarnoja et al. 2018) with the update of Stable-Baselines3 2.9, `SAC.train`, computed faster.
 
     The same losses, gradients and random numbers, step for step, up to rounding. Its models are SB3's: either loads
-    what the other has saved. With a flow that the kernels know, the update is one call of C; with anything else it is
-    torch's (`flowrl.algorithms.sac.update`). :attr:`update_form` says which, :attr:`update_reason` why.
+    what the other has saved. With a flow that the kernels know, the update is one call of C, on a GPU one of a CUDA
+    graph; with anything else it is torch's (`flowrl.algorithms.sac.update`).
+    :attr:`update_form` says which, :attr:`update_reason` why.
 
     :param target_entropy: as SB3's; ``"auto_0.5"``: -0.5 d, for d action dimensions
     :raises ValueError: in training, where a loss is NaN or infinite
@@ -51,7 +52,7 @@ class SAC(UpdateFormMixin, sac.SAC):
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
         compiled = self.choose_update()
-        if compiled is None:  # else no network differs between training and evaluation, or the update sees to it
+        if compiled is None:  # C has no training mode; a recorded update sets it by itself
             self.policy.set_training_mode(True)
         on_the_cpu = self.update_form == "CUDA graph"
         losses: list[Any] = []
@@ -70,7 +71,10 @@ class SAC(UpdateFormMixin, sac.SAC):
                 self.logger.record(f"train/{name}", mean)
 
     def gradient_norms(self) -> dict[str, float]:
-        """Of the actor's and the critics' gradients in the last update."""
+        """
+        Of the actor's and the critics' gradients in the last update; on a GPU of the kind of update that was recorded
+        last, where there are several (NFAC's that do not move the actor).
+        """
         return {name: gradient_norm(getattr(self, name).parameters()) for name in ("actor", "critic")}
 
 
