@@ -120,7 +120,8 @@ def test_predict_gives_actions_of_the_environment(action_space, squash_output):
         many, _ = policy.predict(np.zeros((5, 3), np.float32), deterministic=deterministic)
         assert one.shape == action_space.shape and action_space.contains(one)
         assert many.shape == (5, *action_space.shape) and all(map(action_space.contains, many))
-    assert (many == many[0]).all(), "the deterministic action"
+    # Up to rounding, which some processors' matrix products have row by row.
+    np.testing.assert_allclose(many, np.broadcast_to(many[0], many.shape), rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         paths = policy(observations(5))[0].numpy()
     actions = policy.unscale_action(paths)
