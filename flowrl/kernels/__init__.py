@@ -41,13 +41,10 @@ def compiled_update(model: Any) -> tuple[Any, str]:
     """
     if model.device.type == "cuda":
         return recorded_update(model)
-    critic = getattr(model, "critic", None)
-    found = [
-        parts for kinds, parts in _ALGORITHMS.items() if isinstance(model, kinds[0]) and isinstance(critic, kinds[1])
-    ]
-    if not found:
-        return None, f"{type(model).__name__} with a {type(critic).__name__} has no compiled update"
-    read_parts, make = found[0]
+    found = _of_its_kind(_ALGORITHMS, model)
+    if found is None:
+        return None, f"{_kind(model)} has no compiled update"
+    read_parts, make = found
     update = _UPDATES.get(model)
     if update is None or not update.is_of(model):
         parts, reason = read_parts(model)
@@ -63,17 +60,28 @@ def recorded_update(model: Any) -> tuple[Any, str]:
     :param model: an algorithm on a GPU
     :return: its update as a CUDA graph and ""; or None and the reason
     """
-    critic = getattr(model, "critic", None)
-    found = [make for kinds, make in _RECORDED.items() if isinstance(model, kinds[0]) and isinstance(critic, kinds[1])]
-    if not found:
-        return None, f"{type(model).__name__} with a {type(critic).__name__} has no recorded update"
+    make = _of_its_kind(_RECORDED, model)
+    if make is None:
+        return None, f"{_kind(model)} has no recorded update"
     update = _UPDATES.get(model)
     if not isinstance(update, RecordedUpdate) or not update.is_of(model):
-        update = _UPDATES[model] = found[0](model)
+        update = _UPDATES[model] = make(model)
     reason = update.why_not(model)
     if reason:
         bring_back_steps(model)
     return (None, reason) if reason else (update, "")
+
+
+def _of_its_kind(table: dict[tuple[type, type], Any], model: Any) -> Any:
+    """What a table has for a model's algorithm and critic; None if nothing."""
+    critic = getattr(model, "critic", None)
+    return next(
+        (each for (of, judge), each in table.items() if isinstance(model, of) and isinstance(critic, judge)), None
+    )
+
+
+def _kind(model: Any) -> str:
+    return f"{type(model).__name__} with a {type(getattr(model, 'critic', None)).__name__}"
 
 
 def act(flow: Any, *args: Any) -> Any:

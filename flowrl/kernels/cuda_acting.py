@@ -106,8 +106,8 @@ def act(
     """See :func:`flowrl.kernels.acting.act`."""
     if torch.is_grad_enabled() or torch.is_autocast_enabled("cuda") or is_traced():
         return None
-    if torch.cuda.is_current_stream_capturing():
-        return None
+    if torch.cuda.is_current_stream_capturing() or (deterministic and value is not None):
+        return None  # who asks for values as well reads the log-prob, which is not recorded of the center
     owners = (distribution, latent, *(value or ()))
     actors = _RECORDED.setdefault(flow, {})
     recorded = actors.get(len(owners))

@@ -19,7 +19,7 @@ import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
-from flowrl.algorithms.sac.update import descend, frozen, polyak_update, temperature_loss
+from flowrl.algorithms.sac.update import descend, frozen, move_temperature, polyak_update
 from flowrl.critics.heads import Atoms, Head
 from flowrl.critics.return_critic import of_smaller_mean, pooled
 from flowrl.critics.risk import Distortion, measure
@@ -108,9 +108,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool, reward_sc
     of_temperature = of_actor = torch.zeros((), device=model.device)
     if moves_actor:
         actions, log_prob = model.actor.action_log_prob(batch.observations)
-        if learns_temperature:
-            of_temperature = temperature_loss(model.log_ent_coef, log_prob, model.target_entropy)
-            of_temperature = descend(of_temperature, model.ent_coef_optimizer)
+        of_temperature = move_temperature(model, log_prob)
 
     with torch.no_grad():
         next_actions, next_log_prob = model.actor.action_log_prob(batch.next_observations)
