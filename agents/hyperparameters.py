@@ -22,6 +22,8 @@ The zoo's gSDE exploration is left out everywhere (flow policies explore by samp
 from copy import deepcopy
 from typing import Any
 
+from stable_baselines3 import HerReplayBuffer
+
 Hyperparameters = dict[str, Any]
 
 # SAC: Stable-Baselines3's defaults are the paper's (Haarnoja et al. 2018); the zoo trains MuJoCo with them, after
@@ -49,6 +51,11 @@ SMALL: Hyperparameters = dict(
     learning_starts=1_000,
     policy_kwargs=dict(net_arch=[64, 64]),
 )
+
+# Goals in the observation, a reward at the goal alone: hindsight experience replay (Andrychowicz et al. 2017). What the
+# zoo takes for arms, without its normalisation; it learns nothing before the first episode has ended.
+GOALS: Hyperparameters = dict(learning_rate=1e-3, learning_starts=1_000, replay_buffer_class=HerReplayBuffer)
+ARM: Hyperparameters = GOALS | dict(gamma=0.95)
 
 SAC: dict[str, Hyperparameters] = {
     "HalfCheetah": {},
@@ -103,6 +110,15 @@ SAC: dict[str, Hyperparameters] = {
     "Corridor": SMALL | dict(steps=50_000, ent_coef=0.02),
     "NoisyLQR": SMALL | dict(steps=30_000, ent_coef=1.0, gamma=0.9),
     "MultiTask": dict(steps=200_000, learning_starts=1_000),
+    # Gymnasium-Robotics.
+    "FetchReach": ARM | dict(steps=20_000, policy_kwargs=dict(net_arch=[64, 64])),
+    "FetchPush": ARM,
+    "FetchPickAndPlace": ARM,
+    "FetchSlide": ARM,
+    "PointMaze_Open": GOALS | dict(steps=100_000),
+    "PointMaze_UMaze": GOALS | dict(steps=100_000),
+    "PointMaze_Medium": GOALS | dict(steps=300_000),
+    "PointMaze_Large": GOALS,
 }
 
 

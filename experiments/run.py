@@ -61,7 +61,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument("--seed", type=natural, help="seed of everything (default: 0)")
     how.add_argument("--num-envs", type=positive, help="environments side by side (default: the agent's)")
     how.add_argument(
-        "--vec-env", choices=("dummy", "subproc"), help="step them in turn (default), or each in a process of its own"
+        "--vec-env",
+        choices=("dummy", "subproc", "envpool"),
+        help="step them in turn (default), each in a process of its own, or in EnvPool's threads",
     )
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
     how.add_argument(

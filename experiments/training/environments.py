@@ -21,7 +21,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 import flowrl  # noqa: F401  registers its environments
 from experiments.training.errors import TrainingError, UsageError, did_you_mean
 from experiments.training.overrides import parse
+from experiments.training.pool import Pool
 from experiments.training.workers import Workers
+from experiments.training.worlds import world_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ def find_environment(name: str) -> Environment:
     :return: the environment; a short name gives the newest registered version
     """
     module, _, local_name = name.rpartition(":")
+    world = world_of(local_name)
+    if world is not None and not module:
+        if not world.installed:
+            raise UsageError(f"--env {name} needs the {world.extra!r} extra: {world.command}")
+        module = world.module
     if module:
         try:
             importlib.import_module(module)
@@ -136,8 +143,11 @@ def make_environment(environment: Environment, **kwargs: Any) -> gym.Env:
         env = gym.make(environment.id, **environment.kwargs, **kwargs)
     except (ImportError, gym.error.DependencyNotInstalled) as error:
         raise UsageError(_missing_package(environment, error)) from None
-    except (AttributeError, RuntimeError) as error:
-        if "MUJOCO_GL" not in os.environ:
+    except (AssertionError, AttributeError, RuntimeError) as error:
+        world = world_of(environment.id.rpartition(":")[2])
+        if world is not None and world.mujoco:
+            raise UsageError(f"{environment.id} cannot be made: {world.which_mujoco()}") from error
+        if isinstance(error, AssertionError) or "MUJOCO_GL" not in os.environ:
             raise
         setting = f"MUJOCO_GL={os.environ['MUJOCO_GL']}"
         raise UsageError(f"MuJoCo does not load with {setting} here ({error}); unset it, or try egl") from None
@@ -246,6 +256,8 @@ VEC_ENVS: dict[str, Callable[[list[Callable[[], gym.Env]]], VecEnv]] = {
     "subproc": Workers,
 }
 """How copies of an environment are stepped, as Stable-Baselines3 calls it: in turn, or each in its own process."""
+POOL = "envpool"
+"""The third way: in threads, by EnvPool, which makes them itself."""
 
 
 def make_vector_environment(
@@ -265,11 +277,14 @@ def make_vector_environment(
     :param normalize: whether to normalise observations and rewards by running statistics
     :param gamma: the discount of the return by whose spread rewards are scaled
     :param training: False for evaluation: the statistics stand still and rewards are left as they are
-    :param vec_env: a key of :data:`VEC_ENVS`
+    :param vec_env: a key of :data:`VEC_ENVS`, or :data:`POOL`
     :param kwargs: further arguments of ``gymnasium.make``
     :return: the vectorised environment
     """
-    venv = VEC_ENVS[vec_env]([lambda: Monitor(make_environment(environment, **kwargs)) for _ in range(n_envs)])
+    if vec_env == POOL:
+        venv: VecEnv = Pool(environment.id, n_envs, environment.kwargs | kwargs)
+    else:
+        venv = VEC_ENVS[vec_env]([lambda: Monitor(make_environment(environment, **kwargs)) for _ in range(n_envs)])
     venv = CheckFinite(venv)
     if normalize:
         # Images have their own scaling; VecNormalize is for vectors of floats.
