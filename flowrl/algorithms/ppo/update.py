@@ -51,7 +51,9 @@ def losses(
     of_policy = policy_loss(advantages, ratio, clip_range)
     of_values = value_loss(values.flatten(), batch.old_values, batch.returns, clip_range_vf)
     of_entropy = log_prob.mean() if entropy is None else -entropy.mean()
-    loss = of_policy + model.ent_coef * of_entropy + model.vf_coef * of_values
+    loss = of_policy + model.vf_coef * of_values
+    if model.ent_coef != 0:  # else there is no need to go back through a sample of every state
+        loss = loss + model.ent_coef * of_entropy
     logs = dict(
         entropy_loss=of_entropy,
         policy_gradient_loss=of_policy,
@@ -71,9 +73,10 @@ def descend(model: Any, loss: Tensor) -> Tensor:
     :param loss: a scalar
     :return: the loss, without a gradient; NaN where that was not finite
     """
+    parameters = list(model.policy.parameters())
     model.policy.optimizer.zero_grad()
     loss.backward()
-    finite = drop_unless_finite(model.policy.parameters())
-    torch.nn.utils.clip_grad_norm_(model.policy.parameters(), model.max_grad_norm)
+    finite = drop_unless_finite(parameters)
+    torch.nn.utils.clip_grad_norm_(parameters, model.max_grad_norm)
     model.policy.optimizer.step()
     return marked(loss, finite)
