@@ -137,7 +137,8 @@ def with_policy(table: dict[str, Hyperparameters], policy_kwargs: Hyperparameter
 
 
 # NFQ: its temperature is inside Q, and no fixed point pulls it back once it runs away, so that it is fixed. The values
-# learn ten times faster than the flow, and the targets follow faster than SAC's (experiments/studies/nfq_options.py).
+# learn ten times faster than the flow, the targets follow faster than SAC's, and replayed actions count for as much as the
+# flow would still take them (experiments/studies/nfq_options.py).
 NFQ_POLICY = dict(
     flow="nsf",  # which can show more than one mode
     normalize_observations=True,
@@ -146,6 +147,7 @@ NFQ_POLICY = dict(
 NFQ_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
     learning_rate=1e-3,
     flow_lr_scale=0.1,
+    importance_floor=0.0,
     learning_starts=5_000,
     tau=0.015,
     ent_coef=0.2,
@@ -154,7 +156,7 @@ NFQ_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
 
 NFQ = with_policy(SAC, NFQ_POLICY)
 for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR"):  # as they were measured
-    NFQ[name] |= dict(flow_lr_scale=1.0, tau=SAC_DEFAULTS["tau"])
+    NFQ[name] |= dict(flow_lr_scale=1.0, tau=SAC_DEFAULTS["tau"], importance_floor=1.0)  # which keeps modes
     NFQ[name]["policy_kwargs"] |= dict(normalize_observations=False, deterministic_action="densest")  # of some modes
 NFQ["EnergyBandit"]["steps"] = 15_000
 # One V, since a minimum of two is low by what they differ in, ten times over at gamma = 0.9; alpha such that the box
@@ -162,7 +164,7 @@ NFQ["EnergyBandit"]["steps"] = 15_000
 NFQ["NoisyLQR"] |= dict(steps=100_000, batch_size=512, ent_coef=0.3)
 NFQ["NoisyLQR"]["policy_kwargs"] |= dict(n_critics=1)
 # From a data set, which its own policy did not collect: the penalty of conservative Q-learning keeps its mass there.
-OFFLINE: dict[str, Hyperparameters] = {"nfq": dict(cql_weight=0.3)}
+OFFLINE: dict[str, Hyperparameters] = {"nfq": dict(cql_weight=0.3, importance_floor=1.0)}
 
 # NFAC: SAC's networks; observations and rewards normalised, a low first temperature and more entropy, as in SimbaV2.
 NFAC_POLICY = dict(normalize_observations=True)

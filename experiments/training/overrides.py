@@ -43,7 +43,7 @@ LIMITS: dict[str, Limit] = {
         ("learning_rate", "clip_range", "clip_range_vf", "target_kl", "max_grad_norm", "flow_lr_scale"), POSITIVE
     ),
     **dict.fromkeys(("learning_starts", "ent_coef", "vf_coef", "cql_weight"), NOT_NEGATIVE),
-    **dict.fromkeys(("tau", "gamma", "gae_lambda"), FRACTION),
+    **dict.fromkeys(("tau", "gamma", "gae_lambda", "importance_floor"), FRACTION),
 }
 
 

@@ -266,7 +266,7 @@ class RecordedNFACUpdate(RecordedOffPolicyUpdate):
 class RecordedNFQUpdate(RecordedOffPolicyUpdate):
     """The updates of NFQ."""
 
-    settings = (*RecordedOffPolicyUpdate.settings, "max_grad_norm", "cql_weight")
+    settings = (*RecordedOffPolicyUpdate.settings, "max_grad_norm", "cql_weight", "importance_floor")
 
 
 class RecordedPPOUpdate(RecordedUpdate):

@@ -6,6 +6,9 @@ import ctypes
 import math
 from typing import Any
 
+from torch import Tensor
+
+from flowrl.algorithms.nfq.update import MAX_WEIGHT
 from flowrl.kernels.flow import flow_job
 from flowrl.kernels.library import POINTER, Memory
 from flowrl.kernels.off_policy import OffPolicyUpdate
@@ -19,20 +22,22 @@ class NFQUpdate(OffPolicyUpdate):
 
     call = "nfq_update"
 
+    def _drawn(self, model: Any, noise: list[Tensor]) -> list[Tensor]:
+        return noise if self.of_temperature is not None or model.importance_floor < 1 else []
+
     def _prepare(self, job: Any, model: Any) -> None:
         job.of_actor, job.of_values = self.of_actor.job, self.of_critics.job
         job.cql_weight = model.cql_weight
+        job.floor, job.max_weight = model.importance_floor, MAX_WEIGHT
         job.max_norm = math.inf if model.max_grad_norm is None else model.max_grad_norm
 
     def _new_memory(self, n: int) -> tuple[Any, Any, Memory]:
         new = Memory(self.dtype)
         features, d = self.actor.widths[0], self.parts.distribution.action_dim
         job = Nfq(n=n, features=features, actions=d)
-        noise = []
-        if self.of_temperature is not None:
-            job.noise = new(n, d)
-            noise = [new.kept[-1]]
-        job.x, job.next_x, job.to_ladj = new(features, n), new(features, n), new(n)
+        job.noise = new(n, d)
+        noise = [new.kept[-1]]
+        job.x, job.next_x, job.weights, job.to_ladj = new(features, n), new(features, n), new(n), new(n)
         of_actor, of_values = self.of_actor, self.of_critics
         weights, gradients = map(ctypes.addressof, (of_actor.values, of_actor.gradients))
         job.actor = self.actor.job(n, new, x=job.x, weights=weights, to_weights=gradients)

@@ -109,6 +109,8 @@ def test_nfq(flow, d, size):
         dict(max_grad_norm=None),
         dict(max_grad_norm=1e-3),
         dict(n_steps=3, cql_weight=0.5),
+        dict(importance_floor=1.0),
+        dict(importance_floor=0.3, ent_coef=0.3),
         dict(policy=dict(n_critics=1, net_arch=dict(pi=[8], qf=[24, 12, 8]), activation_fn=nn.Tanh)),
     ],
     ids=str,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowrl.algorithms.nfq.cost import why_slow
 from flowrl.algorithms.nfq.update import update
-from flowrl.algorithms.offline import OfflineMixin
+from flowrl.algorithms.offline import OfflineMixin, Transitions
 from flowrl.algorithms.sac import SAC
 from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.critics.soft_q import soft_q
@@ -37,6 +37,8 @@ class NFQ(OfflineMixin, SAC):
         and V rises with them (docs/nfq.md). A features extractor that both share learns with the flow
     :param ent_coef: alpha: SAC's ``"auto"`` (the alpha inside Q moves), ``"auto_0.1"`` or a number; or a schedule, of
         the training that remains (1 to 0), or ``"linear_0.2_0.02"``: from the first to the second
+    :param importance_floor: c, the least weight of a replayed action beside those that pi would take again, in [0, 1]: at 1
+        all count the same, which keeps modes that pi is about to leave; below it V is not raised by what pi has left
     :param max_grad_norm: to which the gradients of pi and of V are clipped, apart, lest a few replayed actions far
         out in a tail move all of pi; None: they are not
     :param cql_weight: c of conservative Q-learning, which keeps pi near the replayed actions; 0: none
@@ -54,7 +56,7 @@ class NFQ(OfflineMixin, SAC):
     action_space: spaces.Box
     losses = ("ent_coef_loss", "ent_coef", "critic_loss", "value")
     _torch_update = update
-    flow_lr_scale = 1.0  # of models that an earlier version saved
+    flow_lr_scale = importance_floor = 1.0  # of models that an earlier version saved
     random_start = True
     """Whether actions are random before learning starts; False: the policy's own, which has learned before."""
 
@@ -65,6 +67,7 @@ class NFQ(OfflineMixin, SAC):
         learning_rate: float | Schedule = 1e-3,
         *args: Any,
         flow_lr_scale: float = 0.1,
+        importance_floor: float = 0.0,
         ent_coef: str | float | Schedule = "auto",
         max_grad_norm: float | None = 1.0,
         cql_weight: float = 0.0,
@@ -72,12 +75,19 @@ class NFQ(OfflineMixin, SAC):
     ):
         if not 0 < flow_lr_scale < np.inf:
             raise ValueError(f"flow_lr_scale must be a number above zero, got {flow_lr_scale!r}.")
+        if not 0 <= importance_floor <= 1:
+            raise ValueError(f"importance_floor must be a number from zero to one, got {importance_floor!r}.")
         if kwargs.get("_init_setup_model", True):  # not in load, where an older model has none: see the class
-            self.flow_lr_scale = flow_lr_scale
+            self.flow_lr_scale, self.importance_floor = flow_lr_scale, importance_floor
         self.max_grad_norm = max_grad_norm
         self.cql_weight = cql_weight
         self.ent_coef_schedule = _schedule(ent_coef)
         super().__init__(policy, env, learning_rate, *args, ent_coef=ent_coef, **kwargs)  # type: ignore[misc, arg-type]
+
+    def learn_from(self, transitions: Transitions) -> Any:
+        """See `OfflineMixin.learn_from`; actions that pi has not chosen count the same (``importance_floor`` is 1)."""
+        self.importance_floor = 1.0
+        return super().learn_from(transitions)
 
     def _setup_model(self) -> None:
         given = self.ent_coef

@@ -5,8 +5,18 @@ r"""An update of NFQ: soft Q-learning whose Q-function is a flow and networks of
     y = r + \gamma (1 - d) \min_j \bar V_j(s'), \qquad
     L = \tfrac{1}{2} \sum_i E (Q_i(s, a) - y)^2
 
-The soft Bellman backup of Haarnoja et al. 2017 (eq. 3 to 6) with its integral over actions in closed form. Closest
-published: MEow (Chao et al. 2024, "Maximum Entropy Reinforcement Learning via Energy-Based Normalizing Flow"), whose
+The soft Bellman backup of Haarnoja et al. 2017 (eq. 3 to 6) with its integral over actions in closed form.
+
+Of a replayed action the loss counts as much as pi would still take it, since where the fit holds on average over actions
+that pi has left, V is too high by alpha KL(replayed | pi) (docs/nfq.md):
+
+.. math:: w(s, a) = \max(c, \min(1, \pi(a|s) / \pi(a'|s))), \quad a' \sim \pi(\cdot|s), \qquad
+    L = \tfrac{1}{2} \sum_i E[w (Q_i - y)^2] / E[w]
+
+the probability with which Metropolis and Hastings would go from an action of pi's own to the replayed one, in place of
+the truncated importance weight min(1, pi / replayed) of Munos et al. 2016 (Retrace), whose denominator nobody kept.
+
+Closest published: MEow (Chao et al. 2024, "Maximum Entropy Reinforcement Learning via Energy-Based Normalizing Flow"), whose
 flow is not normalised by itself and needs volume changes that depend on the state alone; V_1 and V_2 are what its
 learnable reward shifting adds, and the minimum of the targets is its clipped double Q.
 
@@ -29,6 +39,10 @@ from flowrl.critics.soft_q import soft_q
 from flowrl.side_by_side import side_by_side
 
 
+MAX_WEIGHT = 20.0
+"""Where pi would take hardly any action of a batch, the others do not make up for all of them."""
+
+
 @torch.no_grad()
 def td_target(target_values: nn.Module, batch: ReplayBufferSamples, gamma: float) -> Tensor:
     """y = r + gamma (1 - done) min_j V'_j(s'), shape ``(batch, 1)``."""
@@ -42,9 +56,27 @@ def conservative_loss(log_prob: Tensor, ent_coef: Tensor, n: int) -> Tensor:
     return -n * (ent_coef * log_prob).mean()
 
 
-def soft_q_loss(values: Tensor, log_prob: Tensor, ent_coef: Tensor, target: Tensor) -> Tensor:
-    """1/2 sum_i mean (V_i(s) + alpha log pi(a|s) - y)^2."""
-    return 0.5 * (soft_q(values, log_prob, ent_coef) - target).square().mean(0).sum()
+def importance(log_prob: Tensor, sampled_log_prob: Tensor, floor: float) -> Tensor:
+    """
+    What replayed actions count for, beside the others of their batch.
+
+    :param log_prob: log pi(a|s) of the replayed actions, shape ``(batch,)``, nats
+    :param sampled_log_prob: log pi(a'|s) of pi's own, in the same states
+    :param floor: c, the least weight before they are divided by their mean, in [0, 1]
+    :return: weights of mean one, at most :data:`MAX_WEIGHT`, shape ``(batch,)``, without a gradient
+    """
+    weights = (log_prob - sampled_log_prob).detach().clamp(max=0.0).exp().clamp(min=floor)
+    return weights / weights.mean().clamp(min=1 / MAX_WEIGHT)
+
+
+def soft_q_loss(
+    values: Tensor, log_prob: Tensor, ent_coef: Tensor, target: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """1/2 sum_i mean w (V_i(s) + alpha log pi(a|s) - y)^2; weights of one where there are none."""
+    squares = (soft_q(values, log_prob, ent_coef) - target).square()
+    if weights is not None:
+        squares = weights.unsqueeze(-1) * squares
+    return 0.5 * squares.mean(0).sum()
 
 
 def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> Tensor:
@@ -63,16 +95,18 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> Tensor
         lambda: model.critic(batch.observations),
         lambda: td_target(model.critic_target, batch, model.gamma),
     )
-    loss = of_q = soft_q_loss(values, log_prob, ent_coef, target)
+    weights, sampled_log_prob = None, log_prob
+    if model.ent_coef_optimizer is not None or model.importance_floor < 1:
+        with torch.no_grad():
+            _, sampled_log_prob = pi.rsample_and_log_prob()
+    if model.importance_floor < 1:
+        weights = importance(log_prob, sampled_log_prob, model.importance_floor)
+    loss = of_q = soft_q_loss(values, log_prob, ent_coef, target, weights)
     if model.cql_weight != 0:
         loss = of_q + model.cql_weight * conservative_loss(log_prob, ent_coef, values.shape[1])
 
     optimizers = (model.actor.optimizer, model.critic.optimizer)
     groups = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
-    sampled_log_prob = log_prob
-    if model.ent_coef_optimizer is not None:
-        with torch.no_grad():
-            _, sampled_log_prob = pi.rsample_and_log_prob()
     for optimizer in optimizers:
         optimizer.zero_grad()
     loss.backward()
