@@ -19,7 +19,7 @@ from torch import nn
 
 from flowrl import FlowLogger
 from flowrl.algorithms import NFQ, Transitions
-from flowrl.algorithms.nfq.update import conservative_loss, soft_q_loss, td_target, update
+from flowrl.algorithms.nfq.update import conservative_loss, importance, soft_q_loss, td_target, update
 from flowrl.critics.soft_q import soft_q
 from flowrl.policies.action_box import EDGE
 from tests.environments import HIGH, LOW, Aim
@@ -104,6 +104,48 @@ def test_the_gradient_of_the_loss_agrees_with_finite_differences(flow):
                     p += sign * 1e-6 * w
                 values.append(loss())
         assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope.item(), rel=1e-5)
+
+
+def test_a_replayed_action_counts_for_as_much_as_pi_would_take_it():
+    log_prob = torch.tensor([0.0, 2.0, -1.0, -800.0], dtype=torch.float64, requires_grad=True)
+    own = torch.tensor([0.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    expected = torch.tensor([1.0, 1.0, math.exp(-2), 0.0]).double()
+    weights = importance(log_prob, own, 0.0)
+    torch.testing.assert_close(weights, expected / expected.mean())
+    assert not weights.requires_grad
+    expected = expected.clamp(min=0.25)
+    torch.testing.assert_close(importance(log_prob, own, 0.25), expected / expected.mean())
+    assert torch.equal(importance(log_prob, own, 1.0), torch.ones(4).double())
+    # Actions that pi has all left do not add up to a whole batch of others
+    torch.testing.assert_close(
+        importance(torch.full((4,), -9.0), torch.zeros(4), 0.0), torch.full((4,), math.exp(-9) * 20)
+    )
+
+
+def test_v_is_not_raised_by_what_pi_has_left():
+    """One state, a flow that stays, Q flat where its log pi falls: V by least squares, with and without weights."""
+    torch.manual_seed(0)
+    pi = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 0.2)
+    replayed = torch.linspace(-2, 2, 4_001).double()
+    log_prob, own = pi.log_prob(replayed), pi.log_prob(pi.sample(replayed.shape))
+    true_value, alpha = 3.0, torch.tensor(0.2).double()
+    target = (true_value + alpha * log_prob.clamp(min=-3)).unsqueeze(1)
+
+    def fitted(weights):
+        value = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
+        loss = soft_q_loss(value.expand(len(replayed), 1), log_prob, alpha, target, weights)
+        (slope,) = torch.autograd.grad(loss, value, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.sum(), value)
+        return (-slope / curvature).item()  # quadratic, from zero
+
+    assert fitted(None) > true_value + 2
+    assert fitted(importance(log_prob, own, 0.0)) == pytest.approx(true_value, abs=0.01)
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.1, math.nan])
+def test_a_floor_of_weights_outside_0_to_1_is_refused(floor):
+    with pytest.raises(ValueError, match="importance_floor must be a number from zero to one"):
+        nfq(importance_floor=floor)
 
 
 def test_the_target_is_masked_by_termination_and_takes_the_lower_value():
@@ -210,9 +252,11 @@ def test_the_flow_learns_at_a_fraction_of_the_values_rate(scale, tmp_path):
     assert rates == [pytest.approx(4e-3 * scale), 4e-3] and model.ent_coef_optimizer.param_groups[0]["lr"] == 4e-3
     model.save(tmp_path / "model")
     assert NFQ.load(tmp_path / "model").flow_lr_scale == scale
-    del model.flow_lr_scale  # as those that an earlier version saved
+    assert NFQ.load(tmp_path / "model").importance_floor == 0.0
+    del model.flow_lr_scale, model.importance_floor  # as those that an earlier version saved
     model.save(tmp_path / "older")
-    assert NFQ.load(tmp_path / "older").flow_lr_scale == 1.0
+    older = NFQ.load(tmp_path / "older")
+    assert older.flow_lr_scale == older.importance_floor == 1.0
 
 
 def data_set():

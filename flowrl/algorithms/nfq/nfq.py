@@ -37,8 +37,8 @@ class NFQ(OfflineMixin, SAC):
         and V rises with them (docs/nfq.md). A features extractor that both share learns with the flow
     :param ent_coef: alpha: SAC's ``"auto"`` (the alpha inside Q moves), ``"auto_0.1"`` or a number; or a schedule, of
         the training that remains (1 to 0), or ``"linear_0.2_0.02"``: from the first to the second
-    :param importance_floor: c, the least weight of a replayed action beside those that pi would take again, in [0, 1]: at 1
-        all count the same, which keeps modes that pi is about to leave; below it V is not raised by what pi has left
+    :param importance_floor: c, the least weight of a replayed action beside those that pi would take again, in [0, 1].
+        At 1 all count the same, which keeps modes that pi is about to leave; at 0 V is not raised by what it has left
     :param max_grad_norm: to which the gradients of pi and of V are clipped, apart, lest a few replayed actions far
         out in a tail move all of pi; None: they are not
     :param cql_weight: c of conservative Q-learning, which keeps pi near the replayed actions; 0: none

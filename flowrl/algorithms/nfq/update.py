@@ -7,8 +7,8 @@ r"""An update of NFQ: soft Q-learning whose Q-function is a flow and networks of
 
 The soft Bellman backup of Haarnoja et al. 2017 (eq. 3 to 6) with its integral over actions in closed form.
 
-Of a replayed action the loss counts as much as pi would still take it, since where the fit holds on average over actions
-that pi has left, V is too high by alpha KL(replayed | pi) (docs/nfq.md):
+A replayed action counts for as much as pi would still take it, since over actions that pi has left the fit holds on
+average with a V that is too high by alpha KL(replayed | pi) (docs/nfq.md):
 
 .. math:: w(s, a) = \max(c, \min(1, \pi(a|s) / \pi(a'|s))), \quad a' \sim \pi(\cdot|s), \qquad
     L = \tfrac{1}{2} \sum_i E[w (Q_i - y)^2] / E[w]
@@ -16,8 +16,8 @@ that pi has left, V is too high by alpha KL(replayed | pi) (docs/nfq.md):
 the probability with which Metropolis and Hastings would go from an action of pi's own to the replayed one, in place of
 the truncated importance weight min(1, pi / replayed) of Munos et al. 2016 (Retrace), whose denominator nobody kept.
 
-Closest published: MEow (Chao et al. 2024, "Maximum Entropy Reinforcement Learning via Energy-Based Normalizing Flow"), whose
-flow is not normalised by itself and needs volume changes that depend on the state alone; V_1 and V_2 are what its
+Closest published: MEow (Chao et al. 2024, "Maximum Entropy Reinforcement Learning via Energy-Based Normalizing Flow"),
+whose flow is not normalised by itself and needs volume changes that depend on the state alone; V_1 and V_2 are what its
 learnable reward shifting adds, and the minimum of the targets is its clipped double Q.
 
 Conservative Q-learning (Kumar et al. 2020, eq. 4, CQL(H)) lowers Q for actions that the data do not show by adding
@@ -37,7 +37,6 @@ from flowrl.algorithms.finite import drop_unless_finite, marked
 from flowrl.algorithms.sac.update import move_temperature, polyak_update
 from flowrl.critics.soft_q import soft_q
 from flowrl.side_by_side import side_by_side
-
 
 MAX_WEIGHT = 20.0
 """Where pi would take hardly any action of a batch, the others do not make up for all of them."""
