@@ -1,7 +1,8 @@
 """What NFQ's options are worth on HalfCheetah: ``python experiments/studies/nfq_options.py``.
 
-One option at a time differs from the first row; flow-sac with the same flow, normalisation, temperature and learning
-rate stands beside them. Returns are those of the flow's mean, of the densest action, and of samples. Writes
+In the first row replayed actions count all the same; of it one option at a time differs in the others, and the last two
+are the agent as it is, whose replayed actions have weights, and flow-sac with the same flow, normalisation, temperature
+and learning rate. Returns are those of the flow's mean, of the densest action, and of samples. Writes
 ``nfq_options.csv`` and ``.json`` to ``experiments/results/``; the runs stay in ``runs/nfq_options/``.
 """
 
@@ -18,17 +19,19 @@ from experiments.training.tables import read_csv
 
 STEPS = 30_000
 SHARED = ["learning_starts=3000", "policy_kwargs.normalize_observations=True"]
+ALIKE = ["--set", "importance_floor=1"]
 VARIANTS: dict[str, list[str]] = {
+    "replayed actions alike": ALIKE,
+    "a Gaussian for the flow": [*ALIKE, "--flow", "gaussian"],
+    "the flow as fast as the values": [*ALIKE, "--set", "flow_lr_scale=1"],
+    "observations as they are": [*ALIKE, "--set", "policy_kwargs.normalize_observations=False"],
+    "targets at SAC's rate": [*ALIKE, "--set", "tau=0.005"],
+    "one V": [*ALIKE, "--set", "policy_kwargs.n_critics=1"],
+    "returns of three steps": [*ALIKE, "--set", "n_steps=3"],
+    "half the temperature": [*ALIKE, "--set", "ent_coef=0.1"],
+    "a learned temperature": [*ALIKE, "--set", "ent_coef=auto_0.2"],
+    "conservative": [*ALIKE, "--set", "cql_weight=0.3"],
     "nfq": [],
-    "a Gaussian for the flow": ["--flow", "gaussian"],
-    "the flow as fast as the values": ["--set", "flow_lr_scale=1"],
-    "observations as they are": ["--set", "policy_kwargs.normalize_observations=False"],
-    "targets at SAC's rate": ["--set", "tau=0.005"],
-    "one V": ["--set", "policy_kwargs.n_critics=1"],
-    "returns of three steps": ["--set", "n_steps=3"],
-    "half the temperature": ["--set", "ent_coef=0.1"],
-    "a learned temperature": ["--set", "ent_coef=auto_0.2"],
-    "conservative": ["--set", "cql_weight=0.3"],
     "flow-sac": ["--agent", "flow-sac", "--set", "ent_coef=0.2", "--set", "learning_rate=1e-3"],
 }
 

@@ -33,11 +33,11 @@ static void importance(Nfq *q) {
     REAL mean = 0;
     for (Size b = 0; b < n; b++) {
         REAL difference = q->scored.ladj[b] - q->sampled.ladj[b];
-        REAL weight = difference < 0 ? (REAL)exp(difference) : 1;
-        q->weights[b] = weight > (REAL)q->floor ? weight : (REAL)q->floor;
+        REAL weight = difference < 0 ? (REAL)exp(difference) : difference > 0 ? 1 : 1 + difference; /* NaN stays */
+        q->weights[b] = weight < (REAL)q->floor ? (REAL)q->floor : weight;
         mean += q->weights[b] / (REAL)n;
     }
-    REAL least = (REAL)(1 / q->max_weight), divisor = mean > least ? mean : least;
+    REAL least = (REAL)(1 / q->max_weight), divisor = mean < least ? least : mean;
     for (Size b = 0; b < n; b++) q->weights[b] /= divisor;
 }
 
