@@ -47,7 +47,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output",
         type=Path,
-        help="where NAME.csv, NAME_seconds.csv and NAME.json go (default: to the runs); other runs there stay",
+        help="where NAME.csv, NAME_seconds.csv and NAME.json go (default: to the runs); other runs there stay, and of "
+        "those here the chosen ones are added",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained and for how long")
     parser.add_argument("--collect", action="store_true", help="train nothing: write what there is")
@@ -80,7 +81,10 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 outcomes = local.train(jobs, side_by_side, arguments.threads, display.show)
     directory = arguments.output or arguments.runs / suite.name
-    write(with_the_rest(suite, arguments), directory, add=arguments.output is not None)
+    if arguments.output is None:
+        write(with_the_rest(suite, arguments), directory, add=False)
+    else:  # runs that this command does not name may not be finished
+        write(suite, directory, add=True)
     failed = {entry: outcomes[entry.job] for entry in suite.entries if outcomes.get(entry.job, "").startswith("failed")}
     for entry, outcome in failed.items():
         print(f"{entry.agent}, {entry.environment}, seed {entry.seed} {outcome}", file=sys.stderr)

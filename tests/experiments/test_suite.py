@@ -164,6 +164,9 @@ def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd)
     assert main([*command, "--collect", "--output", str(there.parent)]) == 0
     assert len(rows_of(there)) == len(rows) + 1, "another machine's run stays in the table"
     assert [row["value"] for row in rows_of(there) if row["seed"] == "1"] == ["-7.5"]
+    part = tmp_path / "part"
+    assert main([*command, "--agents", "a gaussian", "--collect", "--output", str(part)]) == 0
+    assert {row["exp_name"] for row in rows_of(part / "small.csv")} == {"a gaussian"}, "those that were asked for"
 
     capfd.readouterr()
     assert main(command) == 0 and "0 of 2 runs to train" in capfd.readouterr().out
