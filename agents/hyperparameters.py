@@ -52,8 +52,8 @@ SMALL: Hyperparameters = dict(
     policy_kwargs=dict(net_arch=[64, 64]),
 )
 
-# Goals in the observation, a reward at the goal alone: hindsight experience replay (Andrychowicz et al. 2017). What the
-# zoo takes for arms, without its normalisation; it learns nothing before the first episode has ended.
+# Goals in the observation, a reward at the goal alone: hindsight experience replay (Andrychowicz et al. 2017). Of these
+# FetchReach is the zoo's without its normalisation; the others are untried.
 GOALS: Hyperparameters = dict(learning_rate=1e-3, learning_starts=1_000, replay_buffer_class=HerReplayBuffer)
 ARM: Hyperparameters = GOALS | dict(gamma=0.95)
 
@@ -138,7 +138,7 @@ def with_policy(table: dict[str, Hyperparameters], policy_kwargs: Hyperparameter
 
 # NFQ: its temperature is inside Q, and no fixed point pulls it back once it runs away, so that it is fixed. The values
 # learn ten times faster than the flow, targets follow faster than SAC's, and a replayed action counts for as much as
-# the flow would still take it (experiments/studies/nfq_options.py).
+# the flow would still take it (docs/nfq.md).
 NFQ_POLICY = dict(
     flow="nsf",  # which can show more than one mode
     normalize_observations=True,
@@ -156,7 +156,7 @@ NFQ_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
 
 NFQ = with_policy(SAC, NFQ_POLICY)
 for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR"):  # as they were measured
-    NFQ[name] |= dict(flow_lr_scale=1.0, tau=SAC_DEFAULTS["tau"], importance_floor=1.0)  # which keeps modes
+    NFQ[name] |= dict(flow_lr_scale=1.0, tau=SAC_DEFAULTS["tau"], importance_floor=1.0)  # before there were others
     NFQ[name]["policy_kwargs"] |= dict(normalize_observations=False, deterministic_action="densest")  # of some modes
 NFQ["EnergyBandit"]["steps"] = 15_000
 # One V, since a minimum of two is low by what they differ in, ten times over at gamma = 0.9; alpha such that the box
@@ -164,7 +164,7 @@ NFQ["EnergyBandit"]["steps"] = 15_000
 NFQ["NoisyLQR"] |= dict(steps=100_000, batch_size=512, ent_coef=0.3)
 NFQ["NoisyLQR"]["policy_kwargs"] |= dict(n_critics=1)
 # From a data set, which its own policy did not collect: the penalty of conservative Q-learning keeps its mass there.
-OFFLINE: dict[str, Hyperparameters] = {"nfq": dict(cql_weight=0.3, importance_floor=1.0)}
+OFFLINE: dict[str, Hyperparameters] = {"nfq": dict(cql_weight=0.3, importance_floor=1.0, replay_buffer_class=None)}
 
 # NFAC: SAC's networks; observations and rewards normalised, a low first temperature and more entropy, as in SimbaV2.
 NFAC_POLICY = dict(normalize_observations=True)

@@ -152,7 +152,7 @@ def print_list() -> None:
         description = (find_flow(flow).__doc__ or "").partition("\n")[0]
         print(f"  {flow:<10} {description}{' (the default)' if flow == flowrl.DEFAULT_FLOW else ''}")
     print(
-        "\nenvironments with tuned hyperparameters (--env); any other with continuous actions trains with the defaults:"
+        "\nenvironments with hyperparameters of their own (--env); any other with continuous actions has the defaults:"
     )
     for name, full_id in newest_ids(SAC).items():
         print(f"  {name:<24} {full_id}")

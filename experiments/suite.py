@@ -47,8 +47,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output",
         type=Path,
-        help="where NAME.csv, NAME_seconds.csv and NAME.json go (default: to the runs); other runs there stay, and of "
-        "those here the chosen ones are added",
+        help="add the chosen runs that are finished to NAME.csv, NAME_seconds.csv and NAME.json there",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained and for how long")
     parser.add_argument("--collect", action="store_true", help="train nothing: write what there is")
@@ -83,8 +82,9 @@ def main(argv: list[str] | None = None) -> int:
     directory = arguments.output or arguments.runs / suite.name
     if arguments.output is None:
         write(with_the_rest(suite, arguments), directory, add=False)
-    else:  # runs that this command does not name may not be finished
-        write(suite, directory, add=True)
+    else:  # one that is in the midst would end the comparison of its environment at its own last step
+        finished = [entry for entry in suite.entries if entry.job.run() is not None]
+        write(Suite(suite.name, finished), directory, add=True)
     failed = {entry: outcomes[entry.job] for entry in suite.entries if outcomes.get(entry.job, "").startswith("failed")}
     for entry, outcome in failed.items():
         print(f"{entry.agent}, {entry.environment}, seed {entry.seed} {outcome}", file=sys.stderr)

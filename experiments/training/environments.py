@@ -51,9 +51,9 @@ def find_environment(name: str) -> Environment:
     module, _, local_name = name.rpartition(":")
     world = world_of(local_name)
     if world is not None and not module:
-        if not world.installed:
-            raise UsageError(f"--env {name} needs the {world.extra!r} extra: {world.command}")
         module = world.module
+    if world is not None and module == world.module and not world.installed:
+        raise UsageError(f"--env {name} needs the {world.extra!r} extra: {world.command}")
     if module:
         try:
             importlib.import_module(module)
@@ -145,8 +145,8 @@ def make_environment(environment: Environment, **kwargs: Any) -> gym.Env:
         raise UsageError(_missing_package(environment, error)) from None
     except (AssertionError, AttributeError, RuntimeError) as error:
         world = world_of(environment.id.rpartition(":")[2])
-        if world is not None and world.mujoco:
-            raise UsageError(f"{environment.id} cannot be made: {world.which_mujoco()}") from error
+        if world is not None and (reason := world.too_new()):
+            raise UsageError(f"{environment.id} cannot be made: {reason}") from error
         if isinstance(error, AssertionError) or "MUJOCO_GL" not in os.environ:
             raise
         setting = f"MUJOCO_GL={os.environ['MUJOCO_GL']}"
@@ -161,6 +161,7 @@ def make_environment(environment: Environment, **kwargs: Any) -> gym.Env:
         raise UsageError(f"--env-set: {environment.id} does not take {given}: {reason}") from error
     except gym.error.Error as error:
         raise UsageError(f"cannot make {environment.id}: {error}") from None
+    env = without_scalars(env)
     space = env.action_space
     if not isinstance(space, spaces.Box):
         kind = type(space).__name__
@@ -171,6 +172,27 @@ def make_environment(environment: Environment, **kwargs: Any) -> gym.Env:
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise UsageError(f"{environment.id} has an unbounded action space; agents need a Box with finite bounds")
     return env
+
+
+def without_scalars(env: gym.Env) -> gym.Env:
+    """
+    Dictionaries of observations whose numbers of shape () have shape (1,): SB3 lays them side by side.
+
+    :param env: any environment
+    :return: the environment itself where it has no such number
+    """
+    space = env.observation_space
+    if not isinstance(space, spaces.Dict):
+        return env
+    scalars = {key: box for key, box in space.items() if isinstance(box, spaces.Box) and box.shape == ()}
+    if not scalars:
+        return env
+    rows = {key: spaces.Box(box.low[None], box.high[None], dtype=box.dtype) for key, box in scalars.items()}
+    return gym.wrappers.TransformObservation(
+        env,
+        lambda observation: observation | {key: np.atleast_1d(observation[key]) for key in rows},
+        spaces.Dict(dict(space.items()) | rows),
+    )
 
 
 def _silence_deprecation() -> None:

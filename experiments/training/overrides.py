@@ -173,8 +173,10 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
             raise UsageError(f"--set {key}={value}: expected a class of torch.nn, for example ReLU or Tanh")
         return activation
     if key == "replay_buffer_class":
+        if value is None:
+            return None
         if str(value) not in REPLAY_BUFFERS:
-            raise UsageError(f"--set {key}={value}: expected {' or '.join(REPLAY_BUFFERS)}; leave it out for SB3's own")
+            raise UsageError(f"--set {key}={value}: expected {' or '.join(REPLAY_BUFFERS)}, or None for SB3's own")
         return REPLAY_BUFFERS[value]
     if not _fits(value, annotation):
         raise UsageError(f"--set {key}={value}: expected {_describe(annotation)}, got {type(value).__name__}")

@@ -6,11 +6,15 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from experiments.training.errors import UsageError
+
+INT32 = 2**31 - 1
+"""Where EnvPool's seeds end, and SB3's do not."""
 
 
 class Pool(VecEnv):
@@ -19,8 +23,8 @@ class Pool(VecEnv):
 
     An environment whose episode has ended starts the next one in the same step, as in SB3's own; EnvPool itself would
     ignore an action there. One that ends in the very step that its time is up counts as out of time: EnvPool says no
-    more. Of ``info`` there is an episode's end (as SB3's own and its `Monitor` have it); what an
-    environment says there besides is left out, since to take it apart would cost more than the step.
+    more. ``info`` holds only what SB3's own and its `Monitor` say at an episode's end: to take the rest apart would
+    cost more than the step. There are as many threads as torch has.
 
     :param id: of the environment, which EnvPool must have under that name
     :param n_envs: how many of them
@@ -33,6 +37,7 @@ class Pool(VecEnv):
             raise UsageError("--vec-env envpool needs the 'envpool' extra: pip install -e '.[envpool]'")
         import envpool
 
+        id = id.rpartition(":")[2]
         if id not in envpool.list_all_envs():
             raise UsageError(f"--vec-env envpool: EnvPool has no {id}; without it, --vec-env subproc")
         self.id, self.kwargs = id, kwargs
@@ -40,23 +45,26 @@ class Pool(VecEnv):
             self.pool = self._make(n_envs)
         except TypeError as error:
             raise UsageError(f"--env-set: EnvPool's {id}: {error}") from error
-        actions = self.pool.action_space
-        if not isinstance(actions, gym.spaces.Box):
-            raise UsageError(f"{id} has a {type(actions).__name__} action space; agents need continuous actions")
+        actions, observations = self.pool.action_space, self.pool.observation_space
+        for name, space in (("actions", actions), ("observations", observations)):
+            if not isinstance(space, gym.spaces.Box):
+                kind = type(space).__name__
+                raise UsageError(f"--vec-env envpool: {id} has {name} in a {kind}, and here only a Box is understood")
         box = spaces.Box(actions.low.astype(np.float32), actions.high.astype(np.float32))
-        super().__init__(n_envs, self.pool.observation_space, box)
+        super().__init__(n_envs, observations, box)
         self.returns, self.lengths, self.started = np.zeros(n_envs), np.zeros(n_envs, int), time.time()
 
     def _make(self, n_envs: int, seeds: list[int] | None = None) -> Any:
         import envpool
 
-        seed = {} if seeds is None else dict(seed=seeds)
-        return envpool.make(self.id, env_type="gymnasium", num_envs=n_envs, **seed, **self.kwargs)
+        options = self.kwargs | dict(num_envs=n_envs, num_threads=min(n_envs, torch.get_num_threads()))
+        if seeds is not None:
+            options["seed"] = [seed % INT32 for seed in seeds]
+        return envpool.make(self.id, env_type="gymnasium", **options)
 
     def reset(self) -> VecEnvObs:
         seeds = [seed for seed in self._seeds if seed is not None]
         if len(seeds) == self.num_envs:  # a pool takes its seeds when it is made
-            self.pool.close()
             self.pool = self._make(self.num_envs, seeds)
         self._reset_seeds()
         self._reset_options()
@@ -91,7 +99,7 @@ class Pool(VecEnv):
         return observations, rewards, ended, infos
 
     def close(self) -> None:
-        self.pool.close()
+        self.pool = None  # its threads end with it
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         value = None if attr_name == "render_mode" else getattr(self.pool, attr_name)

@@ -9,9 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch
 from gymnasium import spaces
 from rich.console import Console
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -92,6 +94,8 @@ def start(arguments: Namespace) -> int:
     critic_warmup = settings["learning_starts"] if source is not None and not agent.is_its_own_critic else 0
     if arguments.demos or critic_warmup:
         settings["learning_starts"] = 0
+    if not any(override.startswith("learning_starts=") for override in arguments.set or ()):
+        settings = wait_for_episodes(settings, n_envs, probe)
 
     config = dict(
         environment=asdict(environment),
@@ -187,6 +191,21 @@ def imitate(model: BaseAlgorithm, config: dict[str, Any]) -> None:
             model.learn_from(demonstrations.load_transitions(*data_set))
         except ValueError as error:
             raise UsageError(f"--demos {config['demonstrations']}: {error}") from error
+
+
+def wait_for_episodes(settings: dict[str, Any], n_envs: int, env: gym.Env) -> dict[str, Any]:
+    """
+    Learning that starts no sooner than hindsight replay has an episode from each environment: it draws nothing before.
+
+    :param settings: the hyperparameters
+    :param n_envs: environments side by side
+    :param env: one of them
+    :return: the hyperparameters for that many environments
+    """
+    limit = env.spec.max_episode_steps if env.spec is not None else None
+    if settings.get("replay_buffer_class") is not HerReplayBuffer or limit is None:
+        return settings
+    return settings | dict(learning_starts=max(settings["learning_starts"], n_envs * limit))
 
 
 def keep_update_ratio(settings: dict[str, Any], n_envs: int) -> dict[str, Any]:

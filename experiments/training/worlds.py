@@ -14,13 +14,13 @@ class World:
     :param module: what registers them when it is imported
     :param extra: of flowrl's, which installs it
     :param names: a pattern that their names begin with
-    :param mujoco: the versions of MuJoCo that they work with, where the newest is none of them
+    :param mujoco: the first version of MuJoCo that they do not load with, if there is one
     """
 
     module: str
     extra: str
     names: str
-    mujoco: str = ""
+    mujoco: str | None = None
 
     @property
     def installed(self) -> bool:
@@ -32,18 +32,24 @@ class World:
         """What installs it."""
         return f"pip install -e '.[{self.extra}]'"
 
-    def which_mujoco(self) -> str:
-        """The cure where an environment of it fails with a MuJoCo that it does not know."""
-        return f"it needs mujoco {self.mujoco}, and {metadata.version('mujoco')} is installed; {self.command}"
+    def too_new(self) -> str:
+        """Which MuJoCo it needs, where the one that is installed is too new for it; else ""."""
+        if self.mujoco is None or _numbers(metadata.version("mujoco")) < _numbers(self.mujoco):
+            return ""
+        return f"it needs mujoco below {self.mujoco}, and {metadata.version('mujoco')} is installed; {self.command}"
 
 
 # Gymnasium-Robotics 1.4.2 compares types of joints with numbers, which they are no longer; dm_control 1.0.50 reads a
 # field that MuJoCo 4 does not have.
 WORLDS = (
     World("gymnasium_robotics", "robotics", r"(Point|Ant)Maze_|AdroitHand"),
-    World("gymnasium_robotics", "robotics", r"Fetch|Hand(Reach|Manipulate)|FrankaKitchen", mujoco="below 3.12"),
-    World("shimmy", "dm-control", r"dm_control/", mujoco="below 4"),
+    World("gymnasium_robotics", "robotics", r"Fetch|Hand(Reach|Manipulate)|FrankaKitchen", mujoco="3.12"),
+    World("shimmy", "dm-control", r"dm_control/", mujoco="4.0"),
 )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
 def world_of(name: str) -> World | None:

@@ -6,14 +6,19 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 
+from agents import find_agent, hyperparameters
 from experiments.run import main
 from experiments.training import environments, worlds
 from experiments.training.environments import find_environment, make_environment, make_vector_environment
 from experiments.training.errors import UsageError
+from experiments.training.overrides import apply_overrides
 from experiments.training.pool import Pool
 from experiments.training.run_directory import RunDirectory
+from experiments.training.training import wait_for_episodes
+from tests.environments import ReachGoal
 
 
 def needs(module):
@@ -41,12 +46,16 @@ def test_a_world_that_needs_another_mujoco_says_which(monkeypatch):
         raise AssertionError  # as Gymnasium-Robotics does, without a word
 
     monkeypatch.setattr(environments.gym, "make", make)
+    monkeypatch.setattr(worlds.metadata, "version", lambda name: "3.12.0")
     with pytest.raises(
         UsageError, match=r"it needs mujoco below 3\.12, and .* is installed; pip install .*\[robotics\]"
     ):
         make_environment(find_environment("FetchReach"))
     with pytest.raises(AssertionError):  # whatever is wrong here, it is not MuJoCo's version
         make_environment(find_environment("PointMaze_UMaze"))
+    monkeypatch.setattr(worlds.metadata, "version", lambda name: "3.9.1")
+    with pytest.raises(AssertionError):
+        make_environment(find_environment("FetchReach"))
 
 
 @needs("gymnasium_robotics")
@@ -59,6 +68,45 @@ def test_a_maze_is_found_and_learnt_with_hindsight_and_in_processes(tmp_path):
     assert main(train) == 0
     (run,) = (tmp_path / "PointMaze_UMaze-v3" / "flow-sac").iterdir()
     assert "HerReplayBuffer" in str(RunDirectory.open(run).config["hyperparameters"]["replay_buffer_class"])
+
+
+def test_hindsight_waits_for_an_episode_of_each_environment():
+    env, row = gym.make("Height-v0"), dict(replay_buffer_class=HerReplayBuffer, learning_starts=30)
+    assert [wait_for_episodes(row, n, env)["learning_starts"] for n in (1, 2)] == [30, 40]
+    assert wait_for_episodes(row | dict(replay_buffer_class=None), 2, env)["learning_starts"] == 30
+
+
+def test_hindsight_can_be_left():
+    agent, env = find_agent("flow-sac"), ReachGoal()
+    settings = apply_overrides(
+        hyperparameters("sac", "FetchReach"), ["replay_buffer_class=None"], agent, env.observation_space
+    )
+    assert settings["replay_buffer_class"] is None
+    assert hyperparameters("nfq", "FetchReach", offline=True)["replay_buffer_class"] is None
+
+
+class Height(gym.Env):
+    """As some of dm_control's."""
+
+    observation_space = spaces.Dict(height=spaces.Box(-1.0, 1.0, ()), speed=spaces.Box(-1.0, 1.0, (2,)))
+    action_space = spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {"height": np.float32(0.5), "speed": np.zeros(2, np.float32)}, {}
+
+    def step(self, action):
+        return *self.reset()[:1], 0.0, False, False, {}
+
+
+gym.register("Height-v0", entry_point=Height, max_episode_steps=20)
+
+
+@pytest.mark.parametrize("agent", ["flow-sac", "nfq", "flow-ppo"])
+def test_a_dictionary_with_a_number_is_learnt_from(tmp_path, agent):
+    few = ["--set", "n_steps=32"] if agent == "flow-ppo" else ["--set", "learning_starts=10"]
+    train = ["--env", "Height", "--agent", agent, "--steps", "40", "--eval-every", "0", "--set", "batch_size=8", *few]
+    assert main([*train, "--logdir", str(tmp_path)]) == 0
 
 
 def test_rows_for_goals_have_hindsight():
@@ -132,7 +180,8 @@ def test_a_seed_gives_the_same_pool(pool):
         env.seed(seed)
         return [env.reset(), *(env.step(np.full((3, 3), 0.3, np.float32))[0] for _ in range(60))]
 
-    first, same, other = play(0), play(0), play(1)
+    first, same, other = play(0), play(0), play(2**31 + 7)
+    play(None)  # a seed that SB3 draws
     np.testing.assert_array_equal(first, same)
     assert (first[0] != other[0]).any() and (first[0][0] != first[0][1]).any()
 

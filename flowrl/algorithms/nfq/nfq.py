@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowrl.algorithms.nfq.cost import why_slow
 from flowrl.algorithms.nfq.update import update
-from flowrl.algorithms.offline import OfflineMixin, Transitions
+from flowrl.algorithms.offline import OfflineMixin
 from flowrl.algorithms.sac import SAC
 from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.critics.soft_q import soft_q
@@ -38,7 +38,7 @@ class NFQ(OfflineMixin, SAC):
     :param ent_coef: alpha: SAC's ``"auto"`` (the alpha inside Q moves), ``"auto_0.1"`` or a number; or a schedule, of
         the training that remains (1 to 0), or ``"linear_0.2_0.02"``: from the first to the second
     :param importance_floor: c, the least weight of a replayed action beside those that pi would take again, in [0, 1].
-        At 1 all count the same, which keeps modes that pi is about to leave; at 0 V is not raised by what it has left
+        At 0 V is not raised by what pi has left. At 1 all count the same: for a data set, whose actions pi never chose
     :param max_grad_norm: to which the gradients of pi and of V are clipped, apart, lest a few replayed actions far
         out in a tail move all of pi; None: they are not
     :param cql_weight: c of conservative Q-learning, which keeps pi near the replayed actions; 0: none
@@ -83,11 +83,6 @@ class NFQ(OfflineMixin, SAC):
         self.cql_weight = cql_weight
         self.ent_coef_schedule = _schedule(ent_coef)
         super().__init__(policy, env, learning_rate, *args, ent_coef=ent_coef, **kwargs)  # type: ignore[misc, arg-type]
-
-    def learn_from(self, transitions: Transitions) -> Any:
-        """See `OfflineMixin.learn_from`; actions that pi has not chosen count the same (``importance_floor`` is 1)."""
-        self.importance_floor = 1.0
-        return super().learn_from(transitions)
 
     def _setup_model(self) -> None:
         given = self.ent_coef

@@ -11,9 +11,9 @@ A replayed action counts for as much as pi would still take it, since over actio
 average with a V that is too high by alpha KL(replayed | pi) (docs/nfq.md):
 
 .. math:: w(s, a) = \max(c, \min(1, \pi(a|s) / \pi(a'|s))), \quad a' \sim \pi(\cdot|s), \qquad
-    L = \tfrac{1}{2} \sum_i E[w (Q_i - y)^2] / E[w]
+    L = \tfrac{1}{2} \sum_i E[w (Q_i - y)^2] / \max(E[w], 1/20)
 
-the probability with which Metropolis and Hastings would go from an action of pi's own to the replayed one, in place of
+the probability with which the Metropolis algorithm would go from an action of pi's own to the replayed one, in place of
 the truncated importance weight min(1, pi / replayed) of Munos et al. 2016 (Retrace), whose denominator nobody kept.
 
 Closest published: MEow (Chao et al. 2024, "Maximum Entropy Reinforcement Learning via Energy-Based Normalizing Flow"),
