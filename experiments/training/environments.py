@@ -219,11 +219,12 @@ def _entry_point(environment: Environment) -> str:
 def _missing_package(environment: Environment, error: Exception) -> str:
     """Name the extra of flowrl that brings what an environment needs."""
     entry_point = _entry_point(environment)
+    # Versions for MuJoCo's first bindings: Gymnasium keeps their ids, and Gymnasium-Robotics, once imported, has them.
+    if "_raise_mujoco_py_error" in entry_point or entry_point.startswith("gymnasium_robotics.envs.mujoco."):
+        return f"{environment.id} is no longer part of Gymnasium: use {find_environment(environment.name).id}"
     for extra in ("mujoco", "box2d"):
         if f".{extra}." in entry_point:
             return f"{environment.id} needs the {extra!r} extra: pip install -e '.[{extra}]'"
-    if "_raise_mujoco_py_error" in entry_point:  # Gymnasium keeps the ids of versions it no longer ships
-        return f"{environment.id} is no longer part of Gymnasium: use {find_environment(environment.name).id}"
     return f"{environment.id} cannot be made: {error}"
 
 

@@ -70,6 +70,13 @@ def test_a_maze_is_found_and_learnt_with_hindsight_and_in_processes(tmp_path):
     assert "HerReplayBuffer" in str(RunDirectory.open(run).config["hyperparameters"]["replay_buffer_class"])
 
 
+@needs("gymnasium_robotics")
+def test_versions_that_are_gone_stay_so_where_robotics_has_been_imported():
+    find_environment("PointMaze_UMaze")
+    with pytest.raises(UsageError, match=r"HalfCheetah-v3 is no longer part of Gymnasium: use HalfCheetah-v5"):
+        make_environment(find_environment("HalfCheetah-v3"))
+
+
 def test_hindsight_waits_for_an_episode_of_each_environment():
     env, row = gym.make("Height-v0"), dict(replay_buffer_class=HerReplayBuffer, learning_starts=30)
     assert [wait_for_episodes(row, n, env)["learning_starts"] for n in (1, 2)] == [30, 40]
