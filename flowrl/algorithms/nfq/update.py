@@ -2,19 +2,18 @@ r"""An update of NFQ: soft Q-learning whose Q-function is a flow and networks of
 
 .. math:: Q_i(s, a) = V_i(s) + \alpha \log \pi(a|s)
 
-    y = r + \gamma (1 - d) \min_j \bar V_j(s'), \qquad
-    L = \tfrac{1}{2} \sum_i E (Q_i(s, a) - y)^2
+    y = r + \gamma (1 - d) \min_j \bar V_j(s')
 
 The soft Bellman backup of Haarnoja et al. 2017 (eq. 3 to 6) with its integral over actions in closed form.
 
-A replayed action counts for as much as pi would still take it, since over actions that pi has left the fit holds on
-average with a V that is too high by alpha KL(replayed | pi) (docs/nfq.md):
+The loss is the weighted mean square of Q_i - y. A replayed action counts for as much as pi would still take it: fitted
+to actions that pi has left, V is too high by alpha KL(replayed | pi) (docs/nfq.md).
 
 .. math:: w(s, a) = \max(c, \min(1, \pi(a|s) / \pi(a'|s))), \quad a' \sim \pi(\cdot|s), \qquad
     L = \tfrac{1}{2} \sum_i E[w (Q_i - y)^2] / \max(E[w], 1/20)
 
-the probability with which the Metropolis algorithm would go from an action of pi's own to the replayed one, in place of
-the truncated importance weight min(1, pi / replayed) of Munos et al. 2016 (Retrace), whose denominator nobody kept.
+w is the probability with which the Metropolis algorithm would go from an action of pi's own to the replayed one. The
+truncated importance weight of Retrace (Munos et al. 2016) is min(1, pi / replayed), but nobody kept that denominator.
 
 Closest published: MEow (Chao et al. 2024, "Maximum Entropy Reinforcement Learning via Energy-Based Normalizing Flow"),
 whose flow is not normalised by itself and needs volume changes that depend on the state alone; V_1 and V_2 are what its
