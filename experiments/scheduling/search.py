@@ -4,7 +4,7 @@ import sys
 import time
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from agents import find_agent
 from agents.search_spaces import Between, Space, search_space
 from experiments.scheduling.job import Job, Processes, execute
 from experiments.scheduling.local import stopping_on_signals
+from experiments.scheduling.locks import is_locked, locked
 from experiments.training.errors import UsageError
 from experiments.training.run_directory import RunDirectory, best_return
 
 JOURNAL = "study.log"
+BEGINNING = "beginning.lock"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -243,19 +245,22 @@ def optimize(search: Search, trials: int, processes: Processes | None = None) ->
         begun = study.get_trials(deepcopy=False)
         if sum(trial.state in (*ENDED, TrialState.RUNNING) for trial in begun) >= trials:
             return
-        trial = study.ask()
-        try:
-            value = search.objective(trial, processes)
-        except optuna.TrialPruned:
-            _tell(study, trial.number, state=TrialState.PRUNED)
-        except Stopped:
-            _tell(study, trial.number, state=TrialState.FAIL)
-            return
-        except BaseException:
-            _tell(study, trial.number, state=TrialState.FAIL)
-            raise
-        else:
-            _tell(study, trial.number, values=value)
+        with ExitStack() as until_it_ends:
+            with locked(search.directory / BEGINNING):  # nobody finds it begun and not yet locked
+                trial = study.ask()
+                until_it_ends.enter_context(locked(search.directory / f"trial{trial.number}" / "lock"))
+            try:
+                value = search.objective(trial, processes)
+            except optuna.TrialPruned:
+                _tell(study, trial.number, state=TrialState.PRUNED)
+            except Stopped:
+                _tell(study, trial.number, state=TrialState.FAIL)
+                return
+            except BaseException:
+                _tell(study, trial.number, state=TrialState.FAIL)
+                raise
+            else:
+                _tell(study, trial.number, values=value)
         ended = study.get_trials(deepcopy=False)[trial.number]
         said = f"{ended.value:.1f}" if ended.state == TrialState.COMPLETE else ended.user_attrs.get("failed", "stopped")
         print(f"trial {trial.number}: {said}", flush=True)
@@ -268,28 +273,18 @@ def forget_the_dead(search: Search) -> None:
     :param search: the search; trials that another living process trains are left alone
     """
     study = search.study()
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        directory = search.directory / f"trial{trial.number}"
-        if not any(_is_locked(lock) for lock in directory.glob("seed*/lock")):
-            _tell(study, trial.number, state=TrialState.FAIL)
+    with locked(search.directory / BEGINNING):
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):
+            directory = search.directory / f"trial{trial.number}"
+            # Its process holds the first; its runs, which may outlive that, the others.
+            if not any(is_locked(lock) for lock in (directory / "lock", *directory.glob("seed*/lock"))):
+                _tell(study, trial.number, state=TrialState.FAIL)
 
 
 def _tell(study: optuna.Study, number: int, **outcome: Any) -> None:
-    with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another process counted the trial out
-        study.tell(number, **outcome)
-
-
-def _is_locked(path: Path) -> bool:
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    """Unless another process counted the trial out, where locks are missing."""
+    with suppress(optuna.exceptions.UpdateFinishedTrialError):
+        study.tell(number, skip_if_finished=True, **outcome)
 
 
 def _evaluations(job: Job) -> list[dict[str, float]]:

@@ -1,0 +1,39 @@
+"""Locks of the operating system on files: they end with the process that holds them, however that ends."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """
+    Wait for the lock, and hold it inside. Windows has none of the kind: nothing is locked there.
+
+    :param path: of a file, which is made with its directory where it is missing
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """
+    :param path: of a file
+    :return: whether anyone holds its lock
+    """
+    if sys.platform == "win32" or not path.exists():
+        return False
+    import fcntl
+
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
