@@ -1,4 +1,4 @@
-"""What every update does where a loss or its gradient is not a number: it keeps the networks, and says so."""
+"""What every update does where a loss or its gradient is not a number: it leaves the networks alone, and says so."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,53 +8,50 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
 
-def drop_unless_finite(parameters: Iterable[Tensor]) -> Tensor:
+def step_if_finite(*optimizers: Optimizer, max_grad_norm: float | None = None) -> Tensor:
     """
-    Set gradients to zero if, taken together, they are not finite: a step along them would lose every parameter.
+    A step of optimisers, if the gradients of all of their parameters, taken together, are finite.
 
-    Those whose squares overflow are dropped, too, since Adam's averages of them would never recover. Nothing branches
-    on a tensor's value.
+    Gradients whose squares overflow are none, either: Adam's averages of them would never recover. On a GPU nothing
+    branches on a tensor's value, so that this can be recorded. There, an optimiser that is not fused steps along zero
+    in their place, by which Adam's momentum still moves the parameters.
 
-    :param parameters: of one optimiser
-    :return: whether the gradients were finite, a scalar
+    :param optimizers: whose gradients are there
+    :param max_grad_norm: to which each optimiser's gradients are clipped; None: they are not
+    :return: whether they were finite, a scalar
     """
-    parameters = list(parameters)
-    finite = are_finite(parameters)
-    wrong = ~finite
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.masked_fill_(wrong, 0.0)
+    groups = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
+    finite = are_finite(parameter for group in groups for parameter in group)
+    if finite.device.type == "cpu" and not finite:
+        return finite
+    for optimizer, group in zip(optimizers, groups):
+        fused = _is_fused(optimizer)
+        if not fused:
+            for gradient in (parameter.grad for parameter in group if parameter.grad is not None):
+                gradient.masked_fill_(~finite, 0.0)
+        if max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(group, max_grad_norm)
+        if fused:
+            optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # then the step is left out
+        try:
+            optimizer.step()
+        finally:
+            if fused:
+                del optimizer.found_inf  # type: ignore[attr-defined]
     return finite
 
 
 def are_finite(parameters: Iterable[Tensor]) -> Tensor:
     """
-    :param parameters: of one optimiser
+    :param parameters: of optimisers
     :return: whether the square of their gradients' norm is finite, a scalar
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients).square().isfinite()
 
 
-def step_if_finite(optimizer: Optimizer) -> Tensor:
-    """
-    A step of an optimiser, if the gradients of all of its parameters are finite.
-
-    :param optimizer: whose gradients are there
-    :return: whether they were, a scalar
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if type(optimizer) not in (Adam, AdamW) or not all(group["fused"] for group in optimizer.param_groups):
-        finite = drop_unless_finite(parameters)
-        optimizer.step()
-        return finite
-    finite = are_finite(parameters)
-    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # by which a fused step is left out
-    try:
-        optimizer.step()
-    finally:
-        del optimizer.found_inf  # type: ignore[attr-defined]
-    return finite
+def _is_fused(optimizer: Optimizer) -> bool:
+    return type(optimizer) in (Adam, AdamW) and all(group["fused"] for group in optimizer.param_groups)
 
 
 def marked(loss: Tensor, finite: Tensor) -> Tensor:

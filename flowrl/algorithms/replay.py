@@ -1,4 +1,7 @@
-"""Replay sampling without detours: the same transitions as Stable-Baselines3 draws, gathered straight into tensors."""
+"""Replay buffers: sampling without detours, and what they hold of an action.
+
+The same transitions as Stable-Baselines3 draws, gathered straight into tensors.
+"""
 
 from typing import Any
 
@@ -7,6 +10,8 @@ import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
+
+from flowrl.policies.action_box import EDGE
 
 
 def sample(
@@ -37,3 +42,20 @@ def sample(
     device = torch.device("cpu") if on_the_cpu else buffer.device
     # A gathered array is nobody else's: no copy is needed on the CPU.
     return ReplayBufferSamples(*(torch.from_numpy(part).to(device, non_blocking=True) for part in parts))
+
+
+def hold_pre_squash(buffer: Any, pre_squash: bool) -> None:
+    """
+    Make a buffer's actions what an algorithm learns from, if another kind of algorithm has collected them.
+
+    SAC's lie in [-1, 1]; beyond, there is u alone. An action on the edge of the box counts as a little inside.
+
+    :param buffer: a replay buffer, which is changed
+    :param pre_squash: whether it shall hold u = atanh(a) (NFQ), else a, scaled to [-1, 1] (SAC, NFAC)
+    """
+    filled = buffer.actions if buffer.full else buffer.actions[: buffer.pos]
+    holds_pre_squash = bool((np.abs(filled) > 1).any())
+    if pre_squash and not holds_pre_squash:
+        filled[:] = np.arctanh(np.clip(filled, EDGE - 1, 1 - EDGE))
+    elif holds_pre_squash and not pre_squash:
+        filled[:] = np.tanh(filled)

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from torch import nn
 
 from flowrl import FlowLogger
-from flowrl.algorithms import NFQ, Transitions
+from flowrl.algorithms import NFQ, SAC, Transitions
 from flowrl.algorithms.nfq.update import conservative_loss, importance, soft_q_loss, td_target, update
 from flowrl.critics.soft_q import soft_q
 from flowrl.policies.action_box import EDGE
@@ -36,15 +36,13 @@ def single_precision():
 
 def nfq(env=None, flow="nsf", double=False, policy_kwargs=None, **kwargs):
     extractor = dict(features_extractor_class=Precise) if double else {}
-    kwargs = (
-        dict(learning_starts=50, batch_size=32, buffer_size=2_000, flow_lr_scale=1.0, seed=0, device="cpu") | kwargs
-    )
+    kwargs = dict(learning_starts=50, batch_size=32, buffer_size=2_000, flow_lr_scale=1.0, ent_coef="auto") | kwargs
     torch.set_default_dtype(torch.float64 if double else torch.float32)
     model = NFQ(
         "FlowPolicy",
         env or Aim(),
         policy_kwargs=dict(net_arch=[16], flow=flow) | extractor | (policy_kwargs or {}),
-        **kwargs,
+        **dict(seed=0, device="cpu") | kwargs,
     )
     if double:
         perturb(model.policy)
@@ -228,6 +226,38 @@ def test_the_temperature_is_learned_fixed_or_scheduled(ent_coef, tmp_path):
     loaded.learn(20, reset_num_timesteps=False)
 
 
+@pytest.mark.parametrize("given", [0.02, "linear_0.02_0.02"])
+@pytest.mark.parametrize("saved", [0.5, "linear_0.5_0.4"])
+def test_another_temperature_than_the_saved_one_holds(saved, given, tmp_path):
+    nfq(flow="gaussian", ent_coef=saved).save(tmp_path / "model")
+    model = NFQ.load(tmp_path / "model", env=Aim(), ent_coef=given)
+    model.learn(100)
+    assert model.ent_coef == given and model.temperature == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("ent_coef", [0, 0.0, -0.1, lambda _: 0.0])
+def test_without_a_temperature_nothing_would_be_learned(ent_coef):
+    with pytest.raises(ValueError, match="ent_coef must be above zero"):
+        nfq(ent_coef=ent_coef)
+
+
+def test_transitions_that_sac_has_collected_are_taken_over_and_the_other_way_round(tmp_path):
+    sac = SAC("FlowPolicy", Aim(), learning_starts=300, buffer_size=400, device="cpu")
+    sac.learn(200)
+    sac.save_replay_buffer(tmp_path / "sac")
+    ours = nfq()
+    ours.load_replay_buffer(tmp_path / "sac")
+    filled, u = sac.replay_buffer.actions[:200], ours.replay_buffer.actions[:200]
+    np.testing.assert_allclose(np.tanh(u), filled, atol=1e-4)
+    ours.save_replay_buffer(tmp_path / "nfq")
+    again = nfq()
+    again.load_replay_buffer(tmp_path / "nfq")
+    np.testing.assert_array_equal(again.replay_buffer.actions[:200], u)
+    sac.load_replay_buffer(tmp_path / "nfq")
+    np.testing.assert_allclose(sac.replay_buffer.actions[:200], filled, atol=1e-4)
+    assert not sac.replay_buffer.actions[200:].any(), "nothing is there yet"
+
+
 def test_it_learns_and_its_deterministic_action_is_the_densest(tmp_path):
     model = nfq(flow="triangular", learning_rate=1e-2, ent_coef=0.1, learning_starts=100)
     model.learn(500)
@@ -252,7 +282,7 @@ def test_the_flow_learns_at_a_fraction_of_the_values_rate(scale, tmp_path):
     assert rates == [pytest.approx(4e-3 * scale), 4e-3] and model.ent_coef_optimizer.param_groups[0]["lr"] == 4e-3
     model.save(tmp_path / "model")
     assert NFQ.load(tmp_path / "model").flow_lr_scale == scale
-    assert NFQ.load(tmp_path / "model").importance_floor == 0.0
+    assert NFQ.load(tmp_path / "model").importance_floor == 0.2
     del model.flow_lr_scale, model.importance_floor  # as those that an earlier version saved
     model.save(tmp_path / "older")
     older = NFQ.load(tmp_path / "older")

@@ -17,7 +17,7 @@ from tests.models import FLOWS, perturb
 
 SAC = dict(learning_starts=20, batch_size=32, buffer_size=500, learning_rate=1e-3)
 PPO = dict(n_steps=64, batch_size=24, n_epochs=2, learning_rate=1e-3, ent_coef=0.01)
-SETTINGS: dict[str, dict[str, Any]] = dict(SAC=SAC, NFQ=SAC, NFAC=SAC, PPO=PPO)
+SETTINGS: dict[str, dict[str, Any]] = dict(SAC=SAC, NFQ=SAC | dict(ent_coef="auto"), NFAC=SAC, PPO=PPO)
 STEPS = dict(SAC=60, NFQ=60, NFAC=60, PPO=256)
 
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -92,13 +92,17 @@ def test_adam_by_a_fused_step_is_adam():
     assert not group["fused"] and not group["capturable"] and isinstance(group["lr"], float)
 
 
-def test_a_fused_step_is_left_out_where_its_gradient_is_not_finite():
-    weight = nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)
+@pytest.mark.parametrize(
+    ("device", "fused"), [("cpu", False), ("cpu", True), pytest.param("cuda", True, marks=needs_a_gpu)]
+)
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+def test_a_step_is_left_out_where_its_gradient_is_not_finite(device, fused, max_grad_norm):
+    weight = nn.Parameter(torch.ones(3, device=device))
+    optimizer = torch.optim.Adam([weight], lr=0.1, fused=fused)
     for gradient, moves in ((1.0, True), (float("nan"), False), (float("inf"), False), (1.0, True)):
         before = weight.detach().clone()
-        weight.grad = torch.full((3,), gradient)
-        assert bool(step_if_finite(optimizer)) is moves
+        weight.grad = torch.full((3,), gradient, device=device)
+        assert bool(step_if_finite(optimizer, max_grad_norm=max_grad_norm)) is moves
         assert torch.isfinite(weight).all() and torch.equal(weight, before) is not moves
     assert optimizer.state[weight]["step"] == 2, "what is left out is no step"
 

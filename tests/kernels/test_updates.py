@@ -98,7 +98,7 @@ def test_sac(flow, d, size):
 @pytest.mark.parametrize("size", [1, 130])
 @pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
 def test_nfq(flow, d, size):
-    assert_same([make("NFQ", d, flow) for _ in range(2)], size)
+    assert_same([make("NFQ", d, flow, ent_coef="auto") for _ in range(2)], size)
 
 
 @pytest.mark.parametrize(

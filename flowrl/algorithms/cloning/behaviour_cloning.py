@@ -78,7 +78,8 @@ class BehaviourCloning(sac.SAC):
         if self._vec_normalize_env is not None:
             observations = self._vec_normalize_env.normalize_obs(observations)
         obs, _ = self.policy.obs_to_tensor(observations)
-        actions = torch.as_tensor(demonstrations.actions, dtype=torch.float32, device=self.device).flatten(1)
+        actions = torch.as_tensor(demonstrations.actions, dtype=torch.float32, device=self.device)
+        actions = actions.reshape(len(actions), -1)
         low, half = action_box(self.action_space, actions)  # type: ignore[arg-type]
         inside = low + half * ((actions - low) / half).clamp(EDGE, 2 - EDGE)
         return action_log_prob(self.policy, obs, inside)

@@ -51,6 +51,7 @@ class NFAC(SAC):
     critic_target: Any
     losses = ("ent_coef_loss", "ent_coef", "critic_loss", "actor_loss", "value", "clipped_targets")
     _torch_update = update
+    own_policies = "NFAC"
 
     def __init__(
         self,
@@ -103,8 +104,9 @@ class NFAC(SAC):
         :return: atoms in increasing order and their weights, each of shape ``(batch, n)``
         """
         obs, _ = self.policy.obs_to_tensor(observations)
-        scaled = torch.as_tensor(self.policy.scale_action(np.asarray(actions))).flatten(1)
-        atoms = self.critic.head.atoms(self.critic.raw(obs, scaled.to(next(self.critic.parameters()))))
+        scaled = torch.as_tensor(self.policy.scale_action(np.asarray(actions)))
+        scaled = scaled.reshape(len(scaled), -1).to(next(self.critic.parameters()))
+        atoms = self.critic.head.atoms(self.critic.raw(obs, scaled))
         values, order = atoms.values.transpose(0, 1).flatten(1).sort(-1)
         weights = atoms.weights.expand_as(atoms.values).transpose(0, 1).flatten(1).gather(1, order)
         weights = weights / len(atoms.values)

@@ -35,14 +35,17 @@ class NFQ(OfflineMixin, SAC):
     :param flow_lr_scale: by what it is multiplied for the flow. In a state that is met with one action, an error of V
         cannot be told from an advantage of that action. A flow that learns as fast as the values takes in their errors,
         and V rises with them (docs/nfq.md). A features extractor that both share learns with the flow
-    :param ent_coef: alpha: SAC's ``"auto"`` (the alpha inside Q moves), ``"auto_0.1"`` or a number; or a schedule, of
-        the training that remains (1 to 0), or ``"linear_0.2_0.02"``: from the first to the second
+    :param ent_coef: alpha, above zero: a number, for rewards of the order of 1; a schedule, of the training that
+        remains (1 to 0), or ``"linear_0.2_0.02"``: from the first to the second; or SAC's ``"auto"`` or ``"auto_0.1"``,
+        with which the alpha inside Q moves, and HalfCheetah was not learned (docs/nfq.md)
     :param importance_floor: c, the least weight of a replayed action beside those that pi would take again, in [0, 1].
-        At 0 V is not raised by what pi has left. At 1 all count the same: for a data set, whose actions pi never chose
+        At 0 V is not raised by what pi has left, but a narrow pi learns from few actions. At 1 all count the same: for
+        a data set, whose actions pi never chose
     :param max_grad_norm: to which the gradients of pi and of V are clipped, apart, lest a few replayed actions far
         out in a tail move all of pi; None: they are not
     :param cql_weight: c of conservative Q-learning, which keeps pi near the replayed actions; 0: none
-    :raises ValueError: for a schedule that is none; in training, where a loss is NaN or infinite
+    :raises ValueError: for a schedule that is none, or an alpha of zero; in training, where a loss is NaN or infinite
+    :raises TypeError: for another algorithm's policy
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -56,6 +59,7 @@ class NFQ(OfflineMixin, SAC):
     action_space: spaces.Box
     losses = ("ent_coef_loss", "ent_coef", "critic_loss", "value")
     _torch_update = update
+    own_policies = "NFQ"
     flow_lr_scale = importance_floor = 1.0  # of models that an earlier version saved
     random_start = True
     """Whether actions are random before learning starts; False: the policy's own, which has learned before."""
@@ -67,8 +71,8 @@ class NFQ(OfflineMixin, SAC):
         learning_rate: float | Schedule = 1e-3,
         *args: Any,
         flow_lr_scale: float = 0.1,
-        importance_floor: float = 0.0,
-        ent_coef: str | float | Schedule = "auto",
+        importance_floor: float = 0.2,
+        ent_coef: str | float | Schedule = 0.2,
         max_grad_norm: float | None = 1.0,
         cql_weight: float = 0.0,
         **kwargs: Any,
@@ -81,13 +85,17 @@ class NFQ(OfflineMixin, SAC):
             self.flow_lr_scale, self.importance_floor = flow_lr_scale, importance_floor
         self.max_grad_norm = max_grad_norm
         self.cql_weight = cql_weight
-        self.ent_coef_schedule = _schedule(ent_coef)
         super().__init__(policy, env, learning_rate, *args, ent_coef=ent_coef, **kwargs)  # type: ignore[misc, arg-type]
 
     def _setup_model(self) -> None:
         given = self.ent_coef
+        self.ent_coef_schedule = _schedule(given)
         if self.ent_coef_schedule is not None:
             self.ent_coef = self.ent_coef_schedule(1.0)
+            if not self.ent_coef > 0:
+                raise ValueError(
+                    f"ent_coef must be above zero, got {given!r}: Q = V + alpha log pi, by which pi learns."
+                )
         super()._setup_model()
         self.ent_coef = given
         reason = why_slow(self.actor.flow)
@@ -117,8 +125,8 @@ class NFQ(OfflineMixin, SAC):
         :return: Q_i(s, a), shape ``(batch, n)``; alpha's log pi is the density on the box scaled to [-1, 1]
         """
         obs, _ = self.policy.obs_to_tensor(observations)
-        u = torch.as_tensor(self.policy.scale_action(inside_box(actions, self.action_space))).flatten(1)
-        u = u.to(next(self.actor.parameters()))
+        u = torch.as_tensor(self.policy.scale_action(inside_box(actions, self.action_space)))
+        u = u.reshape(len(u), -1).to(next(self.actor.parameters()))
         log_prob = self.actor.get_distribution(obs).log_prob(u)
         return soft_q(self.critic(obs), log_prob, self.temperature).cpu().numpy()
 
@@ -159,8 +167,9 @@ class NFQ(OfflineMixin, SAC):
 
 
 def _schedule(ent_coef: Any) -> Schedule | None:
+    """None where alpha is learned. A number is a schedule too, so that ``NFQ.load(path, ent_coef=0.1)`` holds."""
     if callable(ent_coef):
         return ent_coef
-    if isinstance(ent_coef, str) and ent_coef.startswith(PREFIX):
-        return linear_schedule(ent_coef)
-    return None
+    if not isinstance(ent_coef, str):
+        return lambda _: float(ent_coef)
+    return linear_schedule(ent_coef) if ent_coef.startswith(PREFIX) else None

@@ -32,7 +32,7 @@ import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 
-from flowrl.algorithms.finite import drop_unless_finite, marked
+from flowrl.algorithms.finite import marked, step_if_finite
 from flowrl.algorithms.sac.update import move_temperature, polyak_update
 from flowrl.critics.soft_q import soft_q
 from flowrl.side_by_side import side_by_side
@@ -104,16 +104,11 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> Tensor
         loss = of_q + model.cql_weight * conservative_loss(log_prob, ent_coef, values.shape[1])
 
     optimizers = (model.actor.optimizer, model.critic.optimizer)
-    groups = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
     for optimizer in optimizers:
         optimizer.zero_grad()
     loss.backward()
-    finite = drop_unless_finite([*groups[0], *groups[1]])
-    if model.max_grad_norm is not None:
-        for group in groups:  # an extractor that both networks share is one optimiser's alone
-            nn.utils.clip_grad_norm_(group, model.max_grad_norm)
-    for optimizer in optimizers:
-        optimizer.step()
+    # An extractor that both networks share is one optimiser's alone: nothing is clipped twice
+    finite = step_if_finite(*optimizers, max_grad_norm=model.max_grad_norm)
     of_temperature = move_temperature(model, sampled_log_prob)
     if move_targets:
         polyak_update(model.critic.parameters(), model.critic_target.parameters(), model.tau)

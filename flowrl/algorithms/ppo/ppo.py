@@ -1,7 +1,7 @@
 """PPO: Stable-Baselines3's algorithm and interface, an epoch of whose update is one call of C where it can be."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from stable_baselines3 import ppo
@@ -9,6 +9,7 @@ from stable_baselines3.common.utils import explained_variance
 
 from flowrl.algorithms.finite import check_losses
 from flowrl.algorithms.gradients import actor_and_critic, gradient_norm
+from flowrl.algorithms.policy_class import check_policy_class
 from flowrl.algorithms.ppo.minibatches import is_array_backed, minibatches, shuffled
 from flowrl.algorithms.ppo.update import descend, losses
 from flowrl.algorithms.update_form import UpdateFormMixin
@@ -35,7 +36,11 @@ class PPO(UpdateFormMixin, ppo.PPO):
     :raises ValueError: in training, where a loss is NaN or infinite
     """
 
+    own_policies: ClassVar[str | None] = None
+    """The algorithm whose policies it needs, see :func:`check_policy_class`."""
+
     def _setup_model(self) -> None:
+        check_policy_class(self, self.own_policies)
         super()._setup_model()
         self.choose_update()
 

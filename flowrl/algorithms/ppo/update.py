@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowrl.algorithms.finite import drop_unless_finite, marked
+from flowrl.algorithms.finite import marked, step_if_finite
 
 LOGS = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "loss")
 """What SB3 logs of a minibatch, by its names."""
@@ -73,10 +73,6 @@ def descend(model: Any, loss: Tensor) -> Tensor:
     :param loss: a scalar
     :return: the loss, without a gradient; NaN where that was not finite
     """
-    parameters = list(model.policy.parameters())
     model.policy.optimizer.zero_grad()
     loss.backward()
-    finite = drop_unless_finite(parameters)
-    torch.nn.utils.clip_grad_norm_(parameters, model.max_grad_norm)
-    model.policy.optimizer.step()
-    return marked(loss, finite)
+    return marked(loss, step_if_finite(model.policy.optimizer, max_grad_norm=model.max_grad_norm))

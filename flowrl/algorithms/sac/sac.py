@@ -1,7 +1,7 @@
 """SAC: Stable-Baselines3's algorithm and interface, whose update is one call of C where it can be."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from stable_baselines3 import sac
@@ -9,7 +9,8 @@ from stable_baselines3.common.utils import obs_as_tensor
 
 from flowrl.algorithms.finite import check_losses
 from flowrl.algorithms.gradients import gradient_norm
-from flowrl.algorithms.replay import sample
+from flowrl.algorithms.policy_class import check_policy_class
+from flowrl.algorithms.replay import hold_pre_squash, sample
 from flowrl.algorithms.sac.update import update
 from flowrl.algorithms.update_form import UpdateFormMixin
 
@@ -30,8 +31,11 @@ class SAC(UpdateFormMixin, sac.SAC):
     losses: tuple[str, ...] = ("ent_coef_loss", "ent_coef", "critic_loss", "actor_loss")
     """What an update returns, by the names of SB3's logs."""
     _torch_update = update
+    own_policies: ClassVar[str | None] = None
+    """The algorithm whose policies it needs, see :func:`check_policy_class`."""
 
     def _setup_model(self) -> None:
+        check_policy_class(self, self.own_policies)
         self.target_entropy = target_entropy(self.target_entropy, self.action_space)
         super()._setup_model()
         self.choose_update()
@@ -44,6 +48,16 @@ class SAC(UpdateFormMixin, sac.SAC):
         if normalization is not None:
             normalization.observe(obs_as_tensor(new_obs, self.device))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """As SB3's; actions that NFQ has collected become SAC's, and the other way round."""
+        super().load_replay_buffer(path, truncate_last_traj)
+        hold_pre_squash(self.replay_buffer, self.holds_pre_squash)
+
+    @property
+    def holds_pre_squash(self) -> bool:
+        """Whether the replay buffer holds u = atanh(a) in the place of actions a."""
+        return getattr(self.actor, "pre_squash", False)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """See SB3's `SAC.train`."""

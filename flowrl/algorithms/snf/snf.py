@@ -31,6 +31,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 
+from flowrl.algorithms.policy_class import check_policy_class
 from flowrl.algorithms.ppo import PPO
 from flowrl.algorithms.snf.path_buffers import PathDictRolloutBuffer, PathRolloutBuffer, PathRolloutMixin
 from flowrl.flows.path import NOISE_LAYERS
@@ -65,6 +66,7 @@ class SNF(OnPolicyAlgorithm):
     }
 
     base: str = "ppo"
+    own_policies: ClassVar[str | None] = "SNF"
 
     def __new__(cls, *args: Any, base: str | None = None, **kwargs: Any) -> "SNF":
         if cls is not SNF and cls.train is OnPolicyAlgorithm.train:
@@ -85,6 +87,7 @@ class SNF(OnPolicyAlgorithm):
         return super(SNF, cls if issubclass(cls, saved) else saved).load(path, *args, **kwargs)
 
     def _setup_model(self) -> None:
+        check_policy_class(self, self.own_policies)
         noise_layers = self.policy_kwargs.get("noise_layers", NOISE_LAYERS)
         if noise_layers:
             if self.rollout_buffer_class is None:
