@@ -19,8 +19,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents import find_agent
-from experiments.run import positive
+from experiments.run import natural, positive
 from experiments.training.environments import Environment, find_environment, make_vector_environment
 from experiments.training.errors import UsageError, one_line_errors
 from experiments.training.run_directory import RunDirectory
@@ -42,7 +41,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--env", help="what a *.safetensors policy acts in; a run says so itself")
     parser.add_argument("--model", choices=("best", "last"), default="best", help="which model (default: best)")
     parser.add_argument("--episodes", type=positive, default=10, metavar="N", help="default: 10")
-    parser.add_argument("--seed", type=int, default=12345, help="of the environment and of sampling (default: 12345)")
+    parser.add_argument("--seed", type=natural, default=12345, help="of environment and sampling (default: 12345)")
     parser.add_argument("--stochastic", action="store_true", help="sampled actions alone, in the video too")
     parser.add_argument(
         "--video", action="store_true", help="also write one episode as mp4, or gif, to the run directory"
@@ -67,7 +66,7 @@ def load(run: RunDirectory, which: str, device: str, **kwargs: Any) -> tuple[Bas
     env = make_vector_environment(
         environment, 1, config["normalize"], config["hyperparameters"]["gamma"], training=False, **kwargs
     )
-    return run.load_model(find_agent(config["agent"]).algorithm, which, env, device), env
+    return run.load_model(run.agent.algorithm, which, env, device), env
 
 
 def load_file(path: Path, env: str | None, device: str) -> tuple[BasePolicy, VecEnv]:

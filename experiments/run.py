@@ -1,6 +1,7 @@
 """Train an agent: ``python experiments/run.py --env HalfCheetah --agent flow-sac``."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def natural(text: str) -> int:
         number = float(text)
     except ValueError:
         number = -1
-    if not (number >= 0 and number == int(number)):
+    if not (0 <= number < math.inf and number == int(number)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(number)
 

@@ -10,6 +10,7 @@
       policy_kwargs.net_arch: [400, 300]
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,21 @@ def words_of(options: dict[str, Any]) -> list[str]:
         if str(name).replace("-", "_") in MAPPINGS:
             if not isinstance(value, dict):
                 raise UsageError(f"{name} must be a mapping (key: value), got {value!r}")
-            words += [word for key, item in value.items() for word in (option, f"{key}={item}")]
+            words += [word for key, item in _flat(value) for word in (option, f"{key}={item}")]
         elif value is True:
             words.append(option)
         elif value is not None and value is not False:
             words += [option, str(value)]
     return words
+
+
+def _flat(mapping: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """``policy_kwargs: {net_arch: [8]}`` is ``policy_kwargs.net_arch: [8]``; options of the flow are one value."""
+    for key, value in mapping.items():
+        if key == "policy_kwargs" and isinstance(value, dict):
+            yield from ((f"{key}.{name}", item) for name, item in value.items())
+        else:
+            yield str(key), value
 
 
 def read_config(path: Path, options: list[str]) -> list[str]:

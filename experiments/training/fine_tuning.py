@@ -9,12 +9,12 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_zip_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from agents import Agent, find_agent
+from agents import Agent
 from experiments.training.checkpoints import NORMALIZATION
 from experiments.training.errors import UsageError
-from experiments.training.run_directory import RunDirectory
+from experiments.training.run_directory import RunDirectory, first_line
 from experiments.training.trust import warn_of_foreign_pickles
 from flowrl.algorithms import NFQ
 
@@ -35,8 +35,7 @@ def open_source(path: Path, agent: Agent, environment: str) -> RunDirectory:
     :return: the run
     """
     run = RunDirectory.open(path)
-    config = run.config
-    source = find_agent(config["agent"])
+    config, source = run.config, run.agent
     if agent.table not in SOURCES:
         raise UsageError(f"--from: {agent.name} starts from no other run; flow-sac, sac and nfq do")
     if agent.is_its_own_critic and source is not agent:
@@ -59,17 +58,29 @@ def settings_of_source(settings: dict[str, Any], source: RunDirectory) -> dict[s
         critics, or no more than a minibatch needs where there are none
     """
     config, steps = source.config, settings["learning_starts"]
-    new_critics = not find_agent(config["agent"]).is_its_own_critic
+    new_critics = not source.agent.is_its_own_critic
     return settings | dict(
-        policy_kwargs=config["hyperparameters"]["policy_kwargs"],
+        policy_kwargs=policy_kwargs_of(source),
         normalize=config["normalize"],
         learning_starts=max(steps, MIN_CRITIC_WARMUP) if new_critics else min(steps, MAX_STEPS_BEFORE_LEARNING),
     )
 
 
-def context_gain(policy_kwargs: dict[str, Any]) -> float:
-    """That of a flow policy: see `flowrl.Flow`."""
-    return (policy_kwargs.get("flow_kwargs") or {}).get("context_gain", 1.0)
+def policy_kwargs_of(source: RunDirectory) -> dict[str, Any]:
+    """Those that a run's policy was made with."""
+    policy_kwargs = dict(source.config["hyperparameters"]["policy_kwargs"])
+    if "activation_fn" in policy_kwargs:  # earlier versions wrote <class 'torch.nn.modules.activation.Tanh'>
+        name = policy_kwargs["activation_fn"].rstrip("'>").rpartition(".")[2]
+        policy_kwargs["activation_fn"] = getattr(nn, name)
+    return policy_kwargs
+
+
+def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """In what the same weights are another policy, though all shapes agree."""
+    pairs = [(key, ours.get(key), theirs.get(key)) for key in ("flow", "activation_fn")]
+    options, their_options = (kwargs.get("flow_kwargs") or {} for kwargs in (ours, theirs))
+    pairs += [(key, options.get(key), their_options.get(key)) for key in sorted({*options, *their_options})]
+    return [f"{key} is {their_own}, not {own}" for key, own, their_own in pairs if own != their_own]
 
 
 def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:
@@ -83,13 +94,17 @@ def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:
     which = next((which for which in ("best", "last") if (source.path / f"{which}_model.zip").exists()), None)
     if which is None:
         raise UsageError(f"--from {source.path}: it has no model yet")
-    warn_of_foreign_pickles(source.path / f"{which}_model.zip")
-    _, parameters, variables = load_from_zip_file(source.path / f"{which}_model.zip", device=model.device)
-    weights: Any = parameters["policy"]
-    ours, theirs = context_gain(model.policy_kwargs), context_gain(source.config["hyperparameters"]["policy_kwargs"])
-    if ours != theirs:  # no shape says so
+    path = source.path / f"{which}_model.zip"
+    warn_of_foreign_pickles(path)
+    try:
+        _, parameters, variables = load_from_zip_file(path, device=model.device)
+        weights: Any = parameters["policy"]
+    except Exception as error:  # a broken file can fail in any way
+        raise UsageError(f"--from {source.path}: {path.name} does not load ({first_line(error)})") from error
+    if differences := differing(model.policy_kwargs, policy_kwargs_of(source)):
         raise UsageError(
-            f"--from {source.path}: its context_gain is {theirs}, not {ours}; leave out --set policy_kwargs..."
+            f"--from {source.path}: its {', its '.join(differences)}; leave out --flow and --set policy_kwargs..., "
+            "which are taken from there"
         )
     try:
         if isinstance(model, NFQ):
@@ -107,8 +122,12 @@ def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:
         ) from error
     normalization = model.get_vec_normalize_env()
     if normalization is not None:
-        with open(source.path / f"{which}_{NORMALIZATION}", "rb") as file:
-            statistics = pickle.load(file)
+        try:
+            with open(source.path / f"{which}_{NORMALIZATION}", "rb") as file:
+                statistics = pickle.load(file)
+        except Exception as error:
+            reason = first_line(error)
+            raise UsageError(f"--from {source.path}: {which}_{NORMALIZATION} does not load ({reason})") from error
         normalization.obs_rms = statistics.obs_rms
         if isinstance(model, NFQ):  # its values are in the units of its rewards
             normalization.ret_rms = statistics.ret_rms

@@ -153,7 +153,7 @@ def parse(text: str) -> Any:
     """
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):  # the last: {[1]: 2}
         return text
 
 

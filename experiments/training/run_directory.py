@@ -32,6 +32,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents import Agent, find_agent
 from experiments.training import checkpoints as checkpoint
 from experiments.training.clock import TrainingClock
 from experiments.training.errors import TrainingError, UsageError
@@ -47,6 +48,7 @@ EVALUATION_COLUMNS = (
 )
 # Replay buffers are large: only the newest checkpoints keep theirs; one more than needed, should the newest be broken.
 FULL_CHECKPOINTS = 2
+NEEDED = ("environment", "agent", "hyperparameters", "normalize")  # of config.json, by every command
 
 
 class RunDirectory:
@@ -130,20 +132,33 @@ class RunDirectory:
     @property
     def config(self) -> dict[str, Any]:
         """What the run was started with."""
+        path = self.path / "config.json"
         try:
-            return json.loads((self.path / "config.json").read_text())
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{self.path / 'config.json'} is not valid JSON ({error})") from None
+            config = json.loads(path.read_text())
+        except ValueError as error:  # of JSON, or of UTF-8
+            raise UsageError(f"{path} is not valid JSON ({error})") from None
+        missing = [key for key in NEEDED if key not in config] if isinstance(config, dict) else [*NEEDED]
+        if missing:
+            raise UsageError(f"{path} is damaged or no run's: it does not say {', '.join(missing)}")
+        return config
 
     @config.setter
     def config(self, config: dict[str, Any]) -> None:
         unfinished = self.path / ".config.json.unfinished"
 
         def write() -> None:
-            unfinished.write_text(json.dumps(config, indent=2, default=str) + "\n")
+            unfinished.write_text(json.dumps(config, indent=2, default=_named) + "\n")
             os.replace(unfinished, self.path / "config.json")
 
         when_there_is_space(write, "config.json")
+
+    @property
+    def agent(self) -> Agent:
+        """Who learns or learned in it."""
+        try:
+            return find_agent(self.config["agent"])
+        except ValueError as error:
+            raise UsageError(f"{self.path / 'config.json'}: {error}") from None
 
     # -- curves -------------------------------------------------------------------------------------------------
 
@@ -247,7 +262,7 @@ class RunDirectory:
         try:
             return checkpoint.load_model(algorithm, self.path, env, device, prefix=f"{which}_")
         except Exception as error:  # a broken file can fail in any way
-            raise UsageError(f"{path} does not load ({_first_line(error)})") from error
+            raise UsageError(f"{path} does not load ({first_line(error)})") from error
 
     def save_checkpoint(
         self, model: BaseAlgorithm, clock: TrainingClock, callbacks: Iterable[BaseCallback] | None = None
@@ -314,7 +329,7 @@ class RunDirectory:
         except TrainingError:
             raise
         except Exception as error:  # a broken file can fail in any way
-            raise UsageError(f"the checkpoint {path} does not load ({_first_line(error)}); {cure}") from error
+            raise UsageError(f"the checkpoint {path} does not load ({first_line(error)}); {cure}") from error
 
 
 def best_return(row: dict[str, float]) -> float:
@@ -338,6 +353,11 @@ def checkpoint_step(path: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
-def _first_line(error: Exception) -> str:
+def _named(value: Any) -> str:
+    """What JSON has no form for: a class by its name, as --set takes it."""
+    return value.__name__ if isinstance(value, type) else str(value)
+
+
+def first_line(error: Exception) -> str:
     lines: Sequence[str] = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -243,7 +243,7 @@ def resume(arguments: Namespace) -> int:
                 config[name] = getattr(arguments, name)
         environment = Environment(**config["environment"])
         find_environment(environment.id)  # imports the module that registers it
-        agent = find_agent(config["agent"])
+        agent = run.agent
         algorithm: Any = agent.sb3_algorithm if config.get("plain") else agent.algorithm
         before = config.get("arguments", {})
         device = check_device(arguments.device or before.get("device"))
@@ -256,7 +256,7 @@ def resume(arguments: Namespace) -> int:
         model = run.load_checkpoint(algorithm, named, make_env, device)
         step = model.num_timesteps
         if step >= config["steps"]:
-            more = f"to train on, add --steps {2 * config['steps']}"
+            more = f"to train on, add --steps {2 * step}"
             raise UsageError(f"{run.path} is complete at {step:,} steps; {more}")
         imitate(model, config)
         run.forget_after(step)

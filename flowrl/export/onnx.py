@@ -34,6 +34,7 @@ OPERATIONS = {
 
 OWN_NAMES = {"noise", "action", "log_prob", "path_log_prob"}
 
+HUGE = 1e3  # of an observation
 TOLERANCE = 1e-5
 """Between torch and ONNX, of numbers up to 1 in size; relative to larger ones."""
 
@@ -146,7 +147,7 @@ def _inputs(part: PolicyPart, batch: int) -> dict[str, Tensor]:
     parts = {key: [sample[key] for sample in samples] for key in space} if isinstance(space, spaces.Dict) else samples
     if not isinstance(parts, dict):
         parts = {"observation": parts}
-    inputs = {key: torch.as_tensor(np.stack(values)) for key, values in parts.items()}
+    inputs = {key: torch.as_tensor(_moderate(np.stack(values))) for key, values in parts.items()}
     if isinstance(part, Sample):
         return inputs | dict(noise=torch.randn(batch, part.noise_size, generator=generator))
     if isinstance(part, LogProb):
@@ -159,6 +160,14 @@ def _inputs(part: PolicyPart, batch: int) -> dict[str, Tensor]:
         actions[1::2] = (part.low + (part.high - part.low) * uniform)[1::2]
         return inputs | dict(action=actions)
     return inputs
+
+
+def _moderate(samples: np.ndarray) -> np.ndarray:
+    """Standard normal numbers for huge ones, of a box whose bounds are as good as none: at those all would saturate."""
+    if samples.dtype.kind != "f":
+        return samples
+    normal = np.random.default_rng(0).standard_normal(samples.shape).astype(samples.dtype)
+    return np.where(np.abs(samples) > HUGE, normal, samples)
 
 
 @contextmanager

@@ -51,7 +51,10 @@ def save_policy(model: BaseAlgorithm | BasePolicy, path: str | os.PathLike) -> P
             "A policy that was changed after it was built needs a class of its own, and flowrl.export.allow(cls)."
         ) from error
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contents, path, metadata={"format": "pt", KEY: text})
+    try:
+        save_file(contents, path, metadata={"format": "pt", KEY: text})
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from None
     return Path(path)
 
 

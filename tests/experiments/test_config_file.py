@@ -35,6 +35,12 @@ def test_what_is_typed_comes_after_the_file(tmp_path):
     assert config["hyperparameters"]["policy_kwargs"]["net_arch"] == [16, 16]
 
 
+def test_the_policy_s_settings_may_be_a_mapping():
+    written = dict(set=dict(policy_kwargs=dict(net_arch=[8, 8], flow_kwargs=dict(layers=3)), tau=0.01))
+    keys = ["policy_kwargs.net_arch=[8, 8]", "policy_kwargs.flow_kwargs={'layers': 3}", "tau=0.01"]
+    assert words_of(written)[1::2] == keys
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

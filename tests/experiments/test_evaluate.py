@@ -1,10 +1,11 @@
 """`experiments/evaluate.py`, which plays what a run learned."""
 
+import json
 import re
 
 import pytest
 
-from experiments import collect, evaluate
+from experiments import collect, evaluate, run
 from experiments.training.run_directory import RunDirectory
 from tests.experiments.test_run import train
 
@@ -55,6 +56,18 @@ def test_video(runs):
     assert evaluate.main([str(runs[1]), "--episodes", "1", "--video"]) == 0
     (video,) = [path for path in runs[1].iterdir() if path.suffix in (".mp4", ".gif")]
     assert video.stat().st_size > 1_000
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x80", b"", b"[]", b"{}", b'{"agent": "flowsac"}', "flowsac"])
+def test_a_damaged_configuration_is_one_line(runs, tmp_path, capsys, content):
+    if isinstance(content, str):
+        config = json.loads((runs[1] / "config.json").read_text())
+        content = json.dumps(config | dict(agent=content)).encode()
+    (tmp_path / "config.json").write_bytes(content)
+    for command, words in ((evaluate.main, [str(tmp_path)]), (run.main, ["--resume", str(tmp_path)])):
+        assert command(words) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("error: ") and message.count("\n") == 1 and "config.json" in message
 
 
 @pytest.mark.parametrize("damage", ["missing", "broken"])

@@ -1,5 +1,6 @@
 """Demonstrations from end to end: `collect.py` records them, `run.py` clones them, and fine-tunes the clone."""
 
+import shutil
 import sys
 
 import gymnasium as gym
@@ -181,11 +182,16 @@ def test_normalised_clones_take_their_statistics_along(expert, root):
         (["--agent", "flow-bc", "--demos", NAME, "--num-envs", "2"], "--num-envs"),
         (["--agent", "flow-ppo", "--from", "EXPERT"], "flow-sac, sac and nfq do"),
         (["--agent", "sac", "--from", "EXPERT"], "--agent flow-sac"),
-        (["--agent", "flow-sac", "--from", "EXPERT", "--flow", "radial"], "the policies differ"),
+        (["--agent", "flow-sac", "--from", "EXPERT", "--flow", "radial"], "its flow is triangular, not radial"),
         (
             ["--agent", "flow-sac", "--from", "EXPERT", "--set", "policy_kwargs.flow_kwargs={'context_gain':0.5}"],
-            "its context_gain is 1.0, not 0.5",
+            "its context_gain is None, not 0.5",
         ),
+        (
+            ["--agent", "flow-sac", "--from", "EXPERT", "--set", "policy_kwargs.activation_fn=Tanh"],
+            "its activation_fn is",
+        ),
+        (["--agent", "flow-sac", "--from", "EXPERT", "--set", "policy_kwargs.net_arch=[9]"], "the policies differ"),
         (["--agent", "flow-sac", "--from", "nowhere"], "nowhere is no run directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -196,6 +202,25 @@ def test_a_mistake_gives_one_line_and_exit_code_2(expert, tmp_path, capsys, argu
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1 and expected in message
     assert not list(tmp_path.iterdir()), "nothing is written for a run that never starts"
+
+
+def test_a_policy_of_another_activation_is_taken_with_it(root):
+    tanh = ("--set", "policy_kwargs.activation_fn=Tanh", "--eval-every", "0")
+    source = train(root / "tanh", "flow-sac", *tanh, steps=20)
+    assert RunDirectory.open(source).config["hyperparameters"]["policy_kwargs"]["activation_fn"] == "Tanh"
+    tuned = train(root / "tuned-tanh", "flow-sac", "--from", str(source), "--eval-every", "0", steps=20)
+    model = RunDirectory.open(tuned).load_model(SAC, "last", None, "cpu")
+    assert any(isinstance(module, torch.nn.Tanh) for module in model.actor.latent_pi)
+
+
+@pytest.mark.parametrize("name", ["best_model.zip", "best_vecnormalize.pkl"])
+def test_a_damaged_source_is_one_line(expert, tmp_path, capsys, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(expert, copy)
+    (copy / name).write_bytes(b"garbage")
+    assert main(["--env", "Pendulum", "--agent", "flow-sac", "--from", str(copy), "--logdir", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1 and f"{name} does not load" in message
 
 
 # -- NFQ ------------------------------------------------------------------------------------------------------------

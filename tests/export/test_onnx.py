@@ -141,6 +141,18 @@ def test_numbers_of_a_set_become_codes_inside(space, tmp_path):
     assert_close(policy.predict(obs, deterministic=True)[0], actions)
 
 
+@pytest.mark.parametrize("output", ["action", "sample", "log_prob"])
+def test_a_box_without_end_is_compared_at_moderate_observations(output, tmp_path, monkeypatch):
+    """A box of the largest numbers is how older environments say that there are no bounds."""
+    seen, compare = [], module._compare
+    monkeypatch.setattr(
+        module, "_compare", lambda part, graph, trials: seen.extend(trials) or compare(part, graph, trials)
+    )
+    largest = np.finfo(np.float32).max
+    to_onnx(make(observation_space=spaces.Box(-largest, largest, (3,))), tmp_path / "policy.onnx", output)
+    assert len(seen) == 2 and all(0 < inputs["observation"].abs().max() < 10 for inputs in seen)
+
+
 @pytest.mark.parametrize("observation", ["vector", "dict"])
 def test_normalisation_is_inside(observation, tmp_path):
     env = Aim(observation=observation)
