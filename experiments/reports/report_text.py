@@ -6,7 +6,6 @@ from experiments.reports.statistics import (
     interquartile_mean,
     probability_of_improvement,
     returns_at_end,
-    scores_of,
 )
 
 
@@ -34,7 +33,7 @@ def final_table(curves: Curves) -> str:
                 continue
             estimate = interquartile_mean(curve.at(steps[environment])[:, None, None])
             seeds = f"{len(curve.seeds)} seed{'s' if len(curve.seeds) > 1 else ''}"
-            cells.append(f"{show(estimate)}, {seeds}" if len(curve.seeds) > 1 else f"{estimate.value[0]:,.0f}, {seeds}")
+            cells.append(f"{show(estimate, len(curve.seeds))}, {seeds}")
         lines.append(f"| {agent} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -45,24 +44,23 @@ def improvement_table(curves: Curves, baseline: str) -> str:
 
     :param curves: of all agents
     :param baseline: an agent
-    :return: a Markdown table, for each agent over the environments that it shares with the baseline; no score where the
-        baseline has learned nothing
+    :return: a Markdown table, for each agent over the environments that it shares with the baseline, which are named
     """
     lines = [
-        f"| | better than {baseline} with probability | score: {baseline} is 1 | environments, seeds |",
+        f"| | better than {baseline} with probability | in | seeds |",
         "| --- | --- | --- | --- |",
     ]
     for agent in agents_of(curves):
         (ours, theirs), environments = returns_at_end(curves, [agent, baseline])
         if agent == baseline or not environments:
             continue
-        scores = scores_of(ours, curves, environments, baseline)
-        score = "" if scores is None else show(interquartile_mean(scores[..., None]), ".2f")
-        likely = show(probability_of_improvement(ours, theirs), ".2f")
-        lines.append(f"| {agent} | {likely} | {score} | {len(environments)}, {len(ours)} against {len(theirs)} |")
+        likely = show(probability_of_improvement(ours, theirs), min(len(ours), len(theirs)), ".2f")
+        where = ", ".join(environments)
+        lines.append(f"| {agent} | {likely} | {where} | {len(ours)} against {len(theirs)} |")
     return "\n".join(lines) + "\n"
 
 
-def show(estimate: Estimate, form: str = ",.0f") -> str:
-    """A number and its interval."""
-    return f"{estimate.value[0]:{form}} ({estimate.low[0]:{form}} to {estimate.high[0]:{form}})"
+def show(estimate: Estimate, seeds: int, form: str = ",.0f") -> str:
+    """A number and its interval, which one seed does not have."""
+    value = f"{estimate.value[0]:{form}}"
+    return value if seeds == 1 else f"{value} ({estimate.low[0]:{form}} to {estimate.high[0]:{form}})"

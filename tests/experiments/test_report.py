@@ -86,7 +86,7 @@ def test_scores_are_zero_where_the_worst_began_and_one_where_the_baseline_ended(
 def test_a_baseline_that_gets_worse_has_no_score_and_is_improved_upon(tmp_path):
     curves = read_curves(write(tmp_path / "a.csv", {"flow": -1.0, "gaussian": -3.0}, seeds=4), "avg_return")
     row = improvement_table(curves, "gaussian").splitlines()[-1]
-    assert row == "| flow | 1.00 (1.00 to 1.00) |  | 2, 4 against 4 |"
+    assert row == "| flow | 1.00 (1.00 to 1.00) | Hopper-v5, Pendulum-v1 | 4 against 4 |"
     assert aggregate_figure(curves, "gaussian") is None
 
 
@@ -103,7 +103,7 @@ def test_a_report_has_tables_pictures_and_a_page(tmp_path, capsys):
         "| Hopper-v5, 300 steps | Pendulum-v1, 300 steps |" in text and "better than gaussian with probability" in text
     )
     row = next(line for line in text.splitlines() if line.startswith("| flow | 1.00 (1.00 to 1.00)"))
-    assert row.endswith("| 2, 4 against 4 |")
+    assert row.endswith("| Hopper-v5, Pendulum-v1 | 4 against 4 |")
     page = (tmp_path / "out" / "cheetah_report.html").read_text()
     assert page.count("<table>") == 2 == page.count("data:image/png;base64,") and "<td>flow</td>" in page
     assert (tmp_path / "out" / "cheetah_curves.png").stat().st_size > 10_000
@@ -111,6 +111,11 @@ def test_a_report_has_tables_pictures_and_a_page(tmp_path, capsys):
         main([str(table), "--baseline", "sac"]) == 2 and "the agents are flow, gaussian, one" in capsys.readouterr().err
     )
     assert main([*command[:2], "theirs.csv"]) == 2 and "FILE=LABEL" in capsys.readouterr().err
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    curves = read_curves(write(tmp_path / "a.csv", {"flow": 2.0, "gaussian": 1.0}, seeds=1), "avg_return")
+    assert improvement_table(curves, "gaussian").splitlines()[-1].startswith("| flow | 1.00 | ")
 
 
 def test_a_documents_tables_are_those_that_results_give(tmp_path, few_repetitions):
