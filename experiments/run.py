@@ -49,12 +49,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     what.add_argument("--list", action="store_true", help="list agents, flows and known environments")
 
-    what.add_argument("--demos", metavar="NAME", help="flow-bc, bc: the Minari data set to clone (see collect.py)")
+    what.add_argument(
+        "--demos", metavar="NAME", help="flow-bc, bc: the Minari data set to clone; nfq: to learn from (see collect.py)"
+    )
     what.add_argument(
         "--from",
         dest="source",
         metavar="RUN_DIR",
-        help="flow-sac, sac: start with that run's actor; for learning_starts (3000 or more) steps only critics learn",
+        help="flow-sac, sac: start with that run's actor; for learning_starts (3000 or more) steps only critics learn. "
+        "nfq: with all that a run of nfq has learned, also in another task",
     )
 
     how = parser.add_argument_group("how to train")

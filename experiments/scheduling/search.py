@@ -86,7 +86,7 @@ class Search:
         """The study in its file, new or as it stands."""
         self.directory.mkdir(parents=True, exist_ok=True)
         storage = JournalStorage(JournalFileBackend(str(self.directory / JOURNAL)))
-        # Half of the first trials see no median to be compared with.
+        # The first five trials are never pruned; the first ten are drawn at random.
         pruner = optuna.pruners.MedianPruner(n_startup_trials=5) if self.prunes else optuna.pruners.NopPruner()
         study = optuna.create_study(
             study_name=self.directory.name,
@@ -118,7 +118,8 @@ class Search:
 
         :param trial: the trial
         :param processes: by which its runs can be stopped
-        :return: the mean of the last three evaluations' returns, over the seeds
+        :return: the mean of the last three evaluations' returns, over the seeds; of each evaluation the better of the
+            deterministic actions' and the sampled ones'
         """
         settings = [word for key, value in self.suggest(trial).items() for word in ("--set", f"{key}={value}")]
         jobs = [
@@ -148,7 +149,7 @@ class Search:
                 raise Stopped
             if outcome == "interrupted":
                 raise optuna.TrialPruned
-            if outcome != "finished":  # diverged, or refused: as bad as can be, and no reason to stop searching
+            if outcome != "finished":  # diverged, or refused: no reason to stop searching
                 trial.set_user_attr("failed", outcome)
                 raise optuna.TrialPruned
             scores.append(float(np.mean([best_return(row) for row in _evaluations(job)[-3:]])))

@@ -1,9 +1,9 @@
 """What NFQ's options are worth on HalfCheetah: ``python experiments/studies/nfq_options.py``.
 
-In the first row all replayed actions count the same. Each row that follows differs from it in one option. The last two
-are the agent as it is, with weights, and flow-sac with the same flow, normalisation, temperature and learning rate.
-Returns are those of the flow's mean, of the densest action, and of samples. Writes
-``nfq_options.csv`` and ``.json`` to ``experiments/results/``; the runs stay in ``runs/nfq_options/``.
+In the first row all replayed actions count the same, as they did when this was measured. Each row that follows differs
+from it in one option; the last is flow-sac with the same flow, normalisation, temperature and learning rate. Returns are
+those of the flow's mean, of the densest action, and of samples. Writes ``nfq_options.csv`` and ``.json`` to
+``experiments/results/``; the runs stay in ``runs/nfq_options/``.
 """
 
 import sys
@@ -31,7 +31,6 @@ VARIANTS: dict[str, list[str]] = {
     "half the temperature": [*ALIKE, "--set", "ent_coef=0.1"],
     "a learned temperature": [*ALIKE, "--set", "ent_coef=auto_0.2"],
     "conservative": [*ALIKE, "--set", "cql_weight=0.3"],
-    "nfq": ["--set", "importance_floor=0"],
     "flow-sac": ["--agent", "flow-sac", "--set", "ent_coef=0.2", "--set", "learning_rate=1e-3"],
 }
 

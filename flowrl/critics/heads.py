@@ -154,7 +154,8 @@ class CategoricalHead(Head):
 
 class QuantileHead(Head):
     """
-    Quantiles of the return, each a number of its own (Dabney et al. 2018), as TQC has them.
+    Quantiles of the return, each a number of its own (Dabney et al. 2018, "Distributional Reinforcement Learning with
+    Quantile Regression"), as TQC has them.
 
     :param bound: of no account: they may lie anywhere
     :param n_atoms: how many
@@ -223,7 +224,8 @@ def reflect(values: Tensor, bound: float) -> Tensor:
 
 def quantile_huber_loss(quantiles: Tensor, tau: Tensor, target: Atoms, kappa: float = 0.1) -> Tensor:
     r"""
-    :math:`\frac{1}{n} \sum_i E_y |\tau_i - 1[y < q_i]| L_\kappa(y - q_i) / \kappa` (Dabney et al. 2018, eq. 10).
+    :math:`\frac{1}{n} \sum_i E_y |\tau_i - 1[y < q_i]| L_\kappa(y - q_i) / \kappa` (Dabney et al. 2018, eq. 10;
+    divided by kappa as in their "Implicit Quantile Networks").
 
     :param quantiles: q, shape ``(*batch, n)``
     :param tau: of each, shape ``(n,)``

@@ -4,7 +4,7 @@ r"""NFQ's soft Q-function: a normalised flow says how good an action is beside o
 
 Since pi integrates to one over the box of actions,
 :math:`\alpha \log \int \exp(Q_i(s, a) / \alpha) da = V_i(s)`: V_i is Q_i's soft value (Haarnoja et al. 2017,
-"Reinforcement Learning with Deep Energy-Based Policies", eq. 4) exactly, whatever the flow's log-determinants depend
+"Reinforcement Learning with Deep Energy-Based Policies", eq. 5) exactly, whatever the flow's log-determinants depend
 on, and pi = exp((Q_i - V_i) / alpha) is its best policy (eq. 6). Nothing is estimated by samples.
 """
 

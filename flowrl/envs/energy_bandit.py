@@ -5,7 +5,7 @@ The best policy at temperature alpha maximises E[r] + alpha H, r = log p*, H the
     pi(a) = exp(r(a) / alpha) / Z = p*(a)^(1/alpha) / Z,
     V = alpha log Z = alpha log of the integral of p*(a)^(1/alpha),
 
-since E[r] + alpha H = V - alpha KL(policy | pi) for every policy (Haarnoja et al. 2017, eq. 3 to 6). At alpha = 1 the
+since E[r] + alpha H = V - alpha KL(policy | pi) for every policy (Haarnoja et al. 2017, eq. 5 and 6). At alpha = 1 the
 best policy is p* itself and V = 0.
 """
 

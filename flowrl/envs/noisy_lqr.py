@@ -1,14 +1,14 @@
 """A linear-quadratic regulator with noise: the soft value and the best policy in closed form, in every state.
 
-Dynamics x' = A x + B a + w, w ~ N(0, W); reward -(x'Qx + a'Ra); discount gamma, temperature alpha. With the value
-V(x) = -x'Px + c the soft Q-function is quadratic in the action,
+From a state x to the next, y = A x + B a + w with w ~ N(0, W); reward -(xᵀQx + aᵀRa); discount gamma, temperature
+alpha. With the value V(x) = -xᵀPx + c the soft Q-function is quadratic in the action,
 
-    Q(x, a) = -x'Qx - a'Ra + gamma E[V(x')]
-            = -x'Px - (a + Kx)'M(a + Kx) + gamma (c - tr PW),
-    M = R + gamma B'PB,    K = gamma M^-1 B'PA,    P = Q + gamma A'PA - K'MK,
+    Q(x, a) = -xᵀQx - aᵀRa + gamma E[V(y)]
+            = -xᵀPx - (a + Kx)ᵀM(a + Kx) + gamma (c - tr PW),
+    M = R + gamma BᵀPB,    K = gamma M^-1 BᵀPA,    P = Q + gamma AᵀPA - KᵀMK,
 
 so that the best policy, exp((Q - V) / alpha), is a Gaussian, N(-Kx, alpha/2 M^-1). Its normalisation closes the
-recursion, V(x) = alpha log of the integral of exp(Q / alpha) (Haarnoja et al. 2017, eq. 4 and 5):
+recursion, V(x) = alpha log of the integral of exp(Q / alpha) (Haarnoja et al. 2017, eq. 5 and 7):
 
     c = (alpha/2 log det(pi alpha M^-1) - gamma tr PW) / (1 - gamma).
 
@@ -55,7 +55,7 @@ class SoftRegulator:
 
     def value(self, states: ArrayLike) -> NDArray[np.float64]:
         """
-        The soft value, V(x) = -x'Px + c.
+        The soft value, V(x) = -xᵀPx + c.
 
         :param states: shape ``(*, 2)``
         :return: shape ``(*,)``

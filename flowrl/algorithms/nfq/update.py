@@ -4,10 +4,11 @@ r"""An update of NFQ: soft Q-learning whose Q-function is a flow and networks of
 
     y = r + \gamma (1 - d) \min_j \bar V_j(s')
 
-The soft Bellman backup of Haarnoja et al. 2017 (eq. 3 to 6) with its integral over actions in closed form.
+The soft Bellman backup of Haarnoja et al. 2017 (eq. 5 to 7) with its integral over actions in closed form.
 
-The loss is the weighted mean square of Q_i - y. A replayed action counts for as much as pi would still take it: fitted
-to actions that pi has left, V is too high by alpha KL(replayed | pi) (docs/nfq.md).
+The loss is the weighted mean square of Q_i - y. A replayed action is weighted by how likely pi still is to take it.
+With pi* = exp((y - V*) / alpha), the best policy for these targets, a fit to all of them alike makes V too high by
+alpha E_replayed[log pi* - log pi]: by actions that pi has left more than it should have (docs/nfq.md).
 
 .. math:: w(s, a) = \max(c, \min(1, \pi(a|s) / \pi(a'|s))), \quad a' \sim \pi(\cdot|s), \qquad
     L = \tfrac{1}{2} \sum_i E[w (Q_i - y)^2] / \max(E[w], 1/20)
@@ -38,7 +39,7 @@ from flowrl.critics.soft_q import soft_q
 from flowrl.side_by_side import side_by_side
 
 MAX_WEIGHT = 20.0
-"""Where pi would take hardly any action of a batch, the others do not make up for all of them."""
+"""The upper limit of a weight, so that one action does not stand for a whole batch."""
 
 
 @torch.no_grad()
@@ -61,7 +62,8 @@ def importance(log_prob: Tensor, sampled_log_prob: Tensor, floor: float) -> Tens
     :param log_prob: log pi(a|s) of the replayed actions, shape ``(batch,)``, nats
     :param sampled_log_prob: log pi(a'|s) of pi's own, in the same states
     :param floor: c, the least weight before they are divided by their mean, in [0, 1]
-    :return: weights of mean one, at most :data:`MAX_WEIGHT`, shape ``(batch,)``, without a gradient
+    :return: weights of at most :data:`MAX_WEIGHT`, whose mean is one where that allows it, shape ``(batch,)``, without
+        a gradient
     """
     weights = (log_prob - sampled_log_prob).detach().clamp(max=0.0).exp().clamp(min=floor)
     return weights / weights.mean().clamp(min=1 / MAX_WEIGHT)
