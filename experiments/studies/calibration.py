@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.reports.results import ResultsParser, Row, write_results
+from flowrl.algorithms.sac.update import temperature
 
 LEVELS = (0.5, 0.9)
 EVERY = 25  # steps between the states that are asked: neighbours have almost the same return
@@ -77,7 +78,7 @@ def play(model: Any, env: Any, seed: int) -> tuple[NDArray[Any], NDArray[Any], N
     :return: states and actions every few steps, and the discounted soft return from each, in the environment's rewards
     """
     observation, _ = env.reset(seed=seed)
-    alpha = float(model.ent_coef_tensor if model.ent_coef_optimizer is None else model.log_ent_coef.exp())
+    alpha = temperature(model).item()
     states, actions, rewards, bonuses = [], [], [], []
     ended = terminated = False
     while not ended:

@@ -1,8 +1,8 @@
 """What NFQ's options are worth on HalfCheetah: ``python experiments/studies/nfq_options.py``.
 
 In the first row all replayed actions count the same, as they did when this was measured. Each row that follows differs
-from it in one option; the last is flow-sac with the same flow, normalisation, temperature and learning rate. Returns are
-those of the flow's mean, of the densest action, and of samples. Writes ``nfq_options.csv`` and ``.json`` to
+from it in one option; the last is flow-sac with the same flow, normalisation, temperature and learning rate. Returns
+are those of the flow's mean, of the densest action, and of samples. Writes ``nfq_options.csv`` and ``.json`` to
 ``experiments/results/``; the runs stay in ``runs/nfq_options/``.
 """
 

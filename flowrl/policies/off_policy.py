@@ -71,11 +71,17 @@ class FlowActorMixin:
         raise NotImplementedError("A flow has no mean and log-std to return: use get_distribution(obs).")
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> torch.Tensor:
-        is_own = type(self).get_distribution is FlowActorMixin.get_distribution and "get_distribution" not in vars(self)
-        is_own = is_own and not (deterministic and self.action_dist.deterministic_action != "mean")
-        features = partial(self.extract_features, obs, self.features_extractor)
-        compiled = is_own and compiled_act(self.flow, self.action_dist, self.latent_pi, features, deterministic)
+        compiled = self._compiled_act(obs, deterministic)
         return compiled.actions if compiled else self.get_distribution(obs).get_actions(deterministic=deterministic)
+
+    def _compiled_act(self, obs: PyTorchObs, deterministic: bool) -> Any:
+        """None where only torch can act: by a distribution of a subclass's own, or the best of several candidates."""
+        if type(self).get_distribution is not FlowActorMixin.get_distribution or "get_distribution" in vars(self):
+            return None
+        if deterministic and self.action_dist.deterministic_action != "mean":
+            return None
+        features = partial(self.extract_features, obs, self.features_extractor)
+        return compiled_act(self.flow, self.action_dist, self.latent_pi, features, deterministic)
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
         return self.get_distribution(obs).rsample_and_log_prob()

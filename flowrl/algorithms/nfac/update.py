@@ -19,7 +19,7 @@ import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
-from flowrl.algorithms.sac.update import descend, frozen, move_temperature, polyak_update
+from flowrl.algorithms.sac.update import descend, frozen, move_temperature, polyak_update, temperature
 from flowrl.critics.heads import Atoms, Head
 from flowrl.critics.return_critic import of_smaller_mean, pooled
 from flowrl.critics.risk import Distortion, measure
@@ -100,8 +100,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool, reward_sc
         part of the target's atoms that was clipped
     """
     critic, head = model.critic, model.critic.head
-    learns_temperature = model.ent_coef_optimizer is not None
-    ent_coef = model.log_ent_coef.detach().exp() if learns_temperature else model.ent_coef_tensor
+    ent_coef = temperature(model)
     moves_actor = model.moves_actor
     scale = model.reward_scale if reward_scale is None else reward_scale
 

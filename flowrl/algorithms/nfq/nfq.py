@@ -17,6 +17,7 @@ from flowrl.algorithms.nfq.cost import why_slow
 from flowrl.algorithms.nfq.update import update
 from flowrl.algorithms.offline import OfflineMixin
 from flowrl.algorithms.sac import SAC
+from flowrl.algorithms.sac.update import temperature
 from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.critics.soft_q import soft_q
 from flowrl.policies.action_box import EDGE, inside_box
@@ -133,10 +134,7 @@ class NFQ(OfflineMixin, SAC):
     @property
     def temperature(self) -> float:
         """Alpha as it is now."""
-        if self.ent_coef_optimizer is None:
-            return float(self.ent_coef_tensor)
-        assert self.log_ent_coef is not None
-        return self.log_ent_coef.detach().exp().item()
+        return temperature(self).item()
 
     def take_temperature(self, variables: Mapping[str, Tensor]) -> None:
         """
@@ -152,17 +150,14 @@ class NFQ(OfflineMixin, SAC):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """As SB3's (2.9, `OffPolicyAlgorithm`), but for what is stored: the flow's own u, not tanh^-1 of the action."""
-        learning_starts = learning_starts if self.random_start else 0
-        if self.num_timesteps < learning_starts or action_noise is not None:
-            action, u = super()._sample_action(learning_starts, None, n_envs)
-            if action_noise is None:
-                return action, u
-            u = np.arctanh(np.clip(np.tanh(u) + action_noise(), EDGE - 1, 1 - EDGE))
+        if self.random_start and self.num_timesteps < learning_starts:
+            _, u = super()._sample_action(learning_starts, None, n_envs)
         else:
             obs, _ = self.policy.obs_to_tensor(self._last_obs)
             with torch.no_grad():
-                u = self.policy._predict(obs).cpu().numpy()
-            u = u.reshape(-1, *self.action_space.shape)
+                u = self.policy._predict(obs).cpu().numpy().reshape(-1, *self.action_space.shape)
+        if action_noise is not None:
+            u = np.arctanh(np.clip(np.tanh(u) + action_noise(), EDGE - 1, 1 - EDGE))
         return self.policy.unscale_action(u), u
 
 

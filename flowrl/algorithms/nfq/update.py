@@ -34,7 +34,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 
 from flowrl.algorithms.finite import marked, step_if_finite
-from flowrl.algorithms.sac.update import move_temperature, polyak_update
+from flowrl.algorithms.sac.update import move_temperature, polyak_update, temperature
 from flowrl.critics.soft_q import soft_q
 from flowrl.side_by_side import side_by_side
 
@@ -89,7 +89,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> Tensor
     :return: the losses of the temperature, the temperature, of Q, and the mean of V
     """
     pi = model.actor.get_distribution(batch.observations).distribution
-    ent_coef = model.ent_coef_tensor if model.ent_coef_optimizer is None else model.log_ent_coef.detach().exp()
+    ent_coef = temperature(model)
     log_prob, values, target = side_by_side(
         lambda: pi.log_prob(batch.actions),
         lambda: model.critic(batch.observations),

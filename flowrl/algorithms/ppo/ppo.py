@@ -1,6 +1,5 @@
 """PPO: Stable-Baselines3's algorithm and interface, an epoch of whose update is one call of C where it can be."""
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -57,7 +56,10 @@ class PPO(UpdateFormMixin, ppo.PPO):
         limit = float("inf") if self.target_kl is None else 1.5 * self.target_kl
         for epoch in range(self.n_epochs):
             first_of_epoch = len(rows)
-            rows += self._epoch(compiled, clip_range, clip_range_vf, limit)
+            if compiled is None:
+                rows += self._epoch_in_torch(clip_range, clip_range_vf, limit)
+            else:
+                rows += self._epoch_by_calls(compiled, clip_range, clip_range_vf, limit)
             self._n_updates += 1
             of_epoch = {name: _mean([row[name] for row in rows[first_of_epoch:]]) for name in LOSSES}
             check_losses(of_epoch, self.num_timesteps)
@@ -85,29 +87,36 @@ class PPO(UpdateFormMixin, ppo.PPO):
         """Of the actor's and the critic's gradients in the last update, after they were clipped together."""
         return {name: gradient_norm(group) for name, group in actor_and_critic(self.policy).items()}
 
-    def _epoch(self, compiled: Any, clip_range: float, clip_range_vf: float | None, limit: float) -> Iterator[Losses]:
+    def _epoch_by_calls(
+        self, compiled: Any, clip_range: float, clip_range_vf: float | None, limit: float
+    ) -> list[Losses]:
         """The losses of minibatch after minibatch, until one's divergence is beyond the limit."""
-        if compiled is not None:
-            rollout = shuffled(self.rollout_buffer)
-            size = self.batch_size or len(rollout.actions)
-            # With a limit one by one, lest more random numbers be drawn than SB3 draws
-            parts = [rollout] if self.target_kl is None else minibatches(rollout, size)
-            for part in parts:
-                yield from (rows := compiled(self, part, size, clip_range, clip_range_vf))
-                if rows[-1]["approx_kl"] > limit:
-                    return
-            return
+        rollout = shuffled(self.rollout_buffer)
+        size = self.batch_size or len(rollout.actions)
+        # With a limit one by one, lest more random numbers be drawn than SB3 draws
+        parts = [rollout] if self.target_kl is None else minibatches(rollout, size)
+        rows: list[Losses] = []
+        for part in parts:
+            rows += compiled(self, part, size, clip_range, clip_range_vf)
+            if rows[-1]["approx_kl"] > limit:
+                break
+        return rows
+
+    def _epoch_in_torch(self, clip_range: float, clip_range_vf: float | None, limit: float) -> list[Losses]:
+        """The same; a minibatch beyond the limit is not learned from."""
         if is_array_backed(self.rollout_buffer):
             rollout = shuffled(self.rollout_buffer)
             batches: Any = minibatches(rollout, self.batch_size or len(rollout.actions))
         else:
             batches = self.rollout_buffer.get(self.batch_size)
+        rows: list[Losses] = []
         for batch in batches:
             loss, row = losses(self, batch, clip_range, clip_range_vf)
-            yield row
+            rows.append(row)
             if self.target_kl is not None and row["approx_kl"] > limit:
-                return
+                break
             row["loss"] = descend(self, loss)
+        return rows
 
 
 def _mean(values: list[Any]) -> float:

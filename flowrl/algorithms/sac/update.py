@@ -68,7 +68,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> Tensor
         lambda: next_value(model.actor, model.critic_target, batch.next_observations),
         lambda: model.critic(batch.observations, batch.actions),
     )
-    ent_coef = model.ent_coef_tensor if model.ent_coef_optimizer is None else model.log_ent_coef.detach().exp()
+    ent_coef = temperature(model)
     target = td_target(batch, next_q, next_log_prob, ent_coef, model.gamma)
     of_critic, of_temperature = side_by_side(
         lambda: descend(critic_loss(q_values, target), model.critic.optimizer),
@@ -83,6 +83,14 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool) -> Tensor
         polyak_update(model.batch_norm_stats, model.batch_norm_stats_target, 1.0)
     losses = (of_temperature, ent_coef, of_critic, of_actor)
     return torch.stack([loss.detach().reshape(()) for loss in losses])
+
+
+def temperature(model: Any) -> Tensor:
+    """
+    :param model: of SAC's form
+    :return: alpha, a scalar without a gradient
+    """
+    return model.ent_coef_tensor if model.ent_coef_optimizer is None else model.log_ent_coef.detach().exp()
 
 
 def move_temperature(model: Any, log_prob: Tensor) -> Tensor:
