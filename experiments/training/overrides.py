@@ -71,7 +71,7 @@ def apply_overrides(
     Lay ``key=value`` pairs over hyperparameters.
 
     :param settings: the hyperparameters of the table
-    :param overrides: ``learning_starts=100``, ``policy_kwargs.net_arch=[64,64]``, ...
+    :param overrides: ``learning_starts=100``, ``policy_kwargs.net_arch=[64,64]``, ``policy_kwargs.flow_kwargs.bins=8``
     :param agent: whose algorithm and policy say which keys there are
     :param observation_space: it chooses the policy class
     :return: new hyperparameters
@@ -84,13 +84,15 @@ def apply_overrides(
         key, equals, text = override.partition("=")
         if not equals:
             raise UsageError(f"--set {override}: expected key=value, for example --set batch_size=512")
-        if key not in types_of:
+        path, _, name = key.rpartition(".")
+        is_item = path in types_of and path.endswith("_kwargs")  # which whoever takes them knows
+        if key not in types_of and not is_item:
             raise UsageError(f"--set {key}: unknown key; {did_you_mean(key, types_of)}")
-        value = text if is_schedule(key, text) else convert(parse(text), types_of[key], key)
+        value = text if is_schedule(key, text) else convert(parse(text), Any if is_item else types_of[key], key)
         target = result
-        *parents, name = key.split(".")
-        for parent in parents:
-            target = target.setdefault(parent, {})
+        for parent in path.split(".") if path else ():
+            target[parent] = target.get(parent) or {}
+            target = target[parent]
         target[name] = value
     if result.get("replay_buffer_class") is HerReplayBuffer:
         keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()

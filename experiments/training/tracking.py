@@ -8,7 +8,6 @@ from stable_baselines3.common.logger import KVWriter
 
 from experiments.training.errors import UsageError
 
-TRACKERS = ("wandb", "trackio")
 PROJECT = "flowrl"
 
 

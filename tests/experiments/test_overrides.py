@@ -127,3 +127,12 @@ def test_what_the_run_decides_cannot_be_set(key):
 def test_hindsight_needs_goals():
     with pytest.raises(UsageError, match="have no goals"):
         override("sac", "replay_buffer_class=HerReplayBuffer")
+
+
+def test_dots_reach_into_options_of_the_flow_too():
+    whole = override("flow-sac", "policy_kwargs.flow_kwargs={'bins':4}", "policy_kwargs.flow_kwargs.hidden=[8]")
+    assert whole["policy_kwargs"]["flow_kwargs"] == dict(bins=4, hidden=[8])
+    assert override("flow-sac", "policy_kwargs.flow_kwargs.bins=4")["policy_kwargs"]["flow_kwargs"] == dict(bins=4)
+    for text in ("policy_kwargs.net_arch.pi=[8]", "gamma.x=1", "policy_kwargs.flow_kwargs.bins.x=1"):
+        with pytest.raises(UsageError, match="unknown key"):
+            override("flow-sac", text)

@@ -67,7 +67,6 @@ class NFAC(SAC):
         noise_hold: float | None = None,
         **kwargs: Any,
     ):
-        self.distortion = find_distortion(risk)
         if policy_delay < 1 or drop_atoms < 0:
             raise ValueError(
                 f"policy_delay is 1 or more and drop_atoms 0 or more, got {policy_delay} and {drop_atoms}."
@@ -83,8 +82,8 @@ class NFAC(SAC):
         super().__init__(policy, env, *args, **kwargs)
 
     def _setup_model(self) -> None:
-        super()._setup_model()
         self.distortion = find_distortion(self.risk)
+        super()._setup_model()
         self.return_scale = ReturnScale(self.gamma, self.critic.head.bound)
         self.held_noise = None if self.noise_hold is None else HeldNoise(self.noise_hold, self.actor.flow.features)
 
