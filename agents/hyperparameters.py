@@ -137,8 +137,8 @@ def with_policy(table: dict[str, Hyperparameters], policy_kwargs: Hyperparameter
 
 
 # NFQ: its temperature is inside Q, and no fixed point pulls it back once it runs away, so that it is fixed. The values
-# learn ten times faster than the flow, targets follow faster than SAC's, and a replayed action is weighted by how likely
-# the flow still is to take it (docs/nfq.md).
+# learn ten times faster than the flow, targets follow faster than SAC's, and a replayed action is weighted by how
+# likely the flow still is to take it (docs/nfq.md).
 NFQ_POLICY = dict(
     flow="nsf",  # which can show more than one mode
     normalize_observations=True,
