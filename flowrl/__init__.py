@@ -4,6 +4,7 @@ import importlib
 
 from flowrl import envs  # registers them
 from flowrl.callbacks import DensityFigure, FlowLogger, TaskReturns
+from flowrl.diverged import Diverged
 from flowrl.fit import fit_density, fit_variational
 from flowrl.flows.chunks import SequenceFlow
 from flowrl.flows.distribution import NormalizingFlow
@@ -31,6 +32,7 @@ except ModuleNotFoundError as error:
 __all__ = [
     "DEFAULT_FLOW",
     "DensityFigure",
+    "Diverged",
     "Flow",
     "FlowDistribution",
     "FlowLogger",

@@ -22,7 +22,7 @@ from stable_baselines3.common.logger import Logger
 
 from experiments.reports.results import RESULTS, ResultsParser, Row, write_results
 from experiments.studies.reliability_page import ANSWERS, write_page
-from flowrl import algorithms, available_flows
+from flowrl import Diverged, algorithms, available_flows
 from flowrl.algorithms import update_form
 
 BATCH, OBSERVATIONS, ACTIONS = 32, 3, 2
@@ -159,9 +159,7 @@ def answer_to(attack: str, model: Any, random: np.random.Generator) -> str:
     try:
         model.train() if hasattr(model, "rollout_buffer") else model.train(AT_ONCE, BATCH)
         answer = "taken"
-    except ValueError as error:
-        if "not finite" not in str(error):
-            raise
+    except Diverged:
         answer = "refused"
     # What is not finite stays so: an ordinary batch need not be looked at
     finite = attack == ORDINARY or all(bool(number.isfinite().all()) for number in numbers_of(model))

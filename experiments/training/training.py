@@ -427,8 +427,7 @@ def explain(
     if isinstance(error, WorkerLost):
         cure = f"go on from {checkpoints[-1].name}: {resume_command(run)}" if checkpoints else "start the run again"
         return Resumable(f"{run.config['environment']['id']}: {error}, at {step}; {cure}")
-    # Algorithms raise a ValueError for losses that are "not finite", flowrl.fit a FloatingPointError
-    if not sound or isinstance(error, (NonFiniteAction, FloatingPointError)) or "not finite" in str(error):
+    if not sound or isinstance(error, (NonFiniteAction, flowrl.Diverged)):
         cure = f"the last sound checkpoint is {checkpoints[-1]}" if checkpoints else "no checkpoint was saved yet"
         cause = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(":.")
         return TrainingError(

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
+from flowrl.diverged import Diverged
+
 
 def step_if_finite(*optimizers: Optimizer, max_grad_norm: float | None = None) -> Tensor:
     """
@@ -67,11 +69,11 @@ def check_losses(losses: Mapping[str, float], step: int) -> None:
     """
     :param losses: of an update, by name
     :param step: of training
-    :raises ValueError: if one is NaN or infinite
+    :raises flowrl.Diverged: if one is NaN or infinite
     """
     wrong = [f"{name} = {value}" for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
-        raise ValueError(
+        raise Diverged(
             f"A loss or its gradient is not finite at step {step} ({', '.join(wrong)}). Either an observation or a "
             "reward is NaN or huge (check the environment, wrap it in stable_baselines3.common.vec_env.VecCheckNan) or "
             "training has diverged (lower learning_rate, normalise observations and rewards with VecNormalize); go on "

@@ -12,6 +12,7 @@ from stable_baselines3.common.distributions import Distribution
 from torch import Tensor
 from torch.distributions.kl import register_kl
 
+from flowrl.diverged import Diverged
 from flowrl.flows.distribution import NormalizingFlow, ReparameterizedDistribution
 from flowrl.flows.flow import Flow
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
@@ -282,10 +283,10 @@ def check_finite(actions: Tensor) -> Tensor:
     """The actions themselves.
 
     :param actions: of a policy
-    :raises ValueError: if one is NaN or infinite
+    :raises flowrl.Diverged: if one is NaN or infinite
     """
     if not actions.isfinite().all():
-        raise ValueError(
+        raise Diverged(
             "The flow policy's action is not finite. Either the observations hold NaN (check the environment, wrap "
             "it in stable_baselines3.common.vec_env.VecCheckNan) or training has diverged (lower learning_rate, "
             "normalise observations and rewards with VecNormalize); go on from the last checkpoint."

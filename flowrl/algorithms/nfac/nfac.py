@@ -36,7 +36,8 @@ class NFAC(SAC):
     :param noise_hold: exponent of the lengths of time for which the flow's noise is held in exploration, see
         :class:`flowrl.algorithms.nfac.held_noise.HeldNoise`; None: it is drawn at every step
     :param target_entropy: as SB3's; ``"auto_0.5"``: -0.5 d, for d action dimensions
-    :raises ValueError: for an unknown risk; in training, where a loss, an observation or a reward is NaN or infinite
+    :raises ValueError: for an unknown risk; in training, where an observation or a reward is NaN or infinite
+    :raises flowrl.Diverged: in training, where a loss is
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

@@ -45,7 +45,8 @@ class NFQ(OfflineMixin, SAC):
     :param max_grad_norm: to which the gradients of pi and of V are clipped, apart, lest a few replayed actions far
         out in a tail move all of pi; None: they are not
     :param cql_weight: c of conservative Q-learning, which keeps pi near the replayed actions; 0: none
-    :raises ValueError: for a schedule that is none, or an alpha of zero; in training, where a loss is NaN or infinite
+    :raises ValueError: for a schedule that is none, or an alpha of zero
+    :raises flowrl.Diverged: in training, where a loss is NaN or infinite
     :raises TypeError: for another algorithm's policy
     """
 

@@ -32,7 +32,7 @@ class PPO(UpdateFormMixin, ppo.PPO):
     In C and with ``ent_coef=0`` the entropy is not evaluated, since nothing but the log would read it:
     ``train/entropy_loss`` is then the mean log-prob of the rollout's actions, an estimate of the same.
 
-    :raises ValueError: in training, where a loss is NaN or infinite
+    :raises flowrl.Diverged: in training, where a loss is NaN or infinite
     """
 
     own_policies: ClassVar[str | None] = None

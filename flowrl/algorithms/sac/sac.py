@@ -25,7 +25,7 @@ class SAC(UpdateFormMixin, sac.SAC):
     :attr:`update_form` says which, :attr:`update_reason` why.
 
     :param target_entropy: as SB3's; ``"auto_0.5"``: -0.5 d, for d action dimensions
-    :raises ValueError: in training, where a loss is NaN or infinite
+    :raises flowrl.Diverged: in training, where a loss is NaN or infinite
     """
 
     losses: tuple[str, ...] = ("ent_coef_loss", "ent_coef", "critic_loss", "actor_loss")
