@@ -1,4 +1,4 @@
-"""Tables in documents that are what committed results give: each stands between two comments that name it.
+"""Tables and curves in documents that are what committed results give: a table stands between comments that name it.
 
 ::
 
@@ -10,6 +10,7 @@
 import re
 from pathlib import Path
 
+from experiments.reports.report_figures import curves_figure
 from experiments.reports.report_text import final_table, improvement_table
 from experiments.reports.results import RESULTS
 from experiments.reports.scores import read_curves
@@ -43,10 +44,14 @@ def with_tables(text: str, results: Path = RESULTS) -> str:
 
 def update_documents(paths: list[Path]) -> None:
     """
-    Rewrite the documents whose tables have changed.
+    Rewrite the documents whose tables have changed, and draw the curves (``NAME_curves.png``) that they show.
 
     :param paths: of Markdown files
     """
+    shown = {name for path in paths for name in re.findall(r"/(\w+)_curves\.png\)", path.read_text())}
+    for name in sorted(shown):
+        figure = curves_figure(read_curves(RESULTS / f"{name}.csv", "avg_return"), {}, {})
+        figure.savefig(RESULTS / f"{name}_curves.png", dpi=110)
     for path in paths:
         text = path.read_text()
         if text.count("<!-- report: ") != len(QUOTED.findall(text)):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.reports.learning_curves import COLORS
 from experiments.reports.scores import Curve, Curves, agents_of, environments_of
@@ -47,6 +48,7 @@ def curves_figure(curves: Curves, seconds: Curves, theirs: Mapping[str, Curves])
                     draw(grid[0, i], part, part.steps, "#777777", f"{label}: {agent}, {env}", "--")
         grid[0, i].set(title=environment, xlabel="environment steps")
         grid[0, i].xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+        grid[0, i].xaxis.set_major_locator(MaxNLocator(4))
         grid[-1, i].set_xlabel("seconds of training" if seconds else "environment steps")
         grid[0, i].legend(frameon=False, fontsize=8)
     for axes in grid.flat:
