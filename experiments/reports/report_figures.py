@@ -50,7 +50,8 @@ def curves_figure(curves: Curves, seconds: Curves, theirs: Mapping[str, Curves])
         grid[0, i].xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
         grid[0, i].xaxis.set_major_locator(MaxNLocator(4))
         grid[-1, i].set_xlabel("seconds of training" if seconds else "environment steps")
-        grid[0, i].legend(frameon=False, fontsize=8)
+        # Below the axes, where no curve is
+        grid[0, i].legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     for axes in grid.flat:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
