@@ -48,7 +48,22 @@ EVALUATION_COLUMNS = (
 )
 # Replay buffers are large: only the newest checkpoints keep theirs; one more than needed, should the newest be broken.
 FULL_CHECKPOINTS = 2
-NEEDED = ("environment", "agent", "hyperparameters", "normalize")  # of config.json, by every command
+
+
+class Config(dict[str, Any]):
+    """
+    What a run's ``config.json`` says.
+
+    :param path: of the file
+    :param content: what it says
+    """
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise UsageError(f"{self.path} is damaged or no run's: it does not say {key!r}")
 
 
 class RunDirectory:
@@ -137,10 +152,9 @@ class RunDirectory:
             config = json.loads(path.read_text())
         except ValueError as error:  # of JSON, or of UTF-8
             raise UsageError(f"{path} is not valid JSON ({error})") from None
-        missing = [key for key in NEEDED if key not in config] if isinstance(config, dict) else [*NEEDED]
-        if missing:
-            raise UsageError(f"{path} is damaged or no run's: it does not say {', '.join(missing)}")
-        return config
+        if not isinstance(config, dict):
+            raise UsageError(f"{path} is damaged or no run's: it is no mapping")
+        return Config(path, config)
 
     @config.setter
     def config(self, config: dict[str, Any]) -> None:

@@ -20,9 +20,10 @@ from experiments.reports.statistics import interquartile_mean, probability_of_im
 from experiments.training.errors import UsageError
 
 
-@pytest.fixture
-def few_repetitions(monkeypatch):
-    monkeypatch.setattr(statistics, "REPETITIONS", 50)
+@pytest.fixture(autouse=True)
+def few_repetitions(request, monkeypatch):
+    if "committed" not in request.node.name:
+        monkeypatch.setattr(statistics, "REPETITIONS", 100)
 
 
 ENVIRONMENTS = {"Hopper-v5": 3_000.0, "Pendulum-v1": -200.0}
@@ -118,7 +119,7 @@ def test_one_seed_has_no_interval(tmp_path):
     assert improvement_table(curves, "gaussian").splitlines()[-1].startswith("| flow | 1.00 | ")
 
 
-def test_a_documents_tables_are_those_that_results_give(tmp_path, few_repetitions):
+def test_a_documents_tables_are_those_that_results_give(tmp_path):
     write(tmp_path / "cheetah.csv", {"flow": 2.0, "gaussian": 1.0})
     text = (
         "before\n<!-- report: cheetah final -->\nold\n<!-- end of report -->\nbetween\n"
