@@ -243,11 +243,11 @@ def optimize(search: Search, trials: int, processes: Processes | None = None) ->
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study, processes = search.study(), processes or Processes(outlive_us=False)
     while not processes.stopping:
-        begun = study.get_trials(deepcopy=False)
-        if sum(trial.state in (*ENDED, TrialState.RUNNING) for trial in begun) >= trials:
-            return
         with ExitStack() as until_it_ends:
-            with locked(search.directory / BEGINNING):  # nobody finds it begun and not yet locked
+            with locked(search.directory / BEGINNING):  # nobody counts or finds it begun and not yet locked
+                begun = study.get_trials(deepcopy=False)
+                if sum(trial.state in (*ENDED, TrialState.RUNNING) for trial in begun) >= trials:
+                    return
                 trial = study.ask()
                 until_it_ends.enter_context(locked(search.directory / f"trial{trial.number}" / "lock"))
             try:

@@ -1,6 +1,7 @@
 """Fine-tuning: an agent of SAC's form that starts with the actor of another run, as a rule a cloned one; or an agent
 whose policy is its critic too, which starts with the whole of it, in another task if need be."""
 
+import inspect
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from experiments.training.errors import UsageError
 from experiments.training.run_directory import RunDirectory, first_line
 from experiments.training.trust import warn_of_foreign_pickles
 from flowrl.algorithms import NFQ
+from flowrl.flows.recipes import find_flow
 
 # Steps for the new critics, at least. A clone of Pendulum's expert (return -146) fell to -1,650 when its actor moved
 # from the start or after 200 steps, to -1,200 after 1,000, and to -630 after 3,000, from where it was back in 1,500.
@@ -68,19 +70,33 @@ def settings_of_source(settings: dict[str, Any], source: RunDirectory) -> dict[s
 
 def policy_kwargs_of(source: RunDirectory) -> dict[str, Any]:
     """Those that a run's policy was made with."""
-    policy_kwargs = dict(source.config["hyperparameters"]["policy_kwargs"])
+    policy_kwargs = dict(source.config["hyperparameters"].get("policy_kwargs") or {})
     if "activation_fn" in policy_kwargs:  # earlier versions wrote <class 'torch.nn.modules.activation.Tanh'>
-        name = policy_kwargs["activation_fn"].rstrip("'>").rpartition(".")[2]
-        policy_kwargs["activation_fn"] = getattr(nn, name)
+        written = policy_kwargs["activation_fn"]
+        activation = getattr(nn, str(written).rstrip("'>").rpartition(".")[2], None)
+        if activation is None:
+            raise UsageError(f"--from {source.path}: its config.json has no activation_fn of torch.nn, but {written}")
+        policy_kwargs["activation_fn"] = activation
     return policy_kwargs
 
 
 def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """In what the same weights are another policy, though all shapes agree."""
-    pairs = [(key, ours.get(key), theirs.get(key)) for key in ("flow", "activation_fn")]
-    options, their_options = (kwargs.get("flow_kwargs") or {} for kwargs in (ours, theirs))
-    pairs += [(key, options.get(key), their_options.get(key)) for key in sorted({*options, *their_options})]
-    return [f"{key} is {their_own}, not {own}" for key, own, their_own in pairs if own != their_own]
+    written, wanted = (_in_full(kwargs) for kwargs in (theirs, ours))
+    keys = [key for key in {**written, **wanted} if written.get(key) != wanted.get(key)]
+    return [f"{key} is {written.get(key)}, not {wanted.get(key)}" for key in keys]
+
+
+def _in_full(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The flow, its options and the activation, with the defaults of those that are not given."""
+    flow = policy_kwargs.get("flow")
+    options = dict(flow=flow, activation_fn=policy_kwargs.get("activation_fn", nn.ReLU).__name__)
+    if flow is None:  # a Gaussian
+        return options
+    recipe = inspect.signature(find_flow(flow)).parameters.values()
+    defaults = {one.name: one.default for one in recipe if one.default is not one.empty}
+    options |= dict(context_gain=1.0) | defaults | (policy_kwargs.get("flow_kwargs") or {})
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
 
 
 def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:

@@ -1,4 +1,4 @@
-"""What every update does where a loss or its gradient is not a number: it leaves the networks alone, and says so."""
+"""Where a loss or its gradient is not a number an optimiser takes no step, and training says so."""
 
 import math
 from collections.abc import Iterable, Mapping

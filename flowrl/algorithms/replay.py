@@ -48,14 +48,21 @@ def hold_pre_squash(buffer: Any, pre_squash: bool) -> None:
     """
     Make a buffer's actions what an algorithm learns from, if another kind of algorithm has collected them.
 
-    SAC's lie in [-1, 1]; beyond, there is u alone. An action on the edge of the box counts as a little inside.
+    A buffer says by its attribute ``holds_pre_squash`` which form they have. One that does not is SB3's own or an
+    earlier version's: SAC's lie in [-1, 1], and beyond there is u alone. An action on the edge of the box counts as a
+    little inside.
 
     :param buffer: a replay buffer, which is changed
     :param pre_squash: whether it shall hold u = atanh(a) (NFQ), else a, scaled to [-1, 1] (SAC, NFAC)
     """
+    if not isinstance(getattr(buffer, "actions", None), np.ndarray):
+        return
     filled = buffer.actions if buffer.full else buffer.actions[: buffer.pos]
-    holds_pre_squash = bool((np.abs(filled) > 1).any())
+    holds_pre_squash = getattr(buffer, "holds_pre_squash", None)
+    if holds_pre_squash is None:
+        holds_pre_squash = bool((np.abs(filled) > 1).any())
     if pre_squash and not holds_pre_squash:
         filled[:] = np.arctanh(np.clip(filled, EDGE - 1, 1 - EDGE))
     elif holds_pre_squash and not pre_squash:
         filled[:] = np.tanh(filled)
+    buffer.holds_pre_squash = pre_squash

@@ -34,7 +34,9 @@ OPERATIONS = {
 
 OWN_NAMES = {"noise", "action", "log_prob", "path_log_prob"}
 
-HUGE = 1e3  # of an observation
+HUGE = 1e10
+"""A bound of observations that says that there is none."""
+
 TOLERANCE = 1e-5
 """Between torch and ONNX, of numbers up to 1 in size; relative to larger ones."""
 
@@ -143,11 +145,11 @@ def _inputs(part: PolicyPart, batch: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(batch)
     space = copy.deepcopy(part.policy.observation_space)  # with a generator of its own
     space.seed(batch)
-    samples = [space.sample() for _ in range(batch)]
-    parts = {key: [sample[key] for sample in samples] for key in space} if isinstance(space, spaces.Dict) else samples
-    if not isinstance(parts, dict):
-        parts = {"observation": parts}
-    inputs = {key: torch.as_tensor(_moderate(np.stack(values))) for key, values in parts.items()}
+    named = space.spaces if isinstance(space, spaces.Dict) else {"observation": space}
+    inputs = {
+        key: torch.as_tensor(np.stack([_moderate(one.sample(), one) for _ in range(batch)]))
+        for key, one in named.items()
+    }
     if isinstance(part, Sample):
         return inputs | dict(noise=torch.randn(batch, part.noise_size, generator=generator))
     if isinstance(part, LogProb):
@@ -162,12 +164,12 @@ def _inputs(part: PolicyPart, batch: int) -> dict[str, Tensor]:
     return inputs
 
 
-def _moderate(samples: np.ndarray) -> np.ndarray:
-    """Standard normal numbers for huge ones, of a box whose bounds are as good as none: at those all would saturate."""
-    if samples.dtype.kind != "f":
-        return samples
-    normal = np.random.default_rng(0).standard_normal(samples.shape).astype(samples.dtype)
-    return np.where(np.abs(samples) > HUGE, normal, samples)
+def _moderate(sample: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """With standard normal numbers where bounds are as good as none, as Gymnasium has them where there are none."""
+    if not isinstance(space, spaces.Box) or sample.dtype.kind != "f":
+        return sample
+    normal = space.np_random.standard_normal(sample.shape).astype(sample.dtype)
+    return np.where((np.abs(space.low) > HUGE) & (np.abs(space.high) > HUGE), normal, sample)
 
 
 @contextmanager

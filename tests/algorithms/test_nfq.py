@@ -231,11 +231,20 @@ def test_the_temperature_is_learned_fixed_or_scheduled(ent_coef, tmp_path):
 def test_another_temperature_than_the_saved_one_holds(saved, given, tmp_path):
     nfq(flow="gaussian", ent_coef=saved).save(tmp_path / "model")
     model = NFQ.load(tmp_path / "model", env=Aim(), ent_coef=given)
-    model.learn(100)
     assert model.ent_coef == given and model.temperature == pytest.approx(0.02)
+    model.learn(100)
+    assert model.temperature == pytest.approx(0.02)
+    with pytest.raises(TypeError, match="fixed in the file and learned"):
+        NFQ.load(tmp_path / "model", ent_coef="auto")
 
 
-@pytest.mark.parametrize("ent_coef", [0, 0.0, -0.1, lambda _: 0.0])
+def test_a_learned_temperature_does_not_become_a_fixed_one(tmp_path):
+    nfq(flow="gaussian", ent_coef="auto").save(tmp_path / "model")
+    with pytest.raises(TypeError, match=r"learned in the file and fixed with ent_coef=0\.1"):
+        NFQ.load(tmp_path / "model", ent_coef=0.1)
+
+
+@pytest.mark.parametrize("ent_coef", [0, 0.0, -0.1, "0", "linear_0.2_-0.1", lambda _: 0.0])
 def test_without_a_temperature_nothing_would_be_learned(ent_coef):
     with pytest.raises(ValueError, match="ent_coef must be above zero"):
         nfq(ent_coef=ent_coef)
@@ -256,6 +265,19 @@ def test_transitions_that_sac_has_collected_are_taken_over_and_the_other_way_rou
     sac.load_replay_buffer(tmp_path / "nfq")
     np.testing.assert_allclose(sac.replay_buffer.actions[:200], filled, atol=1e-4)
     assert not sac.replay_buffer.actions[200:].any(), "nothing is there yet"
+
+
+def test_a_buffer_of_small_actions_is_not_taken_for_sacs(tmp_path):
+    model = nfq(learning_starts=300, buffer_size=400)
+    model.learn(200)
+    model.replay_buffer.actions *= 0.1
+    kept = model.replay_buffer.actions.copy()
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer")
+    np.testing.assert_array_equal(model.replay_buffer.actions, kept)
+    sac = SAC("FlowPolicy", Aim(), buffer_size=400, device="cpu")
+    sac.load_replay_buffer(tmp_path / "buffer")
+    np.testing.assert_allclose(sac.replay_buffer.actions, np.tanh(kept), rtol=1e-5)
 
 
 def test_it_learns_and_its_deterministic_action_is_the_densest(tmp_path):

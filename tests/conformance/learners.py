@@ -112,7 +112,7 @@ _table = [
     _learner("TRPO", TRPO, TRPO, _trpo, small=dict(flow="affine")),
     _learner("flowrl SAC", algorithms.SAC, SAC, OFF_POLICY),
     _learner("flowrl PPO", algorithms.PPO, PPO, MINIBATCHES),
-    _learner("NFQ", algorithms.NFQ, SAC, OFF_POLICY | dict(ent_coef="auto"), without=frozenset({"train/actor_loss"})),
+    _learner("NFQ", algorithms.NFQ, SAC, OFF_POLICY, without=frozenset({"train/actor_loss", "train/ent_coef_loss"})),
     _learner("NFAC", algorithms.NFAC, SAC, OFF_POLICY),
     _learner("SNF", algorithms.SNF, PPO, MINIBATCHES, refuses=ALL | OWN_OF_SNF),
 ]

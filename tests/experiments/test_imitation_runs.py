@@ -185,11 +185,11 @@ def test_normalised_clones_take_their_statistics_along(expert, root):
         (["--agent", "flow-sac", "--from", "EXPERT", "--flow", "radial"], "its flow is triangular, not radial"),
         (
             ["--agent", "flow-sac", "--from", "EXPERT", "--set", "policy_kwargs.flow_kwargs={'context_gain':0.5}"],
-            "its context_gain is None, not 0.5",
+            "its context_gain is 1.0, not 0.5",
         ),
         (
             ["--agent", "flow-sac", "--from", "EXPERT", "--set", "policy_kwargs.activation_fn=Tanh"],
-            "its activation_fn is",
+            "its activation_fn is ReLU, not Tanh",
         ),
         (["--agent", "flow-sac", "--from", "EXPERT", "--set", "policy_kwargs.net_arch=[9]"], "the policies differ"),
         (["--agent", "flow-sac", "--from", "nowhere"], "nowhere is no run directory"),

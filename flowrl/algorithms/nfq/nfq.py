@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import ConstantSchedule
 from torch import Tensor
 
 from flowrl.algorithms.nfq.cost import why_slow
@@ -94,7 +95,7 @@ class NFQ(OfflineMixin, SAC):
         self.ent_coef_schedule = _schedule(given)
         if self.ent_coef_schedule is not None:
             self.ent_coef = self.ent_coef_schedule(1.0)
-            if not self.ent_coef > 0:
+            if not (self.ent_coef > 0 and self.ent_coef_schedule(0.0) >= 0):
                 raise ValueError(
                     f"ent_coef must be above zero, got {given!r}: Q = V + alpha log pi, by which pi learns."
                 )
@@ -108,11 +109,24 @@ class NFQ(OfflineMixin, SAC):
                 stacklevel=3,
             )
 
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> Any:
+        """See SB3's `BaseAlgorithm.load`; another ``ent_coef`` than the saved one holds, where neither is learned."""
+        model = super().load(*args, **kwargs)
+        model._follow_schedule()
+        return model
+
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """See SB3's `SAC.train`."""
+        self._follow_schedule()
+        super().train(gradient_steps, batch_size)
+
+    def _follow_schedule(self) -> None:
         if self.ent_coef_schedule is not None:
             self.ent_coef_tensor.fill_(self.ent_coef_schedule(self._current_progress_remaining))
-        super().train(gradient_steps, batch_size)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "ent_coef_schedule"]
 
     def _update_learning_rate(self, optimizers: Any) -> None:
         super()._update_learning_rate(optimizers)
@@ -167,5 +181,7 @@ def _schedule(ent_coef: Any) -> Schedule | None:
     if callable(ent_coef):
         return ent_coef
     if not isinstance(ent_coef, str):
-        return lambda _: float(ent_coef)
-    return linear_schedule(ent_coef) if ent_coef.startswith(PREFIX) else None
+        return ConstantSchedule(float(ent_coef))
+    if ent_coef.startswith("auto"):
+        return None
+    return linear_schedule(ent_coef) if ent_coef.startswith(PREFIX) else ConstantSchedule(float(ent_coef))

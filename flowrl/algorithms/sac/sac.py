@@ -49,6 +49,27 @@ class SAC(UpdateFormMixin, sac.SAC):
             normalization.observe(obs_as_tensor(new_obs, self.device))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
+        """
+        See SB3's `BaseAlgorithm.set_parameters`.
+
+        :raises TypeError: where the temperature is learned there and fixed here, or the other way round
+        """
+        if isinstance(load_path_or_dict, dict) and exact_match:
+            learned = "ent_coef_optimizer" in load_path_or_dict
+            if learned != (self.ent_coef_optimizer is not None):
+                here, there = ("learned", "fixed") if not learned else ("fixed", "learned")
+                raise TypeError(  # a ValueError is SB3's to look at
+                    f"The temperature is {there} in the file and {here} with ent_coef={self.ent_coef!r}: load the "
+                    "model without ent_coef, or give a new one its policy (model.policy.load_state_dict)."
+                )
+        super().set_parameters(load_path_or_dict, exact_match, device)
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """As SB3's; the file says which form its actions have."""
+        self.replay_buffer.holds_pre_squash = self.holds_pre_squash  # type: ignore[union-attr]
+        super().save_replay_buffer(path)
+
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """As SB3's; actions that NFQ has collected become SAC's, and the other way round."""
         super().load_replay_buffer(path, truncate_last_traj)
