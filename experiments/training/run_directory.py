@@ -152,9 +152,13 @@ class RunDirectory:
             config = json.loads(path.read_text())
         except ValueError as error:  # of JSON, or of UTF-8
             raise UsageError(f"{path} is not valid JSON ({error})") from None
-        if not isinstance(config, dict):
-            raise UsageError(f"{path} is damaged or no run's: it is no mapping")
-        return Config(path, config)
+        parts = config if isinstance(config, dict) else {"it": config}
+        for name in ("it", "environment", "hyperparameters"):
+            if name in parts and not isinstance(parts[name], dict):
+                raise UsageError(f"{path} is damaged or no run's: {name} is no mapping")
+        return Config(
+            path, {key: Config(path, part) if isinstance(part, dict) else part for key, part in config.items()}
+        )
 
     @config.setter
     def config(self, config: dict[str, Any]) -> None:

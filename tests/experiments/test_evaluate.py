@@ -58,11 +58,18 @@ def test_video(runs):
     assert video.stat().st_size > 1_000
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x80", b"", b"[]", b"{}", b'{"agent": "flowsac"}', "flowsac"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"\xff\xfe\x80", b"", b"[]", b"{}", b'{"agent": "flowsac"}'),
+        *(dict(agent="flowsac"), dict(environment=None), dict(hyperparameters=[])),
+    ],
+    ids=str,
+)
 def test_a_damaged_configuration_is_one_line(runs, tmp_path, capsys, content):
-    if isinstance(content, str):
+    if isinstance(content, dict):
         config = json.loads((runs[1] / "config.json").read_text())
-        content = json.dumps(config | dict(agent=content)).encode()
+        content = json.dumps(config | content).encode()
     (tmp_path / "config.json").write_bytes(content)
     for command, words in ((evaluate.main, [str(tmp_path)]), (run.main, ["--resume", str(tmp_path)])):
         assert command(words) == 2
