@@ -56,9 +56,9 @@ class SAC(UpdateFormMixin, sac.SAC):
         :raises TypeError: where the temperature is learned there and fixed here, or the other way round
         """
         if isinstance(load_path_or_dict, dict) and exact_match:
-            learned = "ent_coef_optimizer" in load_path_or_dict
-            if learned != (self.ent_coef_optimizer is not None):
-                here, there = ("learned", "fixed") if not learned else ("fixed", "learned")
+            ours, _ = self._get_torch_save_params()
+            if set(ours) ^ set(load_path_or_dict) == {"ent_coef_optimizer"}:
+                here, there = ("learned", "fixed") if "ent_coef_optimizer" in ours else ("fixed", "learned")
                 raise TypeError(  # a ValueError is SB3's to look at
                     f"The temperature is {there} in the file and {here} with ent_coef={self.ent_coef!r}: load the "
                     "model without ent_coef, or give a new one its policy (model.policy.load_state_dict)."
