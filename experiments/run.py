@@ -2,12 +2,18 @@
 
 import argparse
 import math
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and experiments/ are not installed
 
 from experiments.training.errors import one_line_errors
+
+# A thread of OpenMP's that waits for another spins, by default for milliseconds. Where something else runs on one of
+# the cores, the other may wait for that very core: flow-sac was ten times slower then (11 steps/s in place of 103 on
+# two cores), and is as fast without company (206). torch reads this where it is imported first.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 EXAMPLES = """\
 examples:
