@@ -1,7 +1,9 @@
 """Where a loss or its gradient is not a number an optimiser takes no step, and training says so."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,22 +26,14 @@ def step_if_finite(*optimizers: Optimizer, max_grad_norm: float | None = None) -
     """
     groups = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
     finite = are_finite(parameter for group in groups for parameter in group)
-    if finite.device.type == "cpu" and not finite:
+    on_the_cpu = finite.device.type == "cpu"
+    if on_the_cpu and not finite:
         return finite
     for optimizer, group in zip(optimizers, groups):
-        fused = _is_fused(optimizer)
-        if not fused:
-            for gradient in (parameter.grad for parameter in group if parameter.grad is not None):
-                gradient.masked_fill_(~finite, 0.0)
-        if max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(group, max_grad_norm)
-        if fused:
-            optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # then the step is left out
-        try:
+        with nullcontext() if on_the_cpu else _left_out_unless(finite, optimizer, group):
+            if max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(group, max_grad_norm)
             optimizer.step()
-        finally:
-            if fused:
-                del optimizer.found_inf  # type: ignore[attr-defined]
     return finite
 
 
@@ -52,8 +46,19 @@ def are_finite(parameters: Iterable[Tensor]) -> Tensor:
     return torch.nn.utils.get_total_norm(gradients).square().isfinite()
 
 
-def _is_fused(optimizer: Optimizer) -> bool:
-    return type(optimizer) in (Adam, AdamW) and all(group["fused"] for group in optimizer.param_groups)
+@contextmanager
+def _left_out_unless(finite: Tensor, optimizer: Any, parameters: list[Tensor]) -> Iterator[None]:
+    """Inside, a step of a fused optimiser is left out unless that holds; of another it is one along zero."""
+    if type(optimizer) in (Adam, AdamW) and all(group["fused"] for group in optimizer.param_groups):
+        optimizer.found_inf = (~finite).float()
+        try:
+            yield
+        finally:
+            del optimizer.found_inf
+    else:
+        for gradient in (parameter.grad for parameter in parameters if parameter.grad is not None):
+            gradient.masked_fill_(~finite, 0.0)
+        yield
 
 
 def marked(loss: Tensor, finite: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which policies are made for which algorithm: NFQ's, NFAC's and SNF's are no other's, nor the other way round."""
+"""Which policies are made for which algorithm: NFQ, NFAC and SNF take their own alone, and no other takes these."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 from flowrl import algorithms
-from flowrl.algorithms.finite import step_if_finite
+from flowrl.algorithms.finite import _left_out_unless, are_finite, step_if_finite
 from flowrl.kernels import _RECORDED
 from flowrl.kernels.cuda_updates import RecordedSACUpdate
 from flowrl.side_by_side import side_by_side
@@ -105,6 +105,20 @@ def test_a_step_is_left_out_where_its_gradient_is_not_finite(device, fused, max_
         assert bool(step_if_finite(optimizer, max_grad_norm=max_grad_norm)) is moves
         assert torch.isfinite(weight).all() and torch.equal(weight, before) is not moves
     assert optimizer.state[weight]["step"] == 2, "what is left out is no step"
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_form_without_a_branch_leaves_a_step_out_too(fused):
+    """Of a GPU's updates, here on the CPU; an optimiser that is not fused has no momentum yet, by which it would move."""
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight], lr=0.1, fused=fused)
+    for gradient in (float("nan"), 1.0):
+        weight.grad = torch.full((3,), gradient)
+        finite = are_finite([weight])
+        with _left_out_unless(finite, optimizer, [weight]):
+            optimizer.step()
+        assert torch.equal(weight, torch.ones(3)) is not bool(finite)
+    assert not hasattr(optimizer, "found_inf")
 
 
 def test_parts_side_by_side_are_called_in_order():

@@ -37,7 +37,7 @@ class NFAC(SAC):
         :class:`flowrl.algorithms.nfac.held_noise.HeldNoise`; None: it is drawn at every step
     :param target_entropy: as SB3's; ``"auto_0.5"``: -0.5 d, for d action dimensions
     :raises ValueError: for an unknown risk; in training, where an observation or a reward is NaN or infinite
-    :raises flowrl.Diverged: in training, where a loss is
+    :raises flowrl.Diverged: in training, where a loss is NaN or infinite
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

@@ -14,7 +14,8 @@ alpha E_replayed[log pi* - log pi]: by actions that pi has left more than it sho
     L = \tfrac{1}{2} \sum_i E[w (Q_i - y)^2] / \max(E[w], 1/20)
 
 w is the probability with which the Metropolis algorithm would go from an action of pi's own to the replayed one. The
-truncated importance weight of Retrace (Munos et al. 2016) is min(1, pi / replayed), but nobody kept that denominator.
+truncated importance weight of Retrace (Munos et al. 2016) is min(1, pi / replayed), whose denominator the replay
+buffer does not store.
 
 Closest published: MEow (Chao et al. 2024, "Maximum Entropy Reinforcement Learning via Energy-Based Normalizing Flow"),
 whose flow is not normalised by itself and needs volume changes that depend on the state alone; V_1 and V_2 are what its
