@@ -109,7 +109,7 @@ def test_a_step_is_left_out_where_its_gradient_is_not_finite(device, fused, max_
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_the_form_without_a_branch_leaves_a_step_out_too(fused):
-    """Of a GPU's updates, here on the CPU; an optimiser that is not fused has no momentum yet, by which it would move."""
+    """Of a GPU's updates, here on the CPU. Adam has no momentum yet, by which it would move where it is not fused."""
     weight = nn.Parameter(torch.ones(3))
     optimizer = torch.optim.Adam([weight], lr=0.1, fused=fused)
     for gradient in (float("nan"), 1.0):
