@@ -117,6 +117,7 @@ def test_a_trial_that_another_process_has_just_begun_is_not_dead(fake, tmp_path)
     space = search_space("sac", True, ["learning_rate", "tau"])
     search = searches.Search(tmp_path / "study", space, ("--env", "Pendulum"), 300, (0, 1), 1, False)
     study = search.study()
+    study.enqueue_trial({"learning_rate": 1e-3, "tau": 0.01})  # one that does not diverge
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(searches.optimize, search, 1)
         while not study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
