@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
 
     config = run.config
     returns = record(
-        make_environment(Environment(**config["environment"])),
+        make_environment(Environment.of(config)),
         act,
         arguments.name,
         arguments.episodes,

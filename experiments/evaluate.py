@@ -61,7 +61,7 @@ def load(run: RunDirectory, which: str, device: str, **kwargs: Any) -> tuple[Bas
     :return: the model and the environment
     """
     config = run.config
-    environment = Environment(**config["environment"])
+    environment = Environment.of(config)
     find_environment(environment.id)  # imports the module that registers it
     env = make_vector_environment(
         environment, 1, config["normalize"], config["hyperparameters"]["gamma"], training=False, **kwargs

@@ -40,6 +40,21 @@ class Environment:
     name: str
     kwargs: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "Environment":
+        """
+        The environment of a run.
+
+        :param config: the run's configuration
+        :return: its environment
+        :raises UsageError: where the configuration has been damaged
+        """
+        try:
+            return cls(**config["environment"])
+        except TypeError as error:  # a key too many, or too few
+            message = str(error).removeprefix(f"{cls.__name__}.__init__() ")
+            raise UsageError(f"the run's config.json is damaged (its environment: {message})") from None
+
 
 def find_environment(name: str) -> Environment:
     """

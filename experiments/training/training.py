@@ -139,7 +139,7 @@ def training_environment(config: dict[str, Any]) -> VecEnv:
     :param config: the run's
     :return: the environments
     """
-    environment, gamma = Environment(**config["environment"]), config["hyperparameters"]["gamma"]
+    environment, gamma = Environment.of(config), config["hyperparameters"]["gamma"]
     vec_env = config.get("vec_env", "dummy")  # runs of earlier versions had no other
     return make_vector_environment(environment, config["n_envs"], config["normalize"], gamma, vec_env=vec_env)
 
@@ -179,7 +179,7 @@ def imitate(model: BaseAlgorithm, config: dict[str, Any]) -> None:
     """
     if not config["demonstrations"]:
         return
-    probe = make_environment(Environment(**config["environment"]))
+    probe = make_environment(Environment.of(config))
     probe.close()
     assert isinstance(probe.action_space, spaces.Box)  # make_environment refuses any other
     data_set = (config["demonstrations"], probe.observation_space, probe.action_space)
@@ -241,7 +241,7 @@ def resume(arguments: Namespace) -> int:
         for name in ("steps", "eval_every", "eval_episodes", "checkpoint_every"):
             if getattr(arguments, name) is not None:
                 config[name] = getattr(arguments, name)
-        environment = Environment(**config["environment"])
+        environment = Environment.of(config)
         find_environment(environment.id)  # imports the module that registers it
         agent = run.agent
         algorithm: Any = agent.sb3_algorithm if config.get("plain") else agent.algorithm
@@ -294,7 +294,7 @@ def train(
     config["sessions"].append(session(model))
     run.config = config
     console = Console()
-    environment = Environment(**config["environment"])
+    environment = Environment.of(config)
     say(
         console,
         f"{config['agent']} on {environment.id}, {config['steps']:,} steps, seed {config['seed']}, on {model.device}",

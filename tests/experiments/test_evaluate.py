@@ -63,6 +63,7 @@ def test_video(runs):
     [
         *(b"\xff\xfe\x80", b"", b"[]", b"{}", b'{"agent": "flowsac"}'),
         *(dict(agent="flowsac"), dict(environment=None), dict(hyperparameters=[])),
+        dict(environment=dict(id="Pendulum-v1", title="Pendulum")),
     ],
     ids=str,
 )
