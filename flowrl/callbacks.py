@@ -18,8 +18,6 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from flowrl.algorithms.gradients import actor_and_critic, gradient_norm
-from flowrl.plots.policies import density_figure
-from flowrl.plots.returns import return_figure
 from flowrl.policies.density import diagnose, has_diagnostics
 
 # The formats of SB3's logger that can hold neither figures nor hyperparameters.
@@ -155,6 +153,10 @@ class DensityFigure(BaseCallback):
             observed = self.locals["new_obs"] if normalization is None else normalization.get_original_obs()
             self.visited.append(_kept(observed))
         if self.num_timesteps >= self.next_step:
+            # Here, so that `import flowrl` does not import matplotlib, which takes longer than all of flowrl
+            from flowrl.plots.policies import density_figure
+            from flowrl.plots.returns import return_figure
+
             self.next_step = next_multiple(self.num_timesteps, self.every)
             if self.states is None:
                 self.states = _evenly_spaced(_concatenate(self.visited), self.n_states)

@@ -50,6 +50,7 @@ SAC("FlowPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[8]), learning_star
 PPO("FlowPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[8]), n_steps=8, batch_size=8).learn(8)
 assert wanted == {"sb3_contrib"}, wanted
 assert not [name for name in sys.modules if name.startswith("flowrl.envs.")]
+assert "matplotlib" not in sys.modules, "importing it takes longer than importing flowrl"
 """
 
 
