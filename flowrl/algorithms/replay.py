@@ -26,7 +26,8 @@ def sample(
     :param on_the_cpu: whether a batch of a plain buffer stays there, for one who copies it all at once
     :return: the batch, on the buffer's device
     """
-    if type(buffer) is not ReplayBuffer or env is not None or buffer.optimize_memory_usage:
+    is_plain = type(buffer) is ReplayBuffer and "sample" not in vars(buffer) and not buffer.optimize_memory_usage
+    if not is_plain or env is not None:
         return buffer.sample(batch_size, env=env)
     rows = np.random.randint(0, buffer.buffer_size if buffer.full else buffer.pos, size=batch_size)
     rows = rows * buffer.n_envs + np.random.randint(0, high=buffer.n_envs, size=batch_size)

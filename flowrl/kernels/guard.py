@@ -7,6 +7,8 @@ from torch import nn
 
 from flowrl.kernels.torch_internals import has_global_hooks
 
+AUTOCAST = "autocast is on, and a call of C computes in the weights' own precision"
+
 
 class Guard:
     """

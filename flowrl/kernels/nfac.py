@@ -31,8 +31,6 @@ def read_nfac_parts(model: Any) -> tuple[Parts | None, str]:
         return None, f"the critic's head is {type(head).__name__}, with an objective that the kernel does not know"
     if not is_flow and model.distortion is not neutral:
         return None, "the kernel measures the risk of a flow alone"
-    if model.drop_atoms:
-        return None, "the kernel does not pool atoms"
     atoms, bins = (head.n_atoms, head.n_bins) if is_flow else (head.size, 1)
     if atoms > constant("MAX_ATOMS") or bins > constant("MAX_BINS"):
         return None, "the critic has more atoms or bins than the kernel has room for"
@@ -57,12 +55,17 @@ class NFACUpdate(SACUpdate):
     def is_of(self, model: Any) -> bool:
         return self.distortion is model.distortion and super().is_of(model)
 
+    def why_not(self, model: Any) -> str:
+        return "the kernel does not pool atoms" if model.drop_atoms else super().why_not(model)
+
     def _drawn(self, model: Any, noise: list[Tensor]) -> list[Tensor]:
         return noise if model.moves_actor else noise[1:]
 
     def _prepare(self, job: Any, model: Any) -> None:
         super()._prepare(job, model)
         job.reward_scale = model.reward_scale
+        if isinstance(self.head, FlowHead):
+            job.smoothing_std = self.head.noise
         job.moves_actor, job.smallest = model.moves_actor, model.actor_pessimism
 
     def _losses(self, job: Any) -> list[float]:
@@ -77,7 +80,7 @@ class NFACUpdate(SACUpdate):
             returns.head, returns.bins, returns.atoms = FLOW, head.n_bins, head.n_atoms
             returns.is_fixed = head.is_fixed
             returns.weights = self.weights.data_ptr()
-            job.smoothing, job.smoothing_std = new(n, head.n_atoms), head.noise
+            job.smoothing = new(n, head.n_atoms)
             noise = [*noise, new.kept[-1]]
         else:
             returns.head, returns.bins, returns.atoms = CATEGORICAL, head.size, head.size

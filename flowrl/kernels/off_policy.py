@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
 from flowrl.kernels.adam import AdamStep, why_not_adam
-from flowrl.kernels.guard import Guard, are_same, are_silent
+from flowrl.kernels.guard import AUTOCAST, Guard, are_same, are_silent
 from flowrl.kernels.library import MAX_SIZES, Memory, load, run
 from flowrl.kernels.networks import Networks, Perceptron, is_stateless
 from flowrl.kernels.program import LoweredFlow, lowered
@@ -64,13 +64,16 @@ class OffPolicyUpdate:
 
     def is_of(self, model: SAC) -> bool:
         """Whether nothing that it was made of has been replaced, and no hook listens."""
-        return are_same(self._owners, _owners(model)) and self._guard.holds()
+        flow: Any = model.actor.flow
+        return are_same(self._owners, _owners(model)) and self._guard.holds() and self.parts.flow.is_of(flow)
 
     def _actor_parameters(self) -> list[Tensor]:
         return [*self.actor.parameters(), *self.parts.flow.weights()]
 
     def why_not(self, model: SAC) -> str:
         """What stands in the way now; "" if nothing does."""
+        if torch.is_autocast_enabled("cpu"):
+            return AUTOCAST
         for step, optimizer in self.steps(model):
             reason = why_not_adam(optimizer, step.parameters)
             if reason:
@@ -161,8 +164,8 @@ def read_parts(model: SAC, critic_class: type) -> tuple[Parts | None, str]:
     """
     actor: Any = model.actor
     critic, target = model.critic, model.critic_target
-    if model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        return None, f"the device is {model.device}, or autocast is on"
+    if model.device.type != "cpu":
+        return None, f"the device is {model.device}"
     if not issubclass(type(actor), FlowActorMixin) or actor.flow.is_external:
         return None, f"the actor is {type(actor).__name__}, not a flow of flowrl's recipes"
     for name in CALLED_BY_TORCH:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 
+from flowrl.algorithms.ppo.minibatches import is_array_backed
 from flowrl.kernels.adam import AdamStep, why_not_adam
 from flowrl.kernels.flow import flow_job
-from flowrl.kernels.guard import Guard, are_silent
+from flowrl.kernels.guard import AUTOCAST, Guard, are_silent
 from flowrl.kernels.library import MAX_SIZES, POINTER, Memory, function, load, pointers
 from flowrl.kernels.networks import Networks, Perceptron, is_stateless
 from flowrl.kernels.program import LoweredFlow, lowered
@@ -59,13 +60,18 @@ class PPOUpdate:
 
     def is_of(self, model: PPO) -> bool:
         """Whether nothing that it was made of has been replaced, and no hook listens."""
-        return self._policy is model.policy and self._guard.holds()
+        flow: Any = model.policy.action_net
+        return self._policy is model.policy and self._guard.holds() and self.parts.flow.is_of(flow)
 
     def _parameters(self) -> list[Tensor]:
         return [*self.actor.parameters(), *self.parts.flow.weights(), *self.critic.parameters()]
 
     def why_not(self, model: PPO) -> str:
         """What stands in the way now; "" if nothing does."""
+        if torch.is_autocast_enabled("cpu"):
+            return AUTOCAST
+        if not is_array_backed(model.rollout_buffer):
+            return f"the rollout lies in a {type(model.rollout_buffer).__name__} that hands out minibatches by itself"
         optimizer = model.policy.optimizer
         fits = "parameters differ in type or device, or are not contiguous"
         return why_not_adam(optimizer, self.adam.parameters) or ("" if self.adam.read(optimizer) else fits)
@@ -100,7 +106,8 @@ class PPOUpdate:
         job.adam = self.adam.job
         job.normalize, job.clip = model.normalize_advantage, clip_range
         job.clip_values = -1.0 if clip_range_vf is None else clip_range_vf
-        job.entropy_weight, job.value_weight, job.max_norm = model.ent_coef, model.vf_coef, model.max_grad_norm
+        job.entropy_weight, job.value_weight = model.ent_coef, model.vf_coef
+        job.max_norm = math.inf if model.max_grad_norm is None else model.max_grad_norm
         job.max_kl = float("inf") if model.target_kl is None else 1.5 * model.target_kl
         losses = (ctypes.c_double * (len(LOSSES) * len(_sizes(steps, size))))()
         job.losses = ctypes.addressof(losses)
@@ -152,8 +159,8 @@ def read_parts(model: PPO) -> tuple[Parts | None, str]:
     :return: what its update is made of and ""; or None and why C cannot serve
     """
     policy: Any = model.policy
-    if model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        return None, f"the device is {model.device}, or autocast is on"
+    if model.device.type != "cpu":
+        return None, f"the device is {model.device}"
     if not issubclass(type(policy), FlowActorCriticMixin) or policy.action_net.is_external:
         return None, f"the policy is {type(policy).__name__}, not a flow policy of flowrl's recipes"
     for name, base in CALLED_BY_TORCH.items():
@@ -165,8 +172,6 @@ def read_parts(model: PPO) -> tuple[Parts | None, str]:
     found = lowered(policy.action_net)
     if found is None or type(policy.action_dist) is not FlowDistribution:
         return None, "the flow has layers that the kernel does not know"
-    if type(model.rollout_buffer) is not RolloutBuffer:
-        return None, f"the rollout lies in a {type(model.rollout_buffer).__name__}, not in arrays"
     extractor = policy.mlp_extractor
     actor, critic = (Perceptron.read(net) for net in (extractor.policy_net, extractor.value_net))
     actor = actor and actor.followed_by(policy.action_net.context_map)

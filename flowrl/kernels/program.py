@@ -88,6 +88,11 @@ class LoweredFlow:
         steps: list[Any] = [lower(layer, offset) for layer, offset in zip(self.layers, islice(offsets, len(layers)))]
         steps += [Step(KINDS["GAUSSIAN"], offset=0)] * is_last
         self.program = Program(steps, log_std_max) if steps and None not in steps else None
+        self.log_std_max = log_std_max
+
+    def is_of(self, flow: Flow) -> bool:
+        """Whether a flow's bound is the program's still, and its layers those that it was made of, unhooked."""
+        return self.log_std_max == flow.log_std_max and self.guard.holds()
 
     def weights(self) -> list[Tensor]:
         """Those of the couplings' networks, in the kernel's order."""
@@ -100,7 +105,7 @@ _LOWERED: WeakKeyDictionary[Flow, LoweredFlow] = WeakKeyDictionary()
 def lowered(flow: Flow) -> LoweredFlow | None:
     """A flow's program; None where the kernel does not know all of its layers, or a hook listens to one."""
     found = _LOWERED.get(flow)
-    if found is None or not found.guard.holds():
+    if found is None or not found.is_of(flow):
         if flow.is_external:
             return None
         found = _LOWERED[flow] = LoweredFlow(flow.layers, flow.features, log_std_max=flow.log_std_max)

@@ -16,9 +16,8 @@ for the action so far inside: the edge itself is the image of u = tanh^-1(1) = i
 
 def action_box(action_space: spaces.Box, like: Tensor) -> tuple[Tensor, Tensor]:
     """Lower edge and half-width of a box of actions, each of shape ``(d,)``, with the dtype and device of ``like``."""
-    low = torch.as_tensor(action_space.low.flatten(), dtype=like.dtype, device=like.device)
-    high = torch.as_tensor(action_space.high.flatten(), dtype=like.dtype, device=like.device)
-    return low, (high - low) / 2
+    half = action_space.high / 2 - action_space.low / 2  # in the box's own precision, and without overflow
+    return torch.from_numpy(action_space.low.flatten()).to(like), torch.from_numpy(half.flatten()).to(like)
 
 
 def check_flow_arguments(
@@ -47,10 +46,11 @@ def check_flow_arguments(
             "gymnasium.wrappers.TransformAction(env, lambda action: np.rint(action).astype(dtype), "
             "gymnasium.spaces.Box(low, high, dtype=np.float32))."
         )
-    if (fixed := np.flatnonzero(action_space.low == action_space.high)).size:
+    half = np.asarray(action_space.high / 2 - action_space.low / 2, np.float32)
+    if (fixed := np.flatnonzero(half == 0)).size:
         raise ValueError(
-            f"The box of actions has no width at index {fixed.tolist()} (low == high): what cannot vary has no "
-            "density. Leave it out of the action space and add it in the environment."
+            f"The box of actions has no width at index {fixed.tolist()} (low == high, or nearly): what cannot vary has "
+            "no density. Leave it out of the action space and add it in the environment."
         )
     if deterministic_action not in ("mean", "densest", "best")[: 2 + critic]:
         allowed = (

@@ -53,16 +53,19 @@ class ActionDensity:
         """
         distribution = self.get_distribution(obs)
         of_policy = next(self.parameters())  # its dtype and device
-        action = env_action.reshape(env_action.shape[0], -1).to(of_policy)
+        action = env_action.reshape(env_action.shape[0], -1)
         if not self.squash_output:
-            return distribution.log_prob(action)
+            return distribution.log_prob(action.to(of_policy))
+        # Where an action lies in its box is found in the box's precision, which may be more than the policy's
+        high = torch.from_numpy(self.action_space.high.flatten())
+        action = action.to(of_policy.device, torch.promote_types(high.dtype, of_policy.dtype))
         low, half = action_box(self.action_space, action)
-        high = torch.as_tensor(self.action_space.high.flatten(), dtype=low.dtype, device=low.device)
+        high = high.to(action)
         outside = ((action < low) | (action > high)).any(-1) & ~action.isnan().any(-1)
-        action = (action - low) / half - 1
+        action = ((action - low) / half - 1).to(of_policy)
         if distribution.pre_squash:
             action = distribution.distribution.squash.inverse_and_ladj(action)[0]  # type: ignore[union-attr]
-        return (distribution.log_prob(action) - half.log().sum()).masked_fill(outside, -torch.inf)
+        return (distribution.log_prob(action) - half.log().sum().to(of_policy)).masked_fill(outside, -torch.inf)
 
     def entropy(self, obs: PyTorchObs, n_samples: int = 16) -> Tensor:
         """Monte-Carlo estimate of the differential entropy of the environment's action, differentiable.

@@ -108,18 +108,21 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
     def _compiled_act(self, obs: Any, deterministic: bool, with_values: bool = False) -> Any:
         """See :func:`flowrl.compiled.compiled_act`; None too where a subclass acts in its own way."""
         cls: Any = type(self)
+        extractor = self.mlp_extractor
         if (
             cls.get_distribution is not ActorCriticPolicy.get_distribution
             or cls._get_action_dist_from_latent is not FlowActorCriticMixin._get_action_dist_from_latent
             or cls.extract_features is not ActorCriticPolicy.extract_features
             or not vars(self).keys().isdisjoint(OVERRIDDEN)
-            or type(self.mlp_extractor) is not MlpExtractor
+            or type(extractor) is not MlpExtractor
+            or extractor._forward_hooks
+            or extractor._forward_pre_hooks
+            or not vars(extractor).keys().isdisjoint(("forward", "forward_actor", "forward_critic"))
             or (deterministic and self.action_dist.deterministic_action != "mean")
             or (with_values and not self.share_features_extractor)
         ):
             return None
         features = partial(BasePolicy.extract_features, self, obs, self.pi_features_extractor)  # type: ignore
-        extractor = self.mlp_extractor
         value = (extractor.value_net, self.value_net) if with_values else None
         return compiled_act(self.action_net, self.action_dist, extractor.policy_net, features, deterministic, value)
 

@@ -238,10 +238,20 @@ def test_another_temperature_than_the_saved_one_holds(saved, given, tmp_path):
         NFQ.load(tmp_path / "model", ent_coef="auto")
 
 
+def test_a_temperature_that_is_set_by_hand_holds(tmp_path):
+    model = nfq(flow="gaussian", ent_coef=0.5).learn(60)
+    model.ent_coef = 0.02
+    assert model.learn(10, reset_num_timesteps=False).temperature == pytest.approx(0.02)
+    model.save(tmp_path / "model")
+    assert NFQ.load(tmp_path / "model").temperature == pytest.approx(0.02)
+
+
 def test_a_learned_temperature_does_not_become_a_fixed_one(tmp_path):
     nfq(flow="gaussian", ent_coef="auto").save(tmp_path / "model")
     with pytest.raises(TypeError, match=r"learned in the file and fixed with ent_coef=0\.1"):
         NFQ.load(tmp_path / "model", ent_coef=0.1)
+    with pytest.raises(TypeError, match=r"learned in the file and fixed with ent_coef=0\.1"):
+        nfq(flow="gaussian", ent_coef=0.1).set_parameters(tmp_path / "model")
 
 
 @pytest.mark.parametrize("ent_coef", [0, 0.0, -0.1, "0", "linear_0.2_-0.1", lambda _: 0.0])

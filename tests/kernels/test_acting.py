@@ -150,6 +150,20 @@ def test_where_a_hook_listens_torch_acts(algorithm, which):
     assert fused(policy, obs) is not None
 
 
+def test_where_a_hook_listens_to_the_owner_of_ppos_networks_torch_acts():
+    policy, obs = policy_of("PPO"), observations(2).double()
+    calls = []
+    handle = policy.mlp_extractor.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        policy(obs)
+        assert calls
+        handle.remove()
+        network = policy.mlp_extractor.policy_net
+        policy.mlp_extractor.forward_actor = lambda features: calls.append(2) or network(features)
+        policy._predict(obs)
+    assert calls == [1, 2]
+
+
 def test_where_hooks_listen_to_every_module_torch_acts():
     policy, obs = policy_of("SAC"), observations(2).double()
     handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)

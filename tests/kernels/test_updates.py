@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import Env, spaces
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 from torch import nn
 
@@ -301,6 +302,51 @@ def test_what_c_cannot_honour_sends_the_update_to_torch_and_is_said_once(algorit
     model.choose_update()
     assert model.update_form == "torch" and reason in model.update_reason
     assert sum(reason in record.getMessage() for record in caplog.records) == 1
+
+
+def own_rollouts(model: Any) -> None:
+    class Rollouts(RolloutBuffer):
+        """One's own, which may hand out minibatches as it likes."""
+
+    model.rollout_buffer.__class__ = Rollouts
+
+
+SETTINGS = {
+    "atoms to drop": ("NFAC", lambda model: setattr(model, "drop_atoms", 3), "pool atoms"),
+    "a rollout buffer of one's own": ("PPO", own_rollouts, "hands out minibatches by itself"),
+    "its method": ("PPO", lambda model: setattr(model.rollout_buffer, "get", model.rollout_buffer.get), "by itself"),
+}
+
+
+@pytest.mark.parametrize("change", SETTINGS)
+def test_a_setting_that_c_does_not_know_sends_the_update_to_torch_for_as_long_as_it_stands(change):
+    algorithm, apply, reason = SETTINGS[change]
+    model = make(algorithm, 2)
+    apply(model)
+    model.choose_update()
+    assert model.update_form == "torch" and reason in model.update_reason
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_under_autocast_updates_are_those_of_torch(algorithm):
+    model = make(algorithm, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.choose_update()
+        assert model.update_form == "torch" and "autocast" in model.update_reason
+    model.choose_update()
+    assert model.update_form == "C"
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO", "NFAC"])
+def test_numbers_that_are_set_later_are_read(algorithm):
+    models = [make(algorithm, 2) for _ in range(2)]
+    for model in models:
+        (model.policy.action_net if algorithm == "PPO" else model.actor.flow).log_std_max = -1.0
+        if algorithm == "NFAC":
+            model.critic.head.noise = 1.0
+        if algorithm == "PPO":
+            model.max_grad_norm = None
+    assert_same(models, *([] if algorithm == "PPO" else [32]))
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])

@@ -169,6 +169,7 @@ def test_without_squash_actions_are_clipped_to_the_box():
 @pytest.mark.parametrize("algorithm", OFF_POLICY)
 def test_target_entropy_is_of_densities_on_the_unit_box(algorithm):
     """-d whatever the box's size: `action_log_prob` has no term of the environment's units."""
+    assert build(algorithm, target_entropy="-3").target_entropy == -3.0, "nats, as SB3 takes it"
     model = build(algorithm)
     assert model.target_entropy == -2.0
     obs = observations(64)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 
 import flowrl
 from flowrl.policies.density import action_log_prob, diagnose
@@ -32,6 +32,22 @@ def test_one_state_goes_with_many_actions(twins):
     for policy in twins:
         one, many = (action_log_prob(policy, torch.zeros(n, 3), actions) for n in (1, 7))
         torch.testing.assert_close(one, many)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("algorithm", [SAC, PPO])
+@pytest.mark.parametrize("low, width", [(1e6, 1.0), (1e9, 1e-3)])
+def test_a_box_that_float32_does_not_resolve_has_a_density_in_its_own_precision(algorithm, low, width):
+    class Far(Aim):
+        def __init__(self):
+            super().__init__()
+            self.action_space = spaces.Box(low, low + width, (1,), np.float64)
+
+    policy = algorithm("FlowPolicy", Far(), device="cpu").policy
+    states, actions = torch.zeros(4_001, 3), low + width * torch.linspace(0, 1, 4_001, dtype=torch.float64)[:, None]
+    density = policy.log_prob(states, actions).exp().double()
+    assert torch.trapezoid(density, actions[:, 0] - low).item() == pytest.approx(1.0, abs=5e-3)
+    assert policy.entropy(states[:1], 1_000).item() == pytest.approx(np.log(width), abs=0.5)
 
 
 @torch.no_grad()

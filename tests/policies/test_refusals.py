@@ -71,9 +71,10 @@ def test_dictionaries_of_observations_need_the_policy_for_them(algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
-def test_a_box_without_width_is_refused(algorithm):
-    with pytest.raises(ValueError, match=r"no width at index \[1\] \(low == high\)"):
-        build(algorithm, Aim(low=(-1.0, 0.5), high=(1.0, 0.5)))
+@pytest.mark.parametrize("low, high", [(0.5, 0.5), (0.0, 1e-45)])
+def test_a_box_without_width_is_refused(algorithm, low, high):
+    with pytest.raises(ValueError, match=r"no width at index \[1\] \(low == high"):
+        build(algorithm, Aim(low=(-1.0, low), high=(1.0, high)))
 
 
 def test_nan_is_found_without_a_squash_too():

@@ -31,15 +31,16 @@ class NFQ(OfflineMixin, SAC):
     `flowrl.algorithms.nfq.update`.
 
     It acts by sampling the flow pi, which is the soft-optimal policy of Q exactly. Arguments are those of SB3's SAC,
-    and these. The replay buffer holds u = atanh(a), as the policy emits it.
+    these by keyword; ``ent_coef`` may be set by hand between two trainings. The replay buffer holds u = atanh(a), as
+    the policy emits it.
 
     :param learning_rate: of the values V_i and the temperature
     :param flow_lr_scale: by what it is multiplied for the flow. In a state that is met with one action, an error of V
         cannot be told from an advantage of that action. A flow that learns as fast as the values takes in their errors,
         and V rises with them (docs/nfq.md). A features extractor that both share learns with the flow
     :param ent_coef: alpha, above zero: a number, for rewards of the order of 1; a schedule, of the training that
-        remains (1 to 0), or ``"linear_0.2_0.02"``: from the first to the second; or SAC's ``"auto"`` or ``"auto_0.1"``,
-        with which the alpha inside Q moves, and HalfCheetah was not learned (docs/nfq.md)
+        remains (1 to 0), or ``"linear_0.2_0.02"``: from the first to the second, which may be zero; or SAC's
+        ``"auto"`` or ``"auto_0.1"``, with which the alpha inside Q moves, and HalfCheetah was not learned (docs/nfq.md)
     :param importance_floor: c, the least weight of a replayed action beside those that pi would take again, in [0, 1].
         At 0 V is not raised by what pi has left, but a narrow pi learns from few actions. At 1 all count the same: for
         a data set, whose actions pi never chose
@@ -92,13 +93,9 @@ class NFQ(OfflineMixin, SAC):
 
     def _setup_model(self) -> None:
         given = self.ent_coef
-        self.ent_coef_schedule = _schedule(given)
+        self._take_ent_coef()
         if self.ent_coef_schedule is not None:
             self.ent_coef = self.ent_coef_schedule(1.0)
-            if not (self.ent_coef > 0 and self.ent_coef_schedule(0.0) >= 0):
-                raise ValueError(
-                    f"ent_coef must be above zero, got {given!r}: Q = V + alpha log pi, by which pi learns."
-                )
         super()._setup_model()
         self.ent_coef = given
         reason = why_slow(self.actor.flow)
@@ -121,12 +118,22 @@ class NFQ(OfflineMixin, SAC):
         self._follow_schedule()
         super().train(gradient_steps, batch_size)
 
+    def _take_ent_coef(self) -> None:
+        """From ``ent_coef`` to its schedule, which is None where alpha is learned."""
+        self._taken_ent_coef, self.ent_coef_schedule = self.ent_coef, _schedule(self.ent_coef)
+        if self.ent_coef_schedule and not (self.ent_coef_schedule(1.0) > 0 and self.ent_coef_schedule(0.0) >= 0):
+            raise ValueError(
+                f"ent_coef must be above zero, got {self.ent_coef!r}: Q = V + alpha log pi, by which pi learns."
+            )
+
     def _follow_schedule(self) -> None:
+        if self.ent_coef is not self._taken_ent_coef and self.ent_coef_schedule is not None:  # it was set by hand
+            self._take_ent_coef()
         if self.ent_coef_schedule is not None:
             self.ent_coef_tensor.fill_(self.ent_coef_schedule(self._current_progress_remaining))
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "ent_coef_schedule"]
+        return [*super()._excluded_save_params(), "ent_coef_schedule", "_taken_ent_coef"]
 
     def _update_learning_rate(self, optimizers: Any) -> None:
         super()._update_learning_rate(optimizers)

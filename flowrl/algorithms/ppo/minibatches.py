@@ -43,5 +43,5 @@ def minibatches(rollout: RolloutBufferSamples, size: int) -> Iterator[RolloutBuf
 
 
 def is_array_backed(buffer: RolloutBuffer) -> bool:
-    """Whether a buffer is SB3's own of arrays; others (of dictionaries) hand out minibatches of their own."""
-    return type(buffer) is RolloutBuffer
+    """Whether a buffer is SB3's own of arrays; others (of dictionaries, your own) hand out minibatches themselves."""
+    return type(buffer) is RolloutBuffer and "get" not in vars(buffer)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from stable_baselines3 import sac
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import obs_as_tensor
 
 from flowrl.algorithms.finite import check_losses
@@ -55,7 +56,10 @@ class SAC(UpdateFormMixin, sac.SAC):
 
         :raises TypeError: where the temperature is learned there and fixed here, or the other way round
         """
-        if isinstance(load_path_or_dict, dict) and exact_match:
+        if not isinstance(load_path_or_dict, dict):
+            _, found, _ = load_from_zip_file(load_path_or_dict, load_data=False, device=device)
+            load_path_or_dict = found or {}
+        if exact_match:
             ours, _ = self._get_torch_save_params()
             if set(ours) ^ set(load_path_or_dict) == {"ent_coef_optimizer"}:
                 here, there = ("learned", "fixed") if "ent_coef_optimizer" in ours else ("fixed", "learned")
@@ -123,7 +127,9 @@ def target_entropy(given: str | float, action_space: Any) -> str | float:
     if not isinstance(given, str) or given == "auto":
         return given
     try:
-        return -float(given.removeprefix("auto_")) * math.prod(action_space.shape)
+        if given.startswith("auto_"):
+            return -float(given.removeprefix("auto_")) * math.prod(action_space.shape)
+        return float(given)
     except ValueError:
         raise ValueError(f'target_entropy is "auto", "auto_0.5" or a number of nats, got {given!r}.') from None
 
