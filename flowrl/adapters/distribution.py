@@ -47,19 +47,42 @@ class ExternalDistribution(ReparameterizedDistribution):
         return self.distribution.log_prob(value)
 
     def center(self) -> Tensor:
-        """The base's mean pushed through (torch's or zuko's flow), else its own mean, else the densest of a draw."""
+        """
+        The base's mean pushed through (torch's or zuko's flow), else the distribution's own mean; the mode where the
+        mean is not finite, as a Cauchy's. Without either the densest of a draw.
+        """
         distribution = self.distribution
         if isinstance(distribution, TransformedDistribution):
-            x = distribution.base_dist.mean
-            for transform in distribution.transforms:
-                x = transform(x)
-            return x
-        if hasattr(distribution, "transform") and hasattr(distribution, "base"):  # zuko: transform maps data to noise
-            return distribution.transform.inv(distribution.base.mean.expand(*self.batch_shape, -1))
-        try:
-            return distribution.mean
-        except (NotImplementedError, AttributeError):
+            base, transforms = distribution.base_dist, distribution.transforms
+        elif hasattr(distribution, "transform") and hasattr(distribution, "base"):  # zuko: transform maps data to noise
+            base, transforms = distribution.base, [distribution.transform.inv]
+        else:
+            base, transforms = distribution, []
+        x = _mean_or_mode(base)
+        if x is None:
             return densest(self)
+        x = x.expand(torch.broadcast_shapes(x.shape, (*self.batch_shape, x.shape[-1])))
+        for transform in transforms:
+            x = transform(x)
+        return x
+
+
+def _mean_or_mode(distribution: Any) -> Tensor | None:
+    """The mean, the mode in its place where it is not finite; None: the distribution has neither."""
+    mean, mode = (_statistic(distribution, name) for name in ("mean", "mode"))
+    if mean is None:
+        return mode
+    if mode is None:
+        return mean if mean.isfinite().all() else None
+    return torch.where(mean.isfinite(), mean, mode)
+
+
+def _statistic(distribution: Any, name: str) -> Tensor | None:
+    try:
+        value = getattr(distribution, name)
+    except (NotImplementedError, AttributeError):
+        return None
+    return value if isinstance(value, Tensor) else None
 
 
 def densest(distribution: ReparameterizedDistribution) -> Tensor:

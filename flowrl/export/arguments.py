@@ -22,6 +22,8 @@ def as_data(value: Any, argument: str) -> Any:
     """
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise ValueError(f"{argument}={value} is above {MAX_INTEGER}, the largest whole number that a file may have.")
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

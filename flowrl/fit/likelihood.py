@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flowrl.fit.monitor import Monitor
 from flowrl.fit.optimization import Optimization, check_positive, prepared
+from flowrl.flows.flow import Flow
 
 EVALUATIONS = 100  # points of the curves
 EVALUATION_ROWS = 4_096  # rows that a point of a curve is an average over, at most
@@ -76,13 +77,14 @@ def fit_density(
     :raises ValueError: for shapes that do not fit, or data that are not finite
     :raises FloatingPointError: where the likelihood ceases to be finite; the flow has the best weights until then
     """
-    check_positive(steps=steps, batch_size=batch_size, learning_rate=learning_rate)
-    if patience is not None:
-        check_positive(patience=patience)
+    counts = dict(steps=steps, batch_size=batch_size) | ({} if patience is None else dict(patience=patience))
+    check_positive(learning_rate, **counts)
     start = time.perf_counter()
     with prepared(flow, device, seed) as like:
         flow.eval()
         train, held_out = _split(_checked(flow, like, data, context, "data"), flow, like, validation)
+        if context is None and isinstance(flow, Flow) and not flow.is_external:
+            flow.warn_if_wider(train[0])
         rows = dict(train=_subset(train)) | ({} if held_out is None else dict(validation=_subset(held_out)))
         points: list[int] = []
         curves: dict[str, list[float]] = dict(train=[], validation=[])

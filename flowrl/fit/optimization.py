@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -87,12 +88,15 @@ class Optimization:
         self.weights = {name: value.detach().clone() for name, value in self.flow.state_dict().items()}
 
     def restore(self) -> None:
-        """Put the weights that were kept back in place."""
+        """Put the weights that were kept back in place, and leave no gradients."""
         self.flow.load_state_dict(self.weights)
+        self.optimizer.zero_grad()
 
 
-def check_positive(**values: float) -> None:
-    """:raises ValueError: for the first that is not above zero"""
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}.")
+def check_positive(learning_rate: float, **counts: int) -> None:
+    """:raises ValueError: for a rate that is no number above zero, or the first count that is no whole one"""
+    if not (isinstance(learning_rate, (int, float)) and 0 < learning_rate < math.inf):
+        raise ValueError(f"learning_rate must be a number above 0, got {learning_rate!r}.")
+    for name, count in counts.items():
+        if not isinstance(count, (int, np.integer)) or count < 1:
+            raise ValueError(f"{name} must be a whole number above 0, got {count!r}.")

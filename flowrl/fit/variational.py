@@ -70,7 +70,7 @@ def fit_variational(
     :raises ValueError: for shapes that do not fit
     :raises FloatingPointError: where the loss ceases to be finite; the flow has the weights of the best point so far
     """
-    check_positive(steps=steps, samples=samples, learning_rate=learning_rate)
+    check_positive(learning_rate, steps=steps, samples=samples)
     annealing = steps // 2 if annealing is None else annealing
     if not 0 <= annealing <= steps:
         raise ValueError(f"annealing must be from 0 to steps = {steps}, got {annealing}.")
@@ -110,6 +110,11 @@ def fit_variational(
             ) from error
         flow.eval()
         log_w = _log_weights(flow, at, log_density, samples)
+    if undefined := int(log_w.isnan().sum()):
+        raise FloatingPointError(
+            f"log_density is not a number at {undefined} of {len(log_w)} samples of the fitted flow, which keeps its "
+            "weights; it must be finite wherever the flow has mass."
+        )
     estimate = importance_estimate(log_w)
     return VariationalFit(
         **vars(estimate), steps=points, elbo_curve=elbo_curve, ess_curve=ess_curve, seconds=time.perf_counter() - start

@@ -77,5 +77,10 @@ class SequenceFlow(nn.Module):
 
         :param chunks: shape ``(batch, H, d)``
         :param context: the context of each, shape ``(batch, context)``
+        :raises ValueError: for chunks of another shape
         """
+        if chunks.shape[-2:] != (self.horizon, self.features):
+            raise ValueError(
+                f"chunks must have the shape (batch, {self.horizon}, {self.features}), got {tuple(chunks.shape)}."
+            )
         self.flow.initialize(chunks.flatten(-2), context)

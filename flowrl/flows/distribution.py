@@ -110,6 +110,11 @@ class NormalizingFlow(ReparameterizedDistribution):
         return self.transform.inverse_and_ladj(value)[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
+        """
+        :param value: shape ``(*batch, d)``
+        :return: shape ``(*batch,)``, nats
+        :raises ValueError: for values of another size than d
+        """
         z, ladj = self.transform.inverse_and_ladj(self._expanded(value))
         return standard_normal_log_prob(z) - ladj
 
@@ -129,8 +134,11 @@ class NormalizingFlow(ReparameterizedDistribution):
         return self.from_noise_and_log_prob(z.expand(noise.shape[0], *self._like.shape))
 
     def _expanded(self, value: Tensor) -> Tensor:
+        value = value.to(self._like.dtype)
         if value.shape == self._like.shape:
             return value
+        if value.shape[-1:] != self.event_shape:
+            raise ValueError(f"A value has {self.event_shape[0]} numbers, got a tensor of shape {tuple(value.shape)}.")
         return value.expand(torch.broadcast_shapes(value.shape, self._like.shape))
 
     def _noise(self, sample_shape: tuple[int, ...]) -> Tensor:

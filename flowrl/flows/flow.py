@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,20 +36,23 @@ class Flow(nn.Module):
 
     :param features: d, dimension of the distribution
     :param context: dimension of the context; 0 gives an unconditional flow
-    :param flow: a recipe's name (see :func:`flowrl.available_flows`), a builder, or a list of layers and transforms
-        (a copy is used; the parameters of a transform of torch must be numbers: `Module.to` moves no tensors of it)
+    :param flow: a recipe's name (see :func:`flowrl.available_flows`), a builder, or a layer, a transform or a list of
+        them (a copy is used; the parameters of a transform of torch must be numbers: `Module.to` moves no tensors of
+        it)
     :param context_gain: by what the context's weights for the log-std and the layers are multiplied; they start so much
         larger that the flow starts the same. A step of Adam moves every weight by the learning rate, so that an output
         moves by as much for each feature of the context: with a gain below one the flow's shape follows the context in
         smaller steps, and its biases and the mean move as before. (Yang et al. 2021, "Tensor Programs V", scale the
         steps of output weights by 1 / width for this reason.)
+    :param log_std_max: beyond which the log-std of the context goes by at most one unit; SB3's bound by default. Data
+        that are much wider than its exponential need a larger one, or are better standardised
     :param options: passed to the recipe
-    :raises ValueError: for an unknown name, options that the recipe does not take, or a gain where it has no meaning
+    :raises ValueError: for an unknown name, options that the recipe does not take, what is no flow, or a gain where it
+        has no meaning
     """
 
     context_map: ContextMap | _Bias
-    log_std_max = LOG_STD_MAX
-    """Beyond which the log-std of the context goes by at most one unit."""
+    log_std_max: float = LOG_STD_MAX  # of one that an earlier version pickled
 
     def __init__(
         self,
@@ -56,16 +60,27 @@ class Flow(nn.Module):
         context: int = 0,
         flow: AnyFlow = DEFAULT_FLOW,
         context_gain: float = 1.0,
+        log_std_max: float = LOG_STD_MAX,
         **options: Any,
     ):
         super().__init__()
         if features < 1 or context < 0:
             raise ValueError(f"Flow needs features >= 1 and context >= 0, got features={features}, context={context}.")
-        if not 0 < context_gain < math.inf:
+        if not (isinstance(context_gain, (int, float)) and 0 < context_gain < math.inf):
             raise ValueError(f"context_gain must be a number above zero, got {context_gain!r}.")
+        if not (isinstance(log_std_max, (int, float)) and LOG_STD_MIN < log_std_max < math.inf):
+            raise ValueError(f"log_std_max must be a number above {LOG_STD_MIN:g}, got {log_std_max!r}.")
+        self.log_std_max = log_std_max
         self.features = features
         self.context = context
         parts = adapt(build_parts(flow, features, context, options), features, context)
+        if isinstance(parts, (Layer, TorchDistributionsTransform)):
+            parts = [parts]
+        if not isinstance(parts, (Sequence, nn.Module)):
+            raise ValueError(
+                f"Flow {flow!r} gave a {type(parts).__name__}: a builder returns a list of layers and transforms, or a "
+                "module whose module(context) is a distribution."
+            )
         self.external = parts if isinstance(parts, nn.Module) else None
         if context_gain != 1.0 and (self.is_external or not context):
             what = "without a context" if not context else "that is a module of another library"
@@ -165,7 +180,7 @@ class Flow(nn.Module):
 
         :param data: two values or more, shape ``(batch, d)``
         :param context: the context of each, shape ``(batch, context)``; None where the flow is unconditional
-        :raises ValueError: if the shapes are others, or the flow is a module of another library
+        :raises ValueError: if the shapes are others, data are not finite, or the flow is a module of another library
         """
         self._check(context)
         if data.shape[1:] != (self.features,) or len(data) < 2 or (context is not None and len(context) != len(data)):
@@ -176,6 +191,10 @@ class Flow(nn.Module):
             )
         if self.is_external:
             raise ValueError("A module of another library has no data-dependent start of this library's.")
+        if not data.isfinite().all():
+            raise ValueError("initialize takes data that are finite, got NaN or infinity.")
+        self.warn_if_wider(data)
+        data = data.to(self.context_map.bias)
         mean, log_std, *_ = self._parameters_of(context).split(self._sizes, dim=-1)
         shift_bias, scale_bias, *_ = self.context_map.bias.split(self._sizes)
         residual = data - mean
@@ -185,6 +204,20 @@ class Flow(nn.Module):
         mean, log_std, *slices = self._parameters_of(context).split(self._sizes, dim=-1)
         y, _ = Affine(mean, soft_clamp(log_std, self.log_std_max)).inverse_and_ladj(data)
         initialize_layers(self._layers(), y, slices)
+
+    def warn_if_wider(self, data: Tensor) -> None:
+        """
+        Warn of data that the scale of the context alone cannot follow.
+
+        :param data: shape ``(batch, d)``
+        """
+        std, widest = data.std(0).max().item(), math.exp(self.log_std_max)
+        if std > widest:
+            warnings.warn(
+                f"The data's standard deviation is up to {std:.3g}, and this flow's scale is bounded at about "
+                f"{widest:.3g}: standardise the data, or give the flow log_std_max={math.log(std):.1f}.",
+                stacklevel=3,
+            )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Older files hold the layers' orders and masks too, which are rebuilt today, and say foreign for external."""
@@ -262,7 +295,9 @@ def soft_clamp(log_std: Tensor, high: float = LOG_STD_MAX) -> Tensor:
 
 def build_parts(flow: AnyFlow, features: int, context: int, options: dict[str, Any]) -> nn.Module | FlowParts:
     """What a flow is made of, noise to value; see :class:`Flow` for what names it and for what is refused."""
-    if isinstance(flow, Sequence) and not isinstance(flow, str):
+    if isinstance(flow, (Layer, TorchDistributionsTransform)):
+        flow = [flow]
+    if isinstance(flow, (Sequence, nn.ModuleList)) and not isinstance(flow, str):
         if options:
             raise ValueError(f"A list of transforms takes no options, got {sorted(options)}.")
         return copy.deepcopy(flow)  # two flows of one list share no parameters, and training leaves the list alone

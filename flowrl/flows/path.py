@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints
 
 from flowrl.compiled import compiled_segments
 from flowrl.flows.distribution import standard_normal_log_prob
-from flowrl.flows.flow import Flow, build_parts, soft_clamp
+from flowrl.flows.flow import LOG_STD_MAX, Flow, build_parts, soft_clamp
 from flowrl.flows.precision import InFullPrecision, full_precision
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
 from flowrl.layers import Layer
@@ -58,6 +58,7 @@ class PathFlow(Flow):
         noise_layers: int = NOISE_LAYERS,
         noise_std: float = NOISE_STD,
         context_gain: float = 1.0,
+        log_std_max: float = LOG_STD_MAX,
         **options: Any,
     ):
         check_noise(noise_layers, noise_std)
@@ -78,7 +79,7 @@ class PathFlow(Flow):
         mixed: Any = segments[0]
         for segment in segments[1:]:
             mixed += [GaussianNoise(features, noise_std), *segment]
-        super().__init__(features, context, mixed, context_gain)
+        super().__init__(features, context, mixed, context_gain, log_std_max)
 
     def from_parameters(self, parameters: Tensor) -> "PathDistribution":  # type: ignore[override]
         runs: list[list[Layer]] = [[]]
@@ -95,11 +96,12 @@ class PathFlow(Flow):
         gaussian, *parts = parameters.split(sizes, dim=-1)
         of_segments, of_noise = parts[::2], parts[1::2]
         of_segments[-1] = _side_by_side(gaussian, of_segments[-1])
-        segments = [Segment(self.features, nn.ModuleList(run), run is runs[-1]) for run in runs]
+        segments = [Segment(self.features, nn.ModuleList(run), run is runs[-1], self.log_std_max) for run in runs]
         transforms = compiled_segments(self, segments, of_segments)
         if transforms is None:
             transforms = [segment.transform_of(part) for segment, part in zip(segments, of_segments)]
-        steps = [layer(part) for layer, part in zip(noise, of_noise)]
+        with full_precision(parameters.device.type):
+            steps = [layer(part) for layer, part in zip(noise, of_noise)]
         return PathDistribution(transforms, steps, gaussian[..., : self.features])
 
     def transform_of(self, parameters: Tensor) -> Transform:
@@ -115,11 +117,13 @@ class Segment(NamedTuple):
     :param features: d
     :param layers: noise to value
     :param is_last: whether the scale and mean of the context come after them
+    :param log_std_max: see :class:`flowrl.Flow`
     """
 
     features: int
     layers: nn.ModuleList
     is_last: bool
+    log_std_max: float = LOG_STD_MAX
 
     def transform_of(self, parameters: Tensor) -> Transform:
         """Layer by layer.
@@ -132,7 +136,9 @@ class Segment(NamedTuple):
         parts = parameters.split([*own, *(layer.context_size for layer in layers)], dim=-1)
         with full_precision(parameters.device.type):
             transforms = [layer(part) for layer, part in zip(layers, parts[len(own) :])]
-        return InFullPrecision([*transforms, Affine(parts[0], soft_clamp(parts[1]))] if self.is_last else transforms)
+        if self.is_last:
+            transforms.append(Affine(parts[0], soft_clamp(parts[1], self.log_std_max)))
+        return InFullPrecision(transforms)
 
 
 class PathDistribution(Distribution):
@@ -209,6 +215,12 @@ class PathDistribution(Distribution):
 
     def _walk(self, noise: Sequence[Tensor], with_way_back: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
         """The path of some noise, its log-density, and that of the way back if it is asked for."""
+        with full_precision(self._like.device.type):
+            return self._walk_in_full_precision(noise, with_way_back)
+
+    def _walk_in_full_precision(
+        self, noise: Sequence[Tensor], with_way_back: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         w, ladj = self.segments[0].call_and_ladj(noise[0])
         log_prob, way_back = standard_normal_log_prob(noise[0]) - ladj, torch.zeros_like(ladj)
         path = [w]

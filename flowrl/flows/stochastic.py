@@ -10,6 +10,7 @@ from torch.distributions.transforms import Transform as TorchDistributionsTransf
 
 from flowrl.flows.distribution import standard_normal_log_prob
 from flowrl.flows.flow import Flow
+from flowrl.flows.path import PathFlow
 from flowrl.transforms import Transform
 from flowrl.transforms.transform import as_transform
 
@@ -28,7 +29,7 @@ class StochasticStep(nn.Module):
 
     def __init__(self, step_size: float, steps: int = 1, annealing: float = 1.0):
         super().__init__()
-        if not (step_size > 0 and steps >= 1 and 0 <= annealing <= 1):
+        if not (step_size > 0 and isinstance(steps, int) and steps >= 1 and 0 <= annealing <= 1):
             raise ValueError(
                 f"{type(self).__name__} needs step_size > 0, steps >= 1 and annealing in [0, 1], got "
                 f"step_size={step_size}, steps={steps}, annealing={annealing}."
@@ -200,7 +201,7 @@ class _Deterministic(nn.Module):
 def _as_part(part: Any, features: int) -> nn.Module:
     if isinstance(part, StochasticStep):
         return part
-    if isinstance(part, Flow):
+    if isinstance(part, Flow) and not isinstance(part, PathFlow):
         if part.context or part.is_external or part.features != features:
             raise ValueError(
                 f"The flows of a StochasticFlow must be unconditional, of flowrl's layers and of {features} features; "

@@ -89,7 +89,7 @@ class CompiledTransform(Transform):
             return _evaluate(value, parameters, *options)
         batch, (value, parameters) = as_rows(value, parameters)  # several values a state, or a single state
         image, number = _evaluate(value, parameters, *options)
-        return image.view(*batch, -1), number.view(batch)
+        return image.view(*batch, image.shape[-1]), number.view(batch)
 
     def _with_weights(
         self, value: Tensor, parameters: Tensor, *weights: Tensor, inverse: bool, density: bool

@@ -23,7 +23,7 @@ class SoftQActor(FlowActorMixin, sac.Actor):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.flow.log_std_max = LOG_STD_MAX
+        self.flow.log_std_max = min(self.flow.log_std_max, LOG_STD_MAX)
 
 
 class SoftQPolicyMixin(PreSquashMixin, FlowActorPolicyMixin):

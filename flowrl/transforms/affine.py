@@ -20,13 +20,20 @@ class Affine(Transform):
         self.log_scale = log_scale
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.shift + x * self.log_scale.exp(), self._ladj(x)
+        y = self.shift + x * self.log_scale.exp()
+        return y, self._ladj(y)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return (y - self.shift) * (-self.log_scale).exp(), self._ladj(y)
+        x = (y - self.shift) * (-self.log_scale).exp()
+        return x, self._ladj(x)
 
-    def _ladj(self, x: Tensor) -> Tensor:
-        return self.log_scale.sum(-1).expand(x.shape[:-1])
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.broadcast_shapes(shape, self.shift.shape, self.log_scale.shape)
+
+    inverse_shape = forward_shape
+
+    def _ladj(self, image: Tensor) -> Tensor:
+        return self.log_scale.sum(-1).expand(image.shape[:-1])
 
 
 class Shear(Transform):
@@ -100,13 +107,15 @@ class LULinear(Transform):
         self.upper = upper
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return matvec(self.lower, matvec(self.upper, x)), self._ladj(x)
+        y = matvec(self.lower, matvec(self.upper, x))
+        return y, self._ladj(y)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return solve(self.upper, solve(self.lower, y, upper=False), upper=True), self._ladj(y)
+        x = solve(self.upper, solve(self.lower, y, upper=False), upper=True)
+        return x, self._ladj(x)
 
-    def _ladj(self, x: Tensor) -> Tensor:
-        return self.upper.diagonal(dim1=-2, dim2=-1).log().sum(-1).expand(x.shape[:-1])
+    def _ladj(self, image: Tensor) -> Tensor:
+        return self.upper.diagonal(dim1=-2, dim2=-1).log().sum(-1).expand(image.shape[:-1])
 
 
 def matvec(matrix: Tensor, vector: Tensor) -> Tensor:

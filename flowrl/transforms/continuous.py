@@ -44,21 +44,6 @@ class TanhField:
         divergence = (F.linear(1 - s1.square(), self.trace) * (1 - s2.square())).sum(-1)
         return F.linear(s2, self.third), divergence
 
-    def with_trace_estimate(self, noise: Tensor) -> Dynamics:
-        r"""The same field with Hutchinson's estimate :math:`\epsilon^T \frac{\partial v}{\partial x} \epsilon` in place
-        of the divergence: unbiased, for noise of mean 0 and covariance 1.
-
-        :param noise: epsilon, shape ``(*, d)``, the same at all times
-        """
-
-        def dynamics(t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-            s1, s2 = self._hidden(t, x)
-            through_first = (1 - s1.square()) * F.linear(noise, self.first)
-            through_both = (1 - s2.square()) * F.linear(through_first, self.second)
-            return F.linear(s2, self.third), (F.linear(through_both, self.third) * noise).sum(-1)
-
-        return dynamics
-
     def _hidden(self, t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         s1 = torch.tanh(F.linear(x, self.first) + (self.shift + t * self.time))
         return s1, torch.tanh(F.linear(s1, self.second, self.bias))
@@ -84,31 +69,20 @@ class Continuous(Transform):
         self.field, self.steps, self.solver, self.rtol, self.atol = field, steps, solver, rtol, atol
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._solve(self.field, x, 0.0, 1.0)
+        return self._solve(x, 0.0, 1.0)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        x, ladj = self._solve(self.field, y, 1.0, 0.0)
+        x, ladj = self._solve(y, 1.0, 0.0)
         return x, -ladj
 
-    def inverse_and_ladj_estimate(self, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """FFJORD's estimate, for comparison: x and an unbiased *estimate* of ladj, in one random direction.
-
-        The estimate of log p that it makes is unbiased; ratios of densities made of it are not.
-
-        :param y: shape ``(*, d)``
-        :param noise: of mean 0 and covariance 1 (normal, or random signs), shape ``(*, d)``
-        """
-        x, ladj = self._solve(self.field.with_trace_estimate(noise), y, 1.0, 0.0)
-        return x, -ladj
-
-    def _solve(self, dynamics: Dynamics, x: Tensor, start: float, stop: float) -> tuple[Tensor, Tensor]:
+    def _solve(self, x: Tensor, start: float, stop: float) -> tuple[Tensor, Tensor]:
         if self.solver == "rk4":
-            return runge_kutta(dynamics, x, start, stop, self.steps)
-        velocity, rate = dynamics(start, x)
+            return runge_kutta(self.field, x, start, stop, self.steps)
+        velocity, rate = self.field(start, x)
         times = torch.tensor([start, stop], dtype=x.dtype, device=x.device)
         state = (x.expand_as(velocity), torch.zeros_like(rate))
         values, integrals = adaptive_solver()(
-            lambda t, state: dynamics(t, state[0]), state, times, rtol=self.rtol, atol=self.atol, method=self.solver
+            lambda t, state: self.field(t, state[0]), state, times, rtol=self.rtol, atol=self.atol, method=self.solver
         )
         return values[-1], integrals[-1]
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from flowrl.transforms.transform import Transform
+from flowrl.transforms.transform import Transform, concatenate
 
 
 class Coupling(Transform):
@@ -32,4 +31,4 @@ class Coupling(Transform):
         return self._join(kept, changed), ladj
 
     def _join(self, kept: Tensor, changed: Tensor) -> Tensor:
-        return torch.cat((kept, changed), dim=-1).index_select(-1, self.back)
+        return concatenate(kept, changed).index_select(-1, self.back)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from flowrl.transforms.transform import Transform
 
 MIN_SLOPE = 1e-2  # smallest slope along w: bounds the stretch of the inverse, and so its error in float32
+DISPLACEMENT_LIMIT = 1e4  # of |w| |u|: float32 rounds w.u by some |w| |u| eps, a tenth of MIN_SLOPE
 NEWTON_STEPS = 12  # 8 reach float64's rounding error over all slopes from 0.01 to 1e4
 
 
@@ -44,16 +45,21 @@ class Planar(Transform):
 def planar_displacement(w: Tensor, raw_u: Tensor) -> Tensor:
     r"""u with :math:`w^T u > -1` from an unconstrained one (Rezende and Mohamed 2015, App. A.1).
 
-    The paper's :math:`m(x) = -1 + \mathrm{softplus}(x)` is shifted so that m(0) = 0: a raw zero is the identity.
+    The paper's :math:`m(x) = -1 + \mathrm{softplus}(x)` is shifted so that m(0) = 0: a raw zero is the identity. Before
+    that, :math:`|w| |u|` is bounded smoothly by `DISPLACEMENT_LIMIT`, lest rounding take w.u below -1; where it is one,
+    float32 does not show it.
 
     :param w: shape ``(*, d)``
     :param raw_u: shape ``(*, d)``
     :return: u, shape ``(*, d)``
     """
+    square = w.square().sum(-1, keepdim=True)
+    raw_u = raw_u * torch.rsqrt(1 + square * (raw_u / DISPLACEMENT_LIMIT).square().sum(-1, keepdim=True))
     dot = (w * raw_u).sum(-1, keepdim=True)
     m = -1 + MIN_SLOPE + F.softplus(dot + math.log(math.expm1(1 - MIN_SLOPE)))
-    # The tiny constant matters at w = 0 alone, where dot = 0 and the correction with it.
-    return raw_u + (m - dot) * w / (w.square().sum(-1, keepdim=True) + torch.finfo(w.dtype).tiny ** 0.5)
+    # The tiny constant is for w = 0 and fades out the correction below |w| = 1e-9 (in float32), where it does not
+    # matter: w.u is nearly zero with and without it.
+    return raw_u + (m - dot) * w / (square + torch.finfo(w.dtype).tiny ** 0.5)
 
 
 def solve_planar(c: Tensor, kappa: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ class RationalQuadraticSpline(Transform):
 def spline_knots(raw: Tensor, bound: float, limit: float = RAW_LIMIT) -> Tensor:
     """Constrained knots from raw network outputs; raw zeros give the identity.
 
-    The raw numbers are bounded smoothly, which keeps the inverse well conditioned whatever the network says.
+    The raw numbers are bounded smoothly, which keeps the inverse well conditioned whatever the network says. (Beyond
+    5e19 in float32, where its square is infinite, a raw number counts as zero.)
 
     :param raw: see :class:`RationalQuadraticSpline`
     :param bound: B, the spline acts on [-B, B]
@@ -95,8 +96,21 @@ def evaluate(value: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[T
 def evaluate_in_bin(
     value: Tensor, start: Sequence[Tensor], end: Sequence[Tensor], inverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """
+    r"""
     Eq. 4 to 8, in the bins in which the values lie.
+
+    With w = (y - y_k) / h, eq. 4 is the quadratic a xi^2 + b xi + c = 0 of eq. 6 to 8, here divided by h:
+
+    .. math::
+        a = s - \delta_k + w (\delta_{k+1} + \delta_k - 2 s), \quad
+        b = \delta_k - w (\delta_{k+1} + \delta_k - 2 s), \quad c = -s w,
+
+    whose root in [0, 1] is :math:`\xi = -2 c / (b + \sqrt{b^2 - 4 a c})`. With :math:`t = \delta_k - w (\delta_{k+1} +
+    \delta_k)`, b is t + 2 s w, a is s - b, and the discriminant a sum of non-negative terms,
+
+    .. math:: b^2 - 4 a c = (t + 2 s w)^2 + 4 s w (s - t - 2 s w) = t^2 + 4 s^2 w (1 - w).
+
+    The denominator is positive: where b is negative, a is positive and the root of the discriminant above |b|.
 
     :param value: x, or y where ``inverse``
     :param start: x, y and slope of each bin's first knot, each of the values' shape
@@ -108,12 +122,10 @@ def evaluate_in_bin(
     width, height = x1 - x0, y1 - y0
     s = height / width
     if inverse:
-        # The quadratic of eq. 6 to 8, solved as xi = 2 s w / (t + 2 s w + sqrt(discriminant)), w = (y - y_k) / h: the
-        # discriminant over h^2 is a sum of non-negative terms, and the denominator stays positive.
         w = (value - y0) / height
         t = d0 - (d0 + d1) * w
-        sw = 2 * s * w
-        xi = sw / (t + sw + (t.square() + 2 * s * sw * (1 - w)).sqrt())
+        twice_sw = 2 * s * w
+        xi = twice_sw / (t + twice_sw + (t.square() + 2 * s * twice_sw * (1 - w)).sqrt())
     else:
         xi = (value - x0) / width
     rest = 1 - xi

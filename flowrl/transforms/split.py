@@ -1,9 +1,8 @@
 """The split of the multi-scale architecture: some features go through a transform, the others leave it (RealNVP)."""
 
-import torch
 from torch import Tensor
 
-from flowrl.transforms.transform import Transform
+from flowrl.transforms.transform import Transform, concatenate
 
 
 class Split(Transform):
@@ -21,8 +20,8 @@ class Split(Transform):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y, ladj = self.transform.call_and_ladj(x[..., : self.features])
-        return torch.cat((y, x[..., self.features :]), dim=-1), ladj
+        return concatenate(y, x[..., self.features :]), ladj
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         x, ladj = self.transform.inverse_and_ladj(y[..., : self.features])
-        return torch.cat((x, y[..., self.features :]), dim=-1), ladj
+        return concatenate(x, y[..., self.features :]), ladj

@@ -18,10 +18,13 @@ class TanhBox(Transform):
 
     :param low: lower edge, number or shape ``(*, d)``
     :param high: upper edge, number or shape ``(*, d)``
+    :raises ValueError: unless low < high everywhere
     """
 
     def __init__(self, low: float | Tensor = -1.0, high: float | Tensor = 1.0):
         super().__init__()
+        if not torch.as_tensor(low < high).all():
+            raise ValueError(f"A box needs low < high, got low={low} and high={high}.")
         self.low, self.high = low, high
         self.codomain = constraints.independent(constraints.interval(low, high), 1)
         self._unit = isinstance(low, float) and isinstance(high, float) and low == -1.0 and high == 1.0

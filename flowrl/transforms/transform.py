@@ -1,5 +1,22 @@
-"""The transform contract: a bijection of R^d with fused value and log-determinant passes, and its compositions."""
+"""The transform contract: a bijection of R^d with fused value and log-determinant passes, and its compositions.
 
+Forward is noise to value, which samples; inverse is value to noise, which scores. Where the two cost differently:
+
+==================================  ==============  ===================================================================
+what                                one pass        who uses it
+==================================  ==============  ===================================================================
+`Autoregressive`                    noise to value  ``fast_sampling=True``: `iaf`; `nsf-ar` and `naf` turned round
+``Inverse(Autoregressive(...))``    value to noise  ``fast_sampling=False``: `maf`; `nsf-ar` and `naf` by default
+`Sigmoidal`                         noise to value  `naf`; the other way is a root find
+``Elementwise(..., inverse=True)``  value to noise  `naf` of one feature by default: the `Inverse` of `Sigmoidal`
+`Planar`                            noise to value  `planar`; the other way is a root find
+==================================  ==============  ===================================================================
+
+Names differ elsewhere: ``forward`` of nflows' transforms and the ``transform`` of zuko's flows are value to noise, and
+the adapters turn them round; normflows goes as this library does.
+"""
+
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +32,8 @@ class Transform(torch_transforms.Transform):
     Subclasses write the two fused passes; torch's own methods follow from them. Both passes return the *forward*
     log-determinant ``ladj`` = log|det dy/dx| at that point, so that log p_y(y) = log p_x(x) - ladj either way.
     Parameters are tensors of any batch shape that broadcasts with the input's; ``x``, ``y`` have shape
-    ``(*batch, d)`` and ``ladj`` has shape ``(*batch,)``.
+    ``(*batch, d)`` and ``ladj`` has shape ``(*batch,)``. Torch's `TransformedDistribution` takes the batch shape of the
+    parameters from `forward_shape`, which `Affine` and what is made of it have; for others, expand the base to it.
     """
 
     domain: constraints.Constraint = constraints.real_vector
@@ -45,6 +63,19 @@ class Transform(torch_transforms.Transform):
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return self.call_and_ladj(x)[1]
 
+    def with_cache(self, cache_size: int = 1) -> "Transform":
+        """
+        The same bijection with the same parameters, which remembers the last pair of x and y that torch's methods made.
+
+        :param cache_size: 1, or 0: nothing is remembered
+        :raises ValueError: for another size
+        """
+        if cache_size == self._cache_size:
+            return self
+        cached = copy.copy(self)
+        torch_transforms.Transform.__init__(cached, cache_size)
+        return cached
+
 
 class Inverse(Transform):
     """The same bijection run backwards: x -> y is the given transform's y -> x."""
@@ -52,6 +83,20 @@ class Inverse(Transform):
     def __init__(self, transform: Transform):
         super().__init__()
         self.transform = transform
+
+    @property
+    def domain(self) -> constraints.Constraint:  # type: ignore[override]
+        return self.transform.codomain
+
+    @property
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        return self.transform.domain
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return self.transform.inverse_shape(shape)
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return self.transform.forward_shape(shape)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y, ladj = self.transform.inverse_and_ladj(x)
@@ -68,6 +113,24 @@ class Compose(Transform):
     def __init__(self, transforms: Sequence[Transform]):
         super().__init__()
         self.transforms = list(transforms)
+
+    @property
+    def domain(self) -> constraints.Constraint:  # type: ignore[override]
+        return self.transforms[0].domain if self.transforms else constraints.real_vector
+
+    @property
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        return self.transforms[-1].codomain if self.transforms else constraints.real_vector
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        for transform in self.transforms:
+            shape = transform.forward_shape(shape)
+        return shape
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        for transform in reversed(self.transforms):
+            shape = transform.inverse_shape(shape)
+        return shape
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         total: Any = 0.0
@@ -87,7 +150,7 @@ class Compose(Transform):
 class TorchTransform(Transform):
     """Any bijective torch (or zuko) transform of scalars or vectors under this library's contract.
 
-    :raises ValueError: if it is not bijective or acts on more than vectors
+    :raises ValueError: if it is not bijective, acts on more than vectors or changes their size
     """
 
     def __init__(self, transform: torch_transforms.Transform):
@@ -98,7 +161,26 @@ class TorchTransform(Transform):
                 f"{type(transform).__name__} cannot be used in a flow: it must be bijective and map scalars to scalars "
                 f"or vectors to vectors (bijective={transform.bijective}, event_dim={event_dim})."
             )
+        if changes_size(transform):
+            raise ValueError(
+                f"{type(transform).__name__} cannot be used in a flow: its vectors x and y differ in size, and a flow "
+                "has as many features everywhere."
+            )
         self.transform = transform
+
+    @property
+    def domain(self) -> constraints.Constraint:  # type: ignore[override]
+        return _of_vectors(self.transform.domain)
+
+    @property
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        return _of_vectors(self.transform.codomain)
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return self.transform.forward_shape(shape)
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return self.transform.inverse_shape(shape)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.transform(x)
@@ -109,6 +191,8 @@ class TorchTransform(Transform):
         return x, self._ladj(x, y)
 
     def _ladj(self, x: Tensor, y: Tensor) -> Tensor:
+        if x.shape != y.shape:  # torch gives a log-determinant of the shape of x, whatever the parameters'
+            x, y = torch.broadcast_tensors(x, y)
         ladj = self.transform.log_abs_det_jacobian(x, y)
         return ladj.sum(-1) if self.transform.domain.event_dim == 0 else ladj
 
@@ -121,6 +205,28 @@ def zero_ladj(x: Tensor) -> Tensor:
 def as_transform(transform: torch_transforms.Transform) -> Transform:
     """This library's transforms as they are, those of torch under its contract."""
     return transform if isinstance(transform, Transform) else TorchTransform(transform)
+
+
+def changes_size(transform: torch_transforms.Transform) -> bool:
+    """Whether a torch transform gives vectors of another size, as from a point of R^d to d + 1 shares of one."""
+    try:
+        shape = transform.forward_shape(torch.Size([1]))  # at least: parameters may broadcast it, either way
+        return transform.inverse_shape(shape) != shape
+    except ValueError:  # a reshape, which takes one size alone
+        return False
+
+
+def concatenate(first: Tensor, second: Tensor) -> Tensor:
+    """Features side by side, ``(*, m), (*, n) -> (*, m + n)``, the batch shapes broadcastable."""
+    if first.shape[:-1] != second.shape[:-1]:
+        batch = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])
+        first, second = first.expand(*batch, -1), second.expand(*batch, -1)
+    return torch.cat((first, second), dim=-1)
+
+
+def _of_vectors(constraint: constraints.Constraint) -> constraints.Constraint:
+    """A constraint of scalars as that of all elements of a vector; one of vectors as it is."""
+    return constraint if constraint.event_dim else constraints.independent(constraint, 1)
 
 
 def as_rows(*parts: Tensor) -> tuple[torch.Size, list[Tensor]]:

@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Independent, Normal, TransformedDistribution
+from torch.distributions import Cauchy, Independent, Normal, StudentT, TransformedDistribution
 from torch.distributions.transforms import AffineTransform
 
 import flowrl
+from flowrl.adapters import ExternalDistribution
 from flowrl.flows.flow import Flow
 from tests.adapters.external_flows import EXTERNAL, nflows_transform
 from tests.environments import Aim
@@ -113,6 +114,40 @@ def test_layers_of_several_libraries_make_one_flow():
     flow = Flow(2, 3, mixed)
     x, log_prob = flow(torch.randn(5, 3)).rsample_and_log_prob()
     assert x.shape == (5, 2) and log_prob.shape == (5,)
+
+
+@pytest.mark.parametrize("name", EXTERNAL)
+@pytest.mark.parametrize("leading", [(), (1,)], ids=str)
+def test_one_value_under_all_contexts(float64, name, leading):
+    distribution = own_flow(name)(torch.randn(4, 3))
+    x = torch.randn(*leading, 2)
+    log_prob = distribution.log_prob(x)
+    assert log_prob.shape == (4,)
+    torch.testing.assert_close(log_prob, distribution.log_prob(x.expand(4, 2)))
+
+
+class Modeless(StudentT):
+    """With neither a mean nor a mode to be asked for."""
+
+    @property
+    def mode(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "base", [Cauchy(1.0, torch.ones(2)), StudentT(1.0, torch.ones(2)), Modeless(1.0, 1.0)], ids=repr
+)
+@pytest.mark.parametrize("transforms", [[], [AffineTransform(0.0, 2.0)]], ids=["itself", "transformed"])
+def test_the_mode_of_a_base_without_a_mean_is_its_center(base, transforms):
+    base = Independent(base.expand((5, 2)), 1)
+    distribution = TransformedDistribution(base, transforms) if transforms else base
+    center = ExternalDistribution(distribution, 2).center()
+    assert center.shape == (5, 2)
+    if isinstance(base.base_dist, Modeless):
+        densest = base.base_dist.loc * (2 if transforms else 1)
+        torch.testing.assert_close(center, densest.expand(5, 2), atol=1.5, rtol=0)
+    else:
+        torch.testing.assert_close(center, 2 * base.mode if transforms else base.mode)
 
 
 # -- refusals -------------------------------------------------------------------------------------------------------

@@ -119,13 +119,23 @@ def test_a_density_that_ceases_to_be_finite_stops_the_fit_with_the_best_weights(
     assert all(parameter.isfinite().all() for parameter in flow.parameters())
 
 
+def test_a_density_that_is_not_finite_in_the_last_evaluation_is_named():
+    def log_density(x):
+        return mixture(1.0).log_prob(x) * (1.0 if x.requires_grad else torch.nan)
+
+    flow = Flow(2)
+    with pytest.raises(FloatingPointError, match="log_density is not a number at 10000 of 10000 samples"):
+        fit_variational(flow, log_density, steps=2)
+    assert all(parameter.isfinite().all() for parameter in flow.parameters())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (dict(log_density=lambda x: x), r"log_density must map \(256, 2\) to \(256,\), got \(256, 2\)"),
         (dict(log_density=lambda x: x.sum()), r"log_density must map"),
         (dict(annealing=3_000), "annealing must be from 0 to steps = 2000"),
-        (dict(samples=0), "samples must be above 0"),
+        (dict(samples=0), "samples must be a whole number above 0"),
         (dict(context=torch.zeros(3)), "context of size 0"),
         (dict(flow=Flow(2, 3), context=torch.zeros(5, 3)), "one distribution"),
     ],

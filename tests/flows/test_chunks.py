@@ -241,6 +241,7 @@ def test_every_parameter_gets_a_gradient():
         (lambda: SequenceFlow(4, 2, dilation=2), "could not be built with options"),
         (lambda: Flow(7, flow="waveglow", horizon=2), "divides the 7 features of a chunk, got 2"),
         (lambda: SequenceFlow(4, 2)().log_prob(torch.zeros(5, 8)), r"A chunk has shape \(\*, 4, 2\), got \(5, 8\)"),
+        (lambda: SequenceFlow(4, 2).initialize(torch.zeros(9, 2, 4)), r"shape \(batch, 4, 2\), got \(9, 2, 4\)"),
         (lambda: SequenceFlow(4, 2).initialize(torch.zeros(1, 4, 2)), r"data of shape \(batch, 8\), batch >= 2"),
         (lambda: SequenceFlow(4, 2, 3).initialize(torch.zeros(5, 4, 2)), "context of size 3, got no context"),
         (

@@ -1,5 +1,7 @@
 """`Flow` as users build it: by name, from their own builders, transforms and modules; and what it refuses."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -250,11 +252,51 @@ def test_unknown_flow_names_the_nearest():
         (dict(features=2, flow=[AffineTransform(0.0, 1.0)], bins=3), "takes no options"),
         (dict(features=2, flow=["affine"]), "torch.distributions transforms"),
         (dict(features=2, flow=[torch.distributions.AbsTransform()]), "bijective"),
+        (dict(features=2, flow=lambda features, context: None), "gave a NoneType: a builder returns a list"),
+        (dict(features=2, context=3, context_gain="a"), "context_gain must be a number above zero"),
+        (dict(features=2, log_std_max="a"), "log_std_max must be a number above -20"),
+        (dict(features=2, log_std_max=-20.0), "log_std_max must be a number above -20"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         Flow(**arguments)
+
+
+@pytest.mark.parametrize(
+    "layers", [ActNorm(2), nn.ModuleList([ActNorm(2)]), lambda features, context: ActNorm(features)]
+)
+def test_one_layer_and_a_module_list_are_flows(layers):
+    assert [type(layer) for layer in Flow(2, 3, layers).layers] == [ActNorm]
+
+
+@pytest.mark.parametrize("name", flowrl.available_flows())
+def test_values_of_another_precision_are_cast_and_of_another_size_refused(name):
+    flow, value = Flow(3, 0, name), torch.randn(4, 3)
+    torch.testing.assert_close(flow().log_prob(value.double()), flow().log_prob(value))
+    for wrong in (torch.zeros(4, 1), torch.zeros(4, 5), torch.tensor(0.5)):
+        with pytest.raises(ValueError, match="A value has 3 numbers"):
+            flow().log_prob(wrong)
+
+
+def test_no_values_at_all_are_a_batch_of_any_shape():
+    assert Flow(2, 4)(torch.zeros(0, 5, 4)).rsample().shape == (0, 5, 2)
+    assert Flow(2, 4)(torch.zeros(3, 4)).rsample((0,)).shape == (0, 3, 2)
+
+
+def test_data_wider_than_the_bound_are_warned_of_and_a_larger_bound_holds_them():
+    torch.manual_seed(0)
+    data = 3 + 100 * torch.randn(1000, 2, dtype=torch.float64)
+    with pytest.warns(UserWarning, match=r"up to 10\d, .* standardise the data, or give the flow log_std_max=4\.6"):
+        Flow(2, flow="gaussian").initialize(data)
+    flow = Flow(2, flow="gaussian", log_std_max=6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow.initialize(data)
+    best = Independent(Normal(data.mean(0), data.std(0)), 1)
+    torch.testing.assert_close(flow().log_prob(data).double(), best.log_prob(data), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="data that are finite"):
+        flow.initialize(data * torch.nan)
 
 
 def test_wrong_contexts_are_named():

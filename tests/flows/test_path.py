@@ -229,6 +229,17 @@ def test_what_needs_a_transform_is_refused():
         PathFlow(2).initialize(torch.randn(8, 2))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("flow", ["triangular", "maf"])  # one that the kernels know, one that they do not
+def test_the_bound_of_the_scale_is_the_last_segments(flow):
+    torch.manual_seed(0)
+    path = PathFlow(2, flow=flow, log_std_max=0.0)
+    path.context_map.bias[2:4] = 5.0
+    assert path().rsample((2_000,))[:, -2:].std(0).max() < 1.1 * math.e
+    path.log_std_max = 2.0
+    assert path().rsample((2_000,))[:, -2:].std(0).min() > 0.9 * math.e**3
+
+
 def test_paths_run_on_the_device_of_their_weights():
     meta = torch.device("meta")
     distribution = PathFlow(2, 3, "nsf", noise_layers=2).to(meta)(torch.empty(4, 3, device=meta))

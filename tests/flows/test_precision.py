@@ -6,6 +6,7 @@ import torch
 from stable_baselines3 import SAC
 
 from flowrl import Flow
+from flowrl.flows.path import PathFlow
 from tests.models import FLOW_KWARGS, FLOWS, POLICY_FLOWS, perturb
 
 
@@ -22,6 +23,18 @@ def test_autocast_changes_nothing(name, d):
         torch.testing.assert_close(flow(context).log_prob(value), expected, rtol=0, atol=0)
         torch.manual_seed(0)
         torch.testing.assert_close(flow(context).rsample_and_log_prob(), sample, rtol=0, atol=0)
+
+
+def test_autocast_does_not_change_the_way_back_of_a_path():
+    """Whose kernels have networks of their own."""
+    flow = PathFlow(2, 3)
+    perturb(flow, 0.3)
+    context = torch.randn(5, 3)
+    torch.manual_seed(0)
+    expected = flow(context).rsample_with_way_back()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(flow(context).rsample_with_way_back(), expected, rtol=0, atol=0)
 
 
 def test_features_in_bfloat16_are_taken():

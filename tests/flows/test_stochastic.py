@@ -10,6 +10,7 @@ from torch.distributions import AffineTransform, Categorical, Independent, Mixtu
 
 from flowrl import Flow
 from flowrl.fit.importance import importance_estimate
+from flowrl.flows.path import PathFlow
 from flowrl.flows.stochastic import Langevin, MetropolisAdjustedLangevin, RandomWalkMetropolis, StochasticFlow
 
 STEPS = {
@@ -194,7 +195,9 @@ def test_copies_pickles_and_repeats_with_a_seed(step):
         (lambda: RandomWalkMetropolis(0.1, steps=0), "steps >= 1"),
         (lambda: MetropolisAdjustedLangevin(0.1, annealing=1.5), r"annealing in \[0, 1\]"),
         (lambda: StochasticFlow(2, [Flow(3)]), "of 2 features; got one with context=0, features=3"),
+        (lambda: Langevin(0.1, steps=1.5), "steps >= 1"),
         (lambda: StochasticFlow(2, [Flow(2, 1)]), "must be unconditional"),
+        (lambda: StochasticFlow(2, [PathFlow(2)]), "stochastic steps, got PathFlow"),
         (
             lambda: StochasticFlow(2, [torch.nn.Linear(2, 2)]),
             "made of flows, transforms and stochastic steps, got Linear",

@@ -28,6 +28,12 @@ def test_box_is_filled_from_edge_to_edge():
     torch.testing.assert_close(y, torch.tensor([[-2.0, 0.0], [0.5, 5.0], [3.0, 10.0]]))
 
 
+@pytest.mark.parametrize("high", [-2.0, 1.0, torch.nan, torch.tensor([2.0, 1.0])], ids=str)
+def test_a_box_whose_edges_are_not_in_order_is_refused(high):
+    with pytest.raises(ValueError, match="low < high, got low=1.0 and high="):
+        TanhBox(1.0, high)
+
+
 def test_inverse_of_the_edge_is_finite():
     x, ladj = TanhBox().inverse_and_ladj(torch.tensor([[-1.0, 1.0]]))
     assert x.isfinite().all() and ladj.isfinite().all()

@@ -53,7 +53,7 @@ static inline void within_bins(Block *q, const REAL *clipped, int inverse) {
     EACH_LANE {
         REAL width = q->x1[l] - q->x0[l], height = q->y1[l] - q->y0[l];
         REAL s = height / width, d0 = q->d0[l], d1 = q->d1[l], xi, w = 0;
-        if (inverse) { /* eq. 6 to 8 in the form that cannot cancel: see invert in transforms/spline.py */
+        if (inverse) { /* eq. 6 to 8 in the form that cannot cancel: see evaluate_in_bin in transforms/spline.py */
             w = (clipped[l] - q->y0[l]) / height;
             REAL t = d0 - (d0 + d1) * w, sw = 2 * s * w;
             xi = sw / (t + sw + ROOT(t * t + 2 * s * sw * (1 - w)));

@@ -1,0 +1,85 @@
+"""Transforms of transforms, and torch's: supports, shapes and refusals, as `torch.distributions` asks for them."""
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal, TransformedDistribution, constraints
+from torch.distributions import transforms as torch_transforms
+
+from flowrl.transforms import Affine, Compose, Inverse, TanhBox, TorchTransform
+
+BASE = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+EXP = TorchTransform(torch_transforms.ExpTransform())
+
+
+@pytest.mark.parametrize(
+    "transform", [TanhBox(), Compose([EXP, Inverse(EXP), TanhBox()]), Inverse(Inverse(TanhBox()))], ids=repr
+)
+def test_a_value_outside_the_codomain_is_refused(transform):
+    distribution = TransformedDistribution(BASE, [transform], validate_args=True)
+    distribution.log_prob(torch.tensor([0.3, 0.0]))
+    with pytest.raises(ValueError, match="within the support"):
+        distribution.log_prob(torch.tensor([3.0, 0.0]))
+
+
+@pytest.mark.parametrize(
+    ("transform", "domain", "codomain"),
+    [
+        (Inverse(TanhBox()), TanhBox().codomain, constraints.real_vector),
+        (Compose([]), constraints.real_vector, constraints.real_vector),
+        (Compose([Inverse(TanhBox()), EXP]), TanhBox().codomain, EXP.codomain),
+        (EXP, constraints.real_vector, constraints.independent(constraints.positive, 1)),
+    ],
+    ids=repr,
+)
+def test_domain_and_codomain_are_those_of_the_parts(transform, domain, codomain):
+    for x in (torch.tensor([0.3, 0.9]), torch.tensor([2.0, 0.5]), torch.tensor([-0.3, 0.5])):
+        assert transform.domain.check(x) == domain.check(x) and transform.domain.event_dim == 1
+        assert transform.codomain.check(x) == codomain.check(x) and transform.codomain.event_dim == 1
+
+
+AFFINE = Affine(torch.zeros(6, 2), torch.ones(6, 2))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        AFFINE,
+        Inverse(AFFINE),
+        Compose([TanhBox(), AFFINE]),
+        TorchTransform(torch_transforms.AffineTransform(torch.zeros(6, 1), torch.ones(2))),
+    ],
+    ids=repr,
+)
+def test_a_batch_of_parameters_makes_a_batch_of_distributions(transform):
+    distribution = TransformedDistribution(BASE, [transform], validate_args=False)
+    assert distribution.batch_shape == (6,) and distribution.event_shape == (2,)
+    value = distribution.rsample((3,))
+    assert value.shape == (3, 6, 2) and distribution.log_prob(value).shape == (3, 6)
+    for one_pass in (transform.call_and_ladj, transform.inverse_and_ladj):
+        image, ladj = one_pass(torch.full((2,), 0.3))
+        assert image.shape == (6, 2) and ladj.shape == (6,)
+
+
+STICKS = torch_transforms.StickBreakingTransform()
+
+
+@pytest.mark.parametrize(
+    "transform", [STICKS, STICKS.inv, torch_transforms.ComposeTransform([AFFINE, STICKS])], ids=repr
+)
+def test_a_transform_that_changes_the_number_of_features_is_refused(transform):
+    with pytest.raises(ValueError, match="cannot be used in a flow: its vectors x and y differ in size"):
+        TorchTransform(transform)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        torch_transforms.AffineTransform(torch.zeros(3), torch.ones(4, 3), event_dim=1),
+        torch_transforms.ComposeTransform(
+            [torch_transforms.ReshapeTransform((4,), (2, 2)), torch_transforms.ReshapeTransform((2, 2), (4,))]
+        ),
+    ],
+    ids=repr,
+)
+def test_one_that_broadcasts_or_takes_one_size_alone_is_not(transform):
+    TorchTransform(transform)
