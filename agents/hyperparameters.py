@@ -176,6 +176,11 @@ NFAC_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
     policy_kwargs=SAC_DEFAULTS["policy_kwargs"] | NFAC_POLICY,
 )
 NFAC = with_policy(SAC, NFAC_POLICY)
+# Temperatures at which the best policy is known are in the environment's rewards, whose returns the critics' interval
+# must then hold.
+for name, bound in dict(EnergyBandit=10.0, HiddenGoal=5.0, MultiGoal=1_000.0, Corridor=5.0, NoisyLQR=200.0).items():
+    NFAC[name] |= dict(scale_rewards=False)
+    NFAC[name]["policy_kwargs"] |= dict(critic_kwargs=dict(bound=bound))
 NFAC["ReturnChain"] = dict(
     steps=20_000,
     learning_rate="linear_1e-3_1e-5",

@@ -4,7 +4,9 @@ Every head gives its distribution as weighted atoms, sorted: their weighted mean
 risk (`flowrl.critics.risk`), and moved by r + gamma (...) they are the target's distribution.
 """
 
+import math
 from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
@@ -35,14 +37,19 @@ class Head:
     A way to read a network's output.
 
     :param bound: B, returns lie in [-B, B]; where the head is bounded, targets beyond are clipped
+    :raises ValueError: for an option that is out of its range
     """
 
     size: int
     """How many numbers it reads."""
     is_bounded = True
+    droppable = 0
+    """How many of its atoms a target can go without: all but one where they weigh the same."""
 
     def __init__(self, bound: float):
-        self.bound = bound
+        self.bound = check_number("bound", bound)
+        if bound == 0:
+            raise ValueError("bound must be above zero, got 0.")
 
     def atoms(self, raw: Tensor) -> Atoms:
         """
@@ -95,7 +102,9 @@ class FlowHead(Head):
             raise ValueError(f'objective is "likelihood" or "quantile", got {objective!r}.')
         if grid not in ("fixed", "free"):
             raise ValueError(f'grid is "fixed" or "free", got {grid!r}.')
-        self.n_bins, self.n_atoms, self.objective, self.noise = n_bins, n_atoms, objective, noise
+        self.n_bins, self.n_atoms = check_whole("n_bins", n_bins, 1), check_whole("n_atoms", n_atoms, 1)
+        self.objective, self.noise = objective, check_number("noise", noise)
+        self.droppable = self.n_atoms - 1
         self.is_fixed = grid == "fixed"
         self.size = (2 if self.is_fixed else 3) * n_bins - 1
 
@@ -133,7 +142,7 @@ class CategoricalHead(Head):
 
     def __init__(self, bound: float = 5.0, n_bins: int = 101):
         super().__init__(bound)
-        self.size = n_bins
+        self.size = check_whole("n_bins", n_bins, 2)
 
     def atoms(self, raw: Tensor) -> Atoms:
         support = torch.linspace(-self.bound, self.bound, self.size, dtype=raw.dtype, device=raw.device)
@@ -165,7 +174,8 @@ class QuantileHead(Head):
 
     def __init__(self, bound: float = 5.0, n_atoms: int = 25):
         super().__init__(bound)
-        self.size = n_atoms
+        self.size = check_whole("n_atoms", n_atoms, 1)
+        self.droppable = self.size - 1
 
     def atoms(self, raw: Tensor) -> Atoms:
         return Atoms(raw.sort(-1).values, raw.new_full((self.size,), 1 / self.size))
@@ -204,7 +214,7 @@ def make_head(name: str, **options: Any) -> Head:
     :param name: ``"flow"``, ``"categorical"``, ``"quantile"`` or ``"scalar"``
     :param options: of the head
     :return: the head
-    :raises ValueError: for another name, or options that the head does not take
+    :raises ValueError: for another name, or options that the head does not take or that are out of their range
     """
     if name not in HEADS:
         near = get_close_matches(str(name), HEADS, n=1)
@@ -216,8 +226,36 @@ def make_head(name: str, **options: Any) -> Head:
         raise ValueError(f"Critic {name!r} could not be built with options {options}: {error}") from error
 
 
+def check_whole(name: str, value: Any, least: int) -> int:
+    """
+    :param name: of an option
+    :param value: that was given
+    :param least: that is allowed
+    :return: it
+    :raises ValueError: for anything but a whole number that large
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    return int(value)
+
+
+def check_number(name: str, value: Any) -> float:
+    """
+    :param name: of an option
+    :param value: that was given
+    :return: it
+    :raises ValueError: for anything but a finite number that is not negative
+    """
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name} must be a finite number that is not negative, got {value!r}.")
+    return float(value)
+
+
 def reflect(values: Tensor, bound: float) -> Tensor:
-    """Values beyond +-B, mirrored there; what lies farther out than the interval is long ends on its edge."""
+    """
+    Values above B, mirrored there, and then those below -B, mirrored there: what lay above 3 B is mirrored twice. What
+    is still outside ends on the edge beside it.
+    """
     values = torch.where(values > bound, 2 * bound - values, values)
     return torch.where(values < -bound, -2 * bound - values, values).clamp(-bound, bound)
 

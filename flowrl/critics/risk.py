@@ -6,7 +6,9 @@ with g increasing from 0 to 1 (Wang 1996, "Premium Calculation by Transforming t
 2018, IQN, section 3): the mean has g(tau) = tau.
 """
 
+import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -21,27 +23,35 @@ def neutral(tau: Tensor) -> Tensor:
     return tau
 
 
+@cache  # one object a level: an update that was made for one measure sees by it that the model has another
 def cvar(level: float) -> Distortion:
     """
     The mean of the worst returns: g(tau) = min(tau / level, 1).
 
     :param level: how large a part of them, in (0, 1]
+    :raises ValueError: for another
     """
     if not 0 < level <= 1:
         raise ValueError(f"The level of cvar is in (0, 1], got {level}.")
     return lambda tau: (tau / level).clamp(max=1)
 
 
+@cache
 def wang(aversion: float) -> Distortion:
     """
     Wang's: g(tau) = Phi(Phi^-1(tau) + aversion).
 
     :param aversion: positive: bad returns count for more; negative: good ones do
+    :raises ValueError: where it is not finite
     """
+    if not math.isfinite(aversion):
+        raise ValueError(f"The aversion of wang is a finite number, got {aversion}.")
 
     def distort(tau: Tensor) -> Tensor:
-        # Phi^-1 is infinite at the ends, where g is 0 and 1 whatever is added.
-        return torch.special.ndtr(torch.special.ndtri(tau.clamp(0, 1)) + aversion)
+        # At the ends Phi^-1 is infinite, and so is its slope, while g is 0 and 1 whatever is added.
+        inside = (tau > torch.finfo(tau.dtype).tiny) & (tau < 1)
+        distorted = torch.special.ndtr(torch.special.ndtri(torch.where(inside, tau, 0.5)) + aversion)
+        return torch.where(inside, distorted, tau.detach().clamp(0, 1))
 
     return distort
 
@@ -55,7 +65,7 @@ def find_distortion(risk: str) -> Distortion:
     :return: g
     :raises ValueError: for anything else
     """
-    name, _, number = risk.partition(":")
+    name, _, number = str(risk).partition(":")
     try:
         if name == "neutral" and not number:
             return neutral

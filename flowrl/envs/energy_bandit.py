@@ -26,7 +26,8 @@ from flowrl.envs.quadrature import grid
 BOX = 0.8  # the centres lie in [-BOX, BOX]^d
 CANDIDATES = 100  # of which the one farthest from the other centres becomes the next one
 LARGEST_SCALE = 0.12
-QUADRATURE = 400  # points a side: at alpha = 0.01 a mode of 0.06 has a deviation of 0.006, more than a cell's side
+QUADRATURE = 400  # points a side, at least; more where a mode's deviation would be less than a cell's side
+LARGEST_GRID, CHUNK = 1_000_000, 200_000  # points, in all and at once
 
 
 class EnergyBandit(gym.Env):
@@ -92,7 +93,7 @@ class EnergyBandit(gym.Env):
 
         :param alpha: temperature
         :return: the value; 0 at alpha = 1 in any number of dimensions, by quadrature else
-        :raises ValueError: for more than two dimensions and another alpha
+        :raises ValueError: for more than two dimensions and another alpha, and for modes too narrow for quadrature
         """
         if between("alpha", alpha, 0) == 1:
             return 0.0
@@ -101,9 +102,21 @@ class EnergyBandit(gym.Env):
                 f"the soft value in {self.dimensions} dimensions is known at alpha=1 alone, got alpha={alpha}; "
                 "quadrature takes at most 2."
             )
-        actions, cell = grid(QUADRATURE, self.dimensions)
-        energies = torch.as_tensor(self.log_density(actions) / alpha)
+        actions, cell = grid(self._points(alpha), self.dimensions)
+        parts = np.array_split(actions, math.ceil(len(actions) / CHUNK))
+        energies = torch.as_tensor(np.concatenate([self.log_density(part) for part in parts]) / alpha)
         return alpha * (torch.logsumexp(energies, 0).item() + math.log(cell))
+
+    def _points(self, alpha: float) -> int:
+        """Cells a side, none of them longer than the deviation of a mode of p*^(1/alpha)."""
+        deviation = self.scale * min(1.0, math.sqrt(alpha))
+        points = max(QUADRATURE, math.ceil(2 / deviation))
+        if points**self.dimensions > LARGEST_GRID:
+            raise ValueError(
+                f"modes of scale={self.scale:g} are too narrow for quadrature at alpha={alpha:g}: their deviation "
+                f"there, {deviation:g}, must be at least {2 * LARGEST_GRID ** (-1 / self.dimensions):g}."
+            )
+        return points
 
     def best_log_prob(self, actions: NDArray[Any], alpha: float = 1.0) -> NDArray[np.float64]:
         """

@@ -109,18 +109,25 @@ class HiddenGoal(gym.Env):
 
     def hits(self, density: Callable[[NDArray[np.float64]], ArrayLike]) -> NDArray[np.float64]:
         """
-        A density's probability of each goal's disc, by quadrature, for :meth:`success`.
+        A density's probability of each goal's disc, by quadrature, for :meth:`success`; of a disc that sticks out of
+        the box, that of the part inside.
 
-        :param density: from actions, shape ``(m, 2)``, to their densities, ``(m,)``
+        :param density: from actions in the box, shape ``(m, 2)``, to their densities, ``(m,)``
         :return: shape ``(n,)``
         :raises ValueError: for other than two dimensions
         """
         self._check_plane("hits")
         nodes, weights = np.polynomial.legendre.leggauss(STRIPS)
-        radii, angles = self.radius * (nodes + 1) / 2, np.arange(2 * STRIPS) * np.pi / STRIPS
+        # Between the axes: of a disc whose centre is on an edge of the box, nodes on the edge would count in full.
+        radii, angles = self.radius * (nodes + 1) / 2, (np.arange(2 * STRIPS) + 0.5) * np.pi / STRIPS
         disc = radii[:, None, None] * np.stack((np.cos(angles), np.sin(angles)), -1)  # (radii, angles, 2)
         area = np.broadcast_to((weights * radii * self.radius / 2)[:, None] * np.pi / STRIPS, disc.shape[:2]).ravel()
-        return np.array([area @ np.asarray(density(goal + disc.reshape(-1, 2))) for goal in self.goals])
+        hits = []
+        for goal in self.goals:
+            actions = goal + disc.reshape(-1, 2)
+            inside = (np.abs(actions) <= 1).all(1)
+            hits.append(area[inside] @ np.asarray(density(actions[inside])))
+        return np.array(hits)
 
     def gaussian_optimum(self) -> float:
         """

@@ -35,7 +35,7 @@ class BatchRenorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, width) -> (batch, width)``"""
-        if not self.training:
+        if not self.training or not len(x):  # no moments are those of an empty batch
             return (x - self.mean) * ((self.variance + EPSILON).rsqrt() * self.scale) + self.shift
         variance, mean = torch.var_mean(x, 0, correction=0)
         with torch.no_grad():

@@ -15,7 +15,7 @@ class RunningNormalization(nn.Module):
     has been almost constant may move.
 
     The statistics are updated as by Chan, Golub and LeVeque 1979, in float64, and by :meth:`observe` alone. Before the
-    second observation it is the identity.
+    second observation it clips, and does nothing else.
 
     :param shape: of an observation
     :param clip: of what it gives, in deviations
@@ -42,9 +42,11 @@ class RunningNormalization(nn.Module):
         """
         Count some observations in.
 
-        :param x: shape ``(n, *shape)``
+        :param x: shape ``(n, *shape)``, n may be 0
         :raises ValueError: if one is NaN or infinite, which no mean would ever forget
         """
+        if not len(x):  # whose mean would be NaN
+            return
         if not x.isfinite().all():
             raise ValueError(
                 "An observation is NaN or infinite, and so would be every one that is normalised after it: check the "
@@ -65,7 +67,7 @@ class RunningNormalization(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """
-        :param x: shape ``(*, *shape)``
+        :param x: of a floating type, shape ``(*, *shape)``
         :return: normalised, of the same shape and type
         """
         return ((x - self.shift.to(x)) * self.scale.to(x)).clamp(-self.clip, self.clip)
@@ -120,25 +122,25 @@ class ReturnScale(nn.Module):
     .. math:: G_t = \gamma (1 - d_{t-1}) G_{t-1} + r_t, \qquad
               \sigma = \max(\sqrt{Var[G] + \epsilon}, \max |G| / B)
 
-    :param gamma: discount
     :param bound: B, half the interval
     """
 
     statistics: Tensor
     """Count, mean, sum of squared deviations and largest size of G, shape ``(4,)``, float64."""
 
-    def __init__(self, gamma: float, bound: float):
+    def __init__(self, bound: float):
         super().__init__()
-        self.gamma, self.bound = gamma, bound
+        self.bound = bound
         self.register_buffer("statistics", torch.zeros(4, dtype=torch.float64))
         self.running: list[float] = []  # G of each environment
 
-    def observe(self, rewards: Sequence[float], dones: Sequence[bool]) -> None:
+    def observe(self, rewards: Sequence[float], dones: Sequence[bool], gamma: float) -> None:
         """
         Count a step of each environment in.
 
         :param rewards: of each
         :param dones: whether each one's episode has ended
+        :param gamma: discount
         :raises ValueError: if a reward is NaN or infinite
         """
         if len(self.running) != len(rewards):
@@ -147,7 +149,7 @@ class ReturnScale(nn.Module):
         for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
             if not math.isfinite(reward):
                 raise ValueError(f"A reward is {reward}: check the environment, since its return scales all others.")
-            value = self.gamma * self.running[i] + float(reward)
+            value = gamma * self.running[i] + float(reward)
             self.running[i] = 0.0 if done else value
             count += 1
             delta = value - mean

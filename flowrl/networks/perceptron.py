@@ -22,14 +22,14 @@ class Architecture:
     :param widths: of the hidden layers; none: one linear layer, as SB3's ``net_arch=[]``
     :param norm: before each activation: ``"none"``, ``"layer"`` (Ba et al. 2016), ``"rms"`` (Zhang and Sennrich 2019)
         or ``"batch"``: batch renormalisation (Ioffe 2017), as CrossQ has it
-    :param residual: whether each layer after the first is a block x + W_2 f(W_1 norm(x)), and a norm ends the stream
-        (Lee et al. 2024, SimBa, section 4)
+    :param residual: whether a linear map to the width begins a stream, each of the widths is a block
+        x + W_2 f(W_1 norm(x)), and a norm ends it (Lee et al. 2024, SimBa, section 4)
     :param expansion: how many times as wide a block's inner layer is
-    :param input_shift: a constant c beside the input x, whose length is then normalised: (x, c) sqrt(n + 1) / |(x, c)|
-        (Lee et al. 2025, SimbaV2, eq. 8 and 9); None: the input as it is
+    :param input_shift: a constant c, not zero, beside the input x, whose length is then normalised:
+        (x, c) sqrt(n + 1) / |(x, c)| (Lee et al. 2025, SimbaV2, eq. 8 and 9); None: the input as it is
     :param unit_norm: whether each row of a matrix that a norm follows keeps the length 1, see :func:`project`
-    :raises ValueError: for an unknown norm, unit lengths without norms, residual blocks of several widths, or blocks or
-        a shift without hidden layers
+    :raises ValueError: for an unknown norm, unit lengths without norms, residual blocks of several widths, blocks or a
+        shift without hidden layers, and numbers out of their range
     """
 
     widths: tuple[int, ...] = (256, 256)
@@ -46,6 +46,13 @@ class Architecture:
             raise ValueError("unit_norm is for matrices that a norm follows: take a norm, and no residual blocks.")
         if self.widths and min(self.widths) < 1:
             raise ValueError(f"Hidden layers have a width of 1 or more, got widths={self.widths}.")
+        if not isinstance(self.expansion, int) or self.expansion < 1:
+            raise ValueError(f"expansion is a whole number of at least 1, got {self.expansion!r}.")
+        if self.input_shift is not None and not 0 < abs(self.input_shift) < math.inf:
+            raise ValueError(
+                "input_shift is a finite number other than zero, without which an input of zeros has no length, "
+                f"got {self.input_shift!r}."
+            )
         if not self.widths and (self.residual or self.input_shift is not None):
             raise ValueError("residual and input_shift are for networks with hidden layers, got widths=().")
         if self.residual and len(set(self.widths)) > 1:

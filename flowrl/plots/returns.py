@@ -23,7 +23,7 @@ def return_figure(model: Any, observations: Any) -> Figure:
     values, weights = model.returns(observations, actions)
     figure = Figure(figsize=(PANEL * len(values) + 1.0, PANEL + 0.4), dpi=200, layout="constrained")
     panels = figure.subplots(1, len(values), squeeze=False, sharex=True, sharey=True)[0]
-    edges = np.linspace(values.min(), values.max(), BINS + 1)
+    edges = np.histogram_bin_edges(values.astype(np.float64), BINS)  # around a single value, too
     for i, (axes, atoms, weight) in enumerate(zip(panels, values, weights)):
         axes.hist(atoms, edges, weights=weight, density=True, color="#4c72b0")
         axes.axvline((atoms * weight).sum() / weight.sum(), color=MARK, linewidth=1.5)

@@ -67,6 +67,7 @@ class NormalizedPolicyMixin:
         **kwargs: Any,
     ):
         self.normalize_observations = normalize_observations
+        self.normalization = None  # of the instance: a class's attribute would hide the module of that name
         super().__init__(observation_space, action_space, *args, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class NormalizedPolicyMixin:
         extractor = super().make_features_extractor()  # type: ignore[misc]
         if not self.normalize_observations:
             return extractor
-        if not hasattr(self, "normalization"):
+        if self.normalization is None:
             self.normalization = make_normalization(self.observation_space)
         return extractor if self.normalization is None else NormalizedExtractor(extractor, self.normalization)
 

@@ -52,8 +52,10 @@ class NFACPolicyMixin(FlowActorPolicyMixin):
         self.critic_spec: dict[str, Any] = dict(critic=critic, critic_kwargs=critic_kwargs, architecture=architecture)
         self.actor_architecture = actor_architecture
         optimizer = kwargs.get("optimizer_class", torch.optim.Adam)
-        if "fused" in inspect.signature(optimizer).parameters:  # one call an update in place of ten for each parameter
-            kwargs["optimizer_kwargs"] = dict(fused=True) | (kwargs.get("optimizer_kwargs") or {})
+        given = kwargs.get("optimizer_kwargs") or {}
+        # One call an update in place of ten for each parameter; not where another form is asked for, which excludes it.
+        if "fused" in inspect.signature(optimizer).parameters and not {"foreach", "differentiable"} & set(given):
+            kwargs["optimizer_kwargs"] = dict(fused=True) | given
         super().__init__(*args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:

@@ -1,5 +1,6 @@
 """The named agents: a flow agent and its Gaussian twin differ in the policy and in nothing else."""
 
+import gymnasium as gym
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
@@ -42,6 +43,20 @@ def test_every_entry_is_accepted_by_its_algorithm(algorithm):
             assert model.n_steps * model.n_envs % model.batch_size == 0, f"{environment}: a truncated minibatch"
 
 
+@pytest.mark.parametrize("name", ["EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR"])
+def test_nfac_is_at_the_temperature_at_which_the_best_policy_is_known(name):
+    settings = hyperparameters("nfac", name)
+    assert settings["ent_coef"] == hyperparameters("sac", name)["ent_coef"] and not settings["scale_rewards"]
+    env = gym.make(f"flowrl/{name}-v0")
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    total, discount, over = 0.0, 1.0, False
+    while not over:
+        _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        total, discount, over = total + discount * reward, discount * settings["gamma"], terminated or truncated
+    assert abs(total) < settings["policy_kwargs"]["critic_kwargs"]["bound"], "its critics know the returns"
+
+
 @pytest.mark.parametrize("base", ["ppo", "a2c", "trpo"])
 def test_snf_takes_the_hyperparameters_of_its_base(base):
     for environment in ENVIRONMENTS:
@@ -49,6 +64,12 @@ def test_snf_takes_the_hyperparameters_of_its_base(base):
         assert settings.pop("steps") >= 10_000 and isinstance(settings.pop("normalize"), bool)
         model = make_agent("snf", make_vec_env("Pendulum-v1", n_envs=settings.pop("n_envs")), settings | {"base": base})
         assert model.base == base and model.gamma == settings["gamma"]
+
+
+@pytest.mark.parametrize("name", [name for name in AGENTS if name != "snf"])
+def test_no_other_agent_has_a_base(name):
+    with pytest.raises(ValueError, match=f"base='ppo': {name} is on no other algorithm; the agent snf is"):
+        make_agent(name, make_vec_env("Pendulum-v1"), dict(base="ppo", n_steps=32, batch_size=16))
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "ppo"])

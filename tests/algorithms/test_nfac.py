@@ -155,6 +155,21 @@ def test_returns_are_distributions_in_the_environments_rewards(critic):
     assert len(figure.axes) == 3 and figure.axes[0].get_xlabel() == "return"
 
 
+def test_a_certain_return_is_drawn():
+    """One state, and critics that agree: all atoms are one number."""
+
+    class Certain:
+        def predict(self, observations, deterministic):
+            return observations, None
+
+        def returns(self, observations, actions):
+            return np.full((1, 2), 3.0, np.float32), np.full((1, 2), 0.5, np.float32)
+
+    bars = return_figure(Certain(), np.zeros((1, 3))).axes[0].patches
+    area = sum(bar.get_height() * bar.get_width() for bar in bars)
+    assert area == pytest.approx(1)
+
+
 class Gamble(gym.Env):
     """One step; the bolder the action, the better the mean and the worse the worst: a + 3 a noise, a in [0, 1]."""
 
@@ -256,6 +271,10 @@ def test_images_have_their_own_normalisation():
     assert model.policy.normalization is None
 
 
+def test_a_policy_without_normalisation_says_so():
+    assert nfac(policy_kwargs=dict(normalize_observations=False)).policy.normalization is None
+
+
 @pytest.mark.slow
 def test_goals_are_learned_from_in_hindsight(tmp_path):
     """The fraction of episodes that end at their goal, which random actions seldom reach."""
@@ -310,12 +329,71 @@ def test_what_is_not_a_number_is_said_and_enters_nothing(what):
     assert model.replay_buffer.pos == 9 and np.isfinite(model.reward_scale)
 
 
+class Steady(Aim):
+    """Reward 1 in every step of an episode that does not end."""
+
+    def __init__(self):
+        super().__init__(horizon=10_000, reward=lambda action, state: 1.0)
+
+
+@pytest.mark.parametrize("new_environment", [False, True])
+def test_episodes_in_hand_end_where_the_environment_is_reset(new_environment):
+    model = nfac(Steady(), gamma=1.0, learning_starts=1_000, noise_hold=0.0)
+    for steps in (20, 30, 10):
+        model.learn(steps, reset_num_timesteps=not new_environment)
+        assert model.return_scale.running == [steps]
+        held = model.held_noise
+        if new_environment:
+            model.set_env(Steady())
+    assert model.return_scale.statistics[3] == 30
+    model.learn(5, reset_num_timesteps=new_environment)
+    assert (model.return_scale.running == [15]) == (not new_environment)
+    assert (model.held_noise is held) == (not new_environment)
+
+
+def test_risk_and_discount_can_be_set_by_hand():
+    model = nfac(Steady(), critic="flow")
+    updates, neutral = model.choose_update(), model.distortion
+    model.risk, model.gamma = "cvar:0.1", 0.5
+    assert model.distortion is find_distortion("cvar:0.1") is not neutral
+    assert updates is None or model.choose_update() is not updates, "an update in C is made for one measure"
+    model.learn(2)
+    assert model.return_scale.running == [1.5]
+
+
+@pytest.mark.parametrize("options", [dict(foreach=True), dict(foreach=False), dict(differentiable=True)], ids=str)
+def test_another_form_of_the_optimiser_is_the_users_choice(options):
+    (name, value), *_ = options.items()
+    model = nfac(policy_kwargs=dict(optimizer_kwargs=options))
+    for module in (model.actor, model.critic):
+        assert module.optimizer.defaults[name] is value and not module.optimizer.defaults["fused"]
+    assert nfac().actor.optimizer.defaults["fused"]
+
+
+@pytest.mark.parametrize(("critic", "most"), [("categorical", 0), ("scalar", 0), ("quantile", 24), ("flow", 31)])
+def test_atoms_are_dropped_where_they_weigh_the_same_and_one_is_left(critic, most):
+    assert nfac(critic=critic, drop_atoms=most).drop_atoms == most
+    with pytest.raises(ValueError, match=f"drop_atoms must be at most {most} with a .*Head.*got {most + 1}"):
+        nfac(critic=critic, drop_atoms=most + 1)
+
+
+def test_noise_of_another_librarys_flow_is_not_held():
+    class Foreign(nn.Module):
+        def forward(self, context):
+            return torch.distributions.Independent(torch.distributions.Normal(context[..., :2], 1.0), 1)
+
+    with pytest.raises(ValueError, match="noise_hold=2.0 holds the noise that one of flowrl's recipes"):
+        nfac(noise_hold=2.0, policy_kwargs=dict(flow=lambda features, context: Foreign()))
+
+
 @pytest.mark.parametrize(
     "kwargs, words",
     [
         (dict(critic="flwo"), "did you mean 'flow'"),
+        *((dict(policy_delay=value), "policy_delay must be a whole number of at least 1") for value in (1.5, "2", 0)),
+        *((dict(drop_atoms=value), "drop_atoms must be a whole number of at least 0") for value in (-1, 0.5)),
+        *((dict(noise_hold=value), "noise_hold must be a finite number") for value in ("2", -5.0, np.nan)),
         (dict(risk="cvar"), "worst quarter"),
-        (dict(policy_delay=0), "policy_delay"),
         (dict(target_entropy="half"), "auto_0.5"),
         (dict(policy_kwargs=dict(architecture=dict(norm="group"))), "layer, rms"),
     ],

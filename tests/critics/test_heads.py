@@ -13,7 +13,7 @@ from flowrl.critics.risk import find_distortion, measure
 
 CASES = [(name, {}) for name in HEADS] + [
     ("flow", dict(objective="quantile", n_bins=24)),
-    ("flow", dict(grid="free", n_bins=24)),
+    ("flow", dict(grid="fixed", n_bins=24)),
 ]
 
 
@@ -88,7 +88,27 @@ def test_measures_of_risk():
     assert measure(atoms, find_distortion("cvar:1")).item() == pytest.approx(2, abs=1e-6)
 
 
-@pytest.mark.parametrize("risk", ["cvar", "cvar:0", "cvar:2", "wang:x", "mean", "neutral:1", ""])
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("risk", ["neutral", "cvar:0.25", "wang:0.75"])
+@pytest.mark.parametrize("size", [1.0, 300.0])
+def test_measures_of_risk_have_gradients_in_what_every_head_reads(name, risk, size):
+    head, random = make_head(name), torch.Generator().manual_seed(0)
+    raw = (size * torch.randn(20, head.size, generator=random)).requires_grad_()
+    values = measure(head.atoms(raw), find_distortion(risk))
+    values.sum().backward()
+    assert values.isfinite().all() and raw.grad.isfinite().all() and (size > 1 or raw.grad.abs().sum() > 0)
+
+
+@pytest.mark.parametrize("measure_of", ["cvar", "wang"])
+def test_one_measure_is_one_object(measure_of):
+    one, same, other = (find_distortion(f"{measure_of}:{number}") for number in ("0.5", "0.50", "0.25"))
+    assert one is same and one is not other
+
+
+WRONG_RISKS = ["cvar", "cvar:0", "cvar:2", "cvar:nan", "wang:x", "wang:nan", "wang:-inf", "mean", "neutral:1", "", None]
+
+
+@pytest.mark.parametrize("risk", WRONG_RISKS)
 def test_an_unknown_risk_is_refused(risk):
     with pytest.raises(ValueError, match="the worst quarter"):
         find_distortion(risk)
@@ -110,6 +130,18 @@ def test_pessimism():
         ("flow", dict(bins=3), "options"),
         ("flow", dict(objective="x"), "quantile"),
         ("flow", dict(grid="x"), "free"),
+        *(
+            (name, {option: value}, f"{option} must be .*, got {value}")
+            for name, option, value in [
+                ("flow", "n_atoms", 0),
+                ("flow", "n_bins", 0),
+                ("flow", "n_bins", 2.5),
+                ("flow", "noise", -1.0),
+                ("categorical", "n_bins", 1),
+                ("quantile", "n_atoms", 0),
+            ]
+        ),
+        *((name, dict(bound=value), "bound must be") for name in HEADS for value in (-1.0, 0.0, math.inf, "5")),
     ],
 )
 def test_bad_heads_are_refused(name, options, words):

@@ -113,3 +113,23 @@ def test_what_quadrature_cannot_reach_is_refused():
             method(0.5)
     with pytest.raises(ValueError, match="alpha must be a number greater than 0, got 0"):
         env.optimum(0)
+
+
+@pytest.mark.parametrize(("scale", "alpha"), [(0.001, 0.999), (0.12, 1e-4)])
+def test_narrow_modes_are_integrated_in_one_dimension_and_refused_in_two(scale, alpha):
+    """With next to no background a single mode's integral is a Gaussian's."""
+    line, plane = (EnergyBandit(1, d, scale=scale, background=1e-12) for d in (1, 2))
+    peak = line.log_density(line.centers[0])
+    expected = peak + alpha * np.log(scale * np.sqrt(2 * np.pi * alpha))
+    assert line.optimum(alpha) / alpha == pytest.approx(expected / alpha, abs=1e-6)
+    for method in (plane.optimum, lambda alpha: plane.best_log_prob(plane.centers, alpha)):
+        with pytest.raises(ValueError, match=f"scale={scale:g} are too narrow for quadrature at alpha={alpha:g}"):
+            method(alpha)
+
+
+def test_finer_quadrature_agrees_with_the_coarse_one():
+    env = EnergyBandit(scale=0.03)
+    actions, cell = grid(800)
+    assert env.optimum(0.02) == pytest.approx(
+        0.02 * np.log(cell * np.exp(env.log_density(actions) / 0.02).sum()), abs=1e-9
+    )

@@ -60,6 +60,18 @@ def test_hits_are_a_densitys_probabilities_of_the_discs():
     assert env.hits(narrow) == pytest.approx([1 - np.exp(-2), 0, 0, 0], abs=1e-5)
 
 
+def test_hits_of_discs_that_stick_out_of_the_box_are_those_inside():
+    env = HiddenGoal(goals=((1.0, 0.0), (-1.0, 0.0), (1.0, 1.0), (0.0, 0.95)))
+
+    def uniform(actions):
+        assert (np.abs(actions) <= 1).all(), "a density of the box is asked of actions in it alone"
+        return np.full(len(actions), 0.25)
+
+    assert env.hits(uniform)[:3] == pytest.approx(0.25 * np.pi * 0.1**2 / np.array([2, 2, 4]))
+    segment = 0.1**2 * np.arccos(0.5) - 0.05 * np.sqrt(0.1**2 - 0.05**2)
+    assert env.hits(uniform)[3] == pytest.approx(0.25 * (np.pi * 0.1**2 - segment), rel=0.01)
+
+
 def test_a_goal_is_drawn_by_the_seed_and_each_as_often():
     env = HiddenGoal()
     first, again = ([env.reset(seed=seed) and env.goal for seed in range(40)] for _ in range(2))

@@ -37,25 +37,34 @@ def test_running_statistics_are_those_of_all_observations():
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_what_is_not_finite_is_refused(wrong):
-    normalization, scale = RunningNormalization((2,)), ReturnScale(0.9, 5.0)
+    normalization, scale = RunningNormalization((2,)), ReturnScale(5.0)
     with pytest.raises(ValueError, match="VecCheckNan"):
         normalization.observe(torch.tensor([[0.0, wrong]]))
     with pytest.raises(ValueError, match="reward"):
-        scale.observe([wrong], [False])
+        scale.observe([wrong], [False], 0.9)
     assert normalization.count == 0 and scale.scale == 1
 
 
+@pytest.mark.parametrize("kind", [RunningNormalization, BatchRenorm])
+def test_an_empty_batch_moves_no_statistics(kind):
+    module = kind((3,))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    getattr(module, "observe", module)(torch.zeros(0, 3))
+    assert module(torch.zeros(0, 3)).shape == (0, 3)
+    torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
+
+
 def test_rewards_are_scaled_by_the_deviation_of_the_discounted_return():
-    random, scale = np.random.default_rng(0), ReturnScale(0.9, 5.0)
+    random, scale = np.random.default_rng(0), ReturnScale(5.0)
     rewards, dones = random.normal(1, 2, (400, 2)), random.random((400, 2)) < 0.05
     running, seen = np.zeros(2), []
     for reward, done in zip(rewards, dones):
         running = 0.9 * running + reward
         seen += running.tolist()
         running = running * ~done
-        scale.observe(reward, done)
+        scale.observe(reward, done, 0.9)
     assert scale.scale == pytest.approx(max(np.std(seen), np.abs(seen).max() / 5), rel=1e-6)
-    scale.observe([1e6, 0], [False, False])
+    scale.observe([1e6, 0], [False, False], 0.9)
     assert scale.scale > 1e6 / 5 - 1, "the largest return lies within the interval"
 
 
@@ -118,6 +127,8 @@ def test_rows_before_a_norm_have_the_length_one():
         (dict(widths=(8, 0)), "width of 1 or more"),
         (dict(widths=(), residual=True), "hidden layers"),
         (dict(widths=(8, 16), residual=True), "one width"),
+        (dict(residual=True, expansion=0), "expansion is a whole number of at least 1, got 0"),
+        *((dict(input_shift=shift), f"other than zero.*got {shift}") for shift in (0.0, np.nan, np.inf)),
     ],
 )
 def test_impossible_architectures_are_refused(options, words):

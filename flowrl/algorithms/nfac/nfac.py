@@ -12,7 +12,8 @@ from stable_baselines3.common.policies import BasePolicy
 from flowrl.algorithms.nfac.held_noise import HeldNoise
 from flowrl.algorithms.nfac.update import update
 from flowrl.algorithms.sac import SAC
-from flowrl.critics.risk import find_distortion
+from flowrl.critics.heads import check_number, check_whole
+from flowrl.critics.risk import Distortion, find_distortion
 from flowrl.networks import ReturnScale
 from flowrl.policies.return_critic import NFACCnnPolicy, NFACMultiInputPolicy, NFACPolicy
 
@@ -27,7 +28,8 @@ class NFAC(SAC):
     :param critic: ``"flow"`` (where ``policy_kwargs`` says no other), ``"categorical"``, ``"quantile"`` or ``"scalar"``
     :param risk: what the actor maximises of a return: ``"neutral"``, ``"cvar:0.25"``, ``"wang:0.75"``
     :param drop_atoms: how many of the highest atoms of each critic are left out of the target, as TQC does; 0: the
-        target is the whole distribution of the critic whose mean is the smaller
+        target is the whole distribution of the critic whose mean is the smaller. For critics whose atoms weigh the
+        same: ``"flow"`` and ``"quantile"``
     :param actor_pessimism: whether the actor goes by the smallest of the critics' values, as SAC's does, else by their
         mean
     :param scale_rewards: whether sigma is the running deviation of the discounted return, see
@@ -36,7 +38,8 @@ class NFAC(SAC):
     :param noise_hold: exponent of the lengths of time for which the flow's noise is held in exploration, see
         :class:`flowrl.algorithms.nfac.held_noise.HeldNoise`; None: it is drawn at every step
     :param target_entropy: as SB3's; ``"auto_0.5"``: -0.5 d, for d action dimensions
-    :raises ValueError: for an unknown risk; in training, where an observation or a reward is NaN or infinite
+    :raises ValueError: for an unknown risk, and for numbers out of their range; in training, where an observation or a
+        reward is NaN or infinite
     :raises flowrl.Diverged: in training, where a loss is NaN or infinite
     """
 
@@ -68,10 +71,6 @@ class NFAC(SAC):
         noise_hold: float | None = None,
         **kwargs: Any,
     ):
-        if policy_delay < 1 or drop_atoms < 0:
-            raise ValueError(
-                f"policy_delay is 1 or more and drop_atoms 0 or more, got {policy_delay} and {drop_atoms}."
-            )
         self.risk = risk
         self.drop_atoms = drop_atoms
         self.actor_pessimism = actor_pessimism
@@ -83,10 +82,42 @@ class NFAC(SAC):
         super().__init__(policy, env, *args, **kwargs)
 
     def _setup_model(self) -> None:
-        self.distortion = find_distortion(self.risk)
+        find_distortion(self.risk)
+        check_whole("policy_delay", self.policy_delay, 1)
+        check_whole("drop_atoms", self.drop_atoms, 0)
         super()._setup_model()
-        self.return_scale = ReturnScale(self.gamma, self.critic.head.bound)
-        self.held_noise = None if self.noise_hold is None else HeldNoise(self.noise_hold, self.actor.flow.features)
+        head = self.critic.head
+        if self.drop_atoms > head.droppable:
+            raise ValueError(
+                f"drop_atoms must be at most {head.droppable} with a {type(head).__name__}, since atoms that are left "
+                f"out must weigh the same as those that stay, and one must stay; got {self.drop_atoms}."
+            )
+        self.return_scale = ReturnScale(head.bound)
+        self.held_noise = self._make_held_noise()
+
+    def _make_held_noise(self) -> HeldNoise | None:
+        if self.noise_hold is None:
+            return None
+        if self.actor.flow.is_external:
+            raise ValueError(
+                f"noise_hold={self.noise_hold!r} holds the noise that one of flowrl's recipes bends; a flow of another "
+                "library keeps its noise to itself: leave noise_hold out."
+            )
+        return HeldNoise(check_number("noise_hold", self.noise_hold), self.actor.flow.features)
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As SB3's (2.9, `BaseAlgorithm`), which begins new episodes in the same two cases."""
+        if reset_num_timesteps or self._last_obs is None:
+            self.return_scale.running = []
+            self.held_noise = self._make_held_noise()
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+
+    @property
+    def distortion(self) -> Distortion:
+        """Of the measure of risk, the same object as long as ``risk`` is the same."""
+        return find_distortion(self.risk)
 
     @property
     def reward_scale(self) -> float:
@@ -142,11 +173,11 @@ class NFAC(SAC):
     def _store_transition(
         self, replay_buffer: Any, buffer_action: Any, new_obs: Any, reward: Any, dones: Any, infos: Any
     ) -> None:
-        self.return_scale.observe(reward, dones)
+        self.return_scale.observe(reward, dones, self.gamma)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "return_scale", "distortion", "held_noise"]
+        return [*super()._excluded_save_params(), "return_scale", "held_noise"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         modules, variables = super()._get_torch_save_params()
