@@ -63,8 +63,10 @@ class Agent:
 
         :param base: ``"ppo"``, ``"a2c"`` or ``"trpo"``
         :return: the agent
-        :raises ValueError: for another, or where sb3-contrib is missing for TRPO
+        :raises ValueError: for another, where sb3-contrib is missing for TRPO, or for an agent that is not SNF
         """
+        if not issubclass(self.algorithm, algorithms.SNF):
+            raise ValueError(f"base={base!r}: {self.name} is on no other algorithm; the agent snf is.")
         return replace(self, algorithm=on_base(base), table=base)
 
     def policy_name(self, observation_space: spaces.Space) -> str:
@@ -147,7 +149,8 @@ def make_agent(
     :param plain: whether to take Stable-Baselines3's own algorithm, which computes the same more slowly
     :param kwargs: what is not a hyperparameter: ``seed``, ``device``, ``verbose``
     :return: the model, ready to ``learn``
-    :raises ValueError: for an unknown agent, or ``plain`` where Stable-Baselines3 has no such algorithm
+    :raises ValueError: for an unknown agent, a ``base`` of one that is not SNF, or ``plain`` where Stable-Baselines3
+        has no such algorithm
     """
     agent = find_agent(agent) if isinstance(agent, str) else agent
     agent = agent.based_on(settings["base"]) if "base" in settings else agent

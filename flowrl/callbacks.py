@@ -1,6 +1,7 @@
 """Callbacks for any Stable-Baselines3 model: its distribution as it learns, and each task's returns, in TensorBoard."""
 
 import inspect
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from flowrl.algorithms.gradients import actor_and_critic, gradient_norm
+from flowrl.algorithms.offline import take
 from flowrl.policies.density import diagnose, has_diagnostics
 
 # The formats of SB3's logger that can hold neither figures nor hyperparameters.
@@ -40,8 +42,8 @@ class FlowLogger(BaseCallback):
     It works with SB3's Gaussian policies too, which have no log-det. It draws none of training's random numbers: a run
     with it is the run without it.
 
-    :param every: steps between two measurements
-    :param n_states: over how many of the last states to average
+    :param every: steps between two measurements; 0: none
+    :param n_states: over how many of the last states to average, those of all environments together
     """
 
     kept = ("recent",)
@@ -49,13 +51,15 @@ class FlowLogger(BaseCallback):
 
     def __init__(self, every: int = 1_000, n_states: int = 256) -> None:
         super().__init__()
-        self.every = every
-        self.recent: deque[Any] = deque(maxlen=n_states)
+        self.every, self.n_states = every, n_states
+        self.recent: deque[Any] = deque(maxlen=n_states)  # batches, of a state or more each
         self.hooks: list[RemovableHandle] = []
 
     def _on_training_start(self) -> None:
         self.next_step = next_multiple(self.num_timesteps, self.every)
         self.last_time, self.last_step = time.perf_counter(), self.num_timesteps
+        if _sees_another_space(self):
+            self.recent.clear()
         self.logger.record("hparams", HParam(hyperparameters(self.model), METRICS), exclude=TEXT_FORMATS)
         self._remove_hooks()
         self.optimizers_to_measure: set[Optimizer] = set()
@@ -96,7 +100,7 @@ class FlowLogger(BaseCallback):
         policy = self.model.policy
         if not has_diagnostics(policy):
             return
-        obs = policy.obs_to_tensor(_concatenate(self.recent))[0]
+        obs = policy.obs_to_tensor(take(_concatenate(self.recent), slice(-self.n_states, None)))[0]
         with isolated_random_numbers(self.model.device):
             for name, value in diagnose(policy, obs).items():
                 self.logger.record(f"flow/{name}", value)
@@ -129,7 +133,8 @@ class DensityFigure(BaseCallback):
     beside it the return's distribution, where a critic gives one.
 
     :param every: steps between two pictures; 0: none
-    :param n_states: at how many of the states that training visited before the first picture
+    :param n_states: at how many of the states that training visited before the first picture; a training with other
+        observations, where the callback is used again, has states of its own
     """
 
     kept = ("states", "visited")
@@ -142,6 +147,9 @@ class DensityFigure(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.next_step = next_multiple(self.num_timesteps, self.every)
+        if _sees_another_space(self):
+            self.states = None
+            self.visited.clear()
 
     def _on_step(self) -> bool:
         if self.every == 0 or not has_diagnostics(self.model.policy):
@@ -245,15 +253,21 @@ def isolated_random_numbers(device: torch.device) -> Iterator[None]:
         yield
 
 
-def next_multiple(step: int, every: int) -> int:
+def next_multiple(step: int, every: int) -> float:
     """
     When something that happens every so many steps happens next.
 
     :param step: the present step
-    :param every: the interval; 0: never, and the result means nothing
-    :return: the first multiple of the interval after the step
+    :param every: the interval; 0: never
+    :return: the first multiple of the interval after the step; infinity where there is none
     """
-    return (step // every + 1) * every if every > 0 else 0
+    return (step // every + 1) * every if every > 0 else math.inf
+
+
+def _sees_another_space(callback: Any) -> bool:
+    """Whether a callback, as a training starts, has been in one with other observations."""
+    before, callback.space = getattr(callback, "space", None), callback.model.observation_space
+    return before is not None and before != callback.space
 
 
 def _kept(observations: Any) -> Any:

@@ -15,11 +15,12 @@ from flowrl.callbacks import DensityFigure, FlowLogger, TaskReturns, hyperparame
 from flowrl.envs.multi_task import MultiTask
 from flowrl.policies.action_box import action_box
 from flowrl.policies.density import action_log_prob, sample_actions
+from tests.environments import Spaces
 
 SMALL = {
-    SAC: dict(learning_starts=20, batch_size=16, buffer_size=1_000),
-    PPO: dict(n_steps=64, n_epochs=2),
-    A2C: dict(n_steps=16),
+    SAC: dict(learning_starts=8, batch_size=8, buffer_size=1_000),
+    PPO: dict(n_steps=16, batch_size=16, n_epochs=2),
+    A2C: dict(n_steps=8),
 }
 
 
@@ -52,19 +53,19 @@ class DumpAtRolloutEnd(BaseCallback):
             self.logger.dump(self.num_timesteps)
 
 
-def learn(algorithm, policy, callbacks, steps=160, env="Pendulum-v1", **policy_kwargs):
+def learn(algorithm, policy, callbacks, steps=32, env="Pendulum-v1", dump_every=8, **policy_kwargs):
     policy_kwargs = dict(net_arch=[16]) | policy_kwargs
     model = algorithm(policy, env, policy_kwargs=policy_kwargs, seed=0, device="cpu", **SMALL[algorithm])
     memory = Memory()
     model.set_logger(Logger(None, [memory]))
-    model.learn(steps, callback=[*callbacks, DumpAtRolloutEnd(16)], log_interval=None)
+    model.learn(steps, callback=[*callbacks, DumpAtRolloutEnd(dump_every)], log_interval=None)
     return model, memory
 
 
 @pytest.mark.parametrize("policy", ["FlowPolicy", "MlpPolicy"])
 @pytest.mark.parametrize("algorithm", SMALL)
 def test_what_is_logged(algorithm, policy):
-    _, memory = learn(algorithm, policy, [FlowLogger(every=32)])
+    _, memory = learn(algorithm, policy, [FlowLogger(every=16)])
     names = ["flow/entropy", "flow/saturation", "time/steps_per_second"]
     names += ["train/grad_norm_actor", "train/grad_norm_critic"]
     if policy == "FlowPolicy":
@@ -77,16 +78,35 @@ def test_what_is_logged(algorithm, policy):
     assert isinstance(hparams, HParam) and hparams.hparam_dict["algorithm"] == algorithm.__name__
 
 
-def test_it_measures_as_often_as_it_is_told():
-    _, memory = learn(SAC, "FlowPolicy", [FlowLogger(every=48)], steps=160)
-    steps = [step for step, key, _ in memory.records if key == "flow/entropy"]
-    assert steps == [48, 96, 144]
+@pytest.mark.parametrize(("every", "expected"), [(12, [12, 24, 36]), (0, [])])
+def test_it_measures_as_often_as_it_is_told(every, expected):
+    _, memory = learn(SAC, "FlowPolicy", [FlowLogger(every=every)], steps=40, dump_every=4)
+    for name in ("flow/entropy", "time/steps_per_second"):
+        assert [step for step, key, _ in memory.records if key == name] == expected
+    assert bool(memory.values("train/grad_norm_actor")) == bool(every)
+    assert memory.values("hparams")
+
+
+def test_it_measures_over_the_last_states_of_all_environments(monkeypatch):
+    found = []
+    monkeypatch.setattr(flowrl.callbacks, "diagnose", lambda policy, obs: found.append(obs) or {})
+    callback = FlowLogger(every=32, n_states=10)
+    learn(PPO, "FlowPolicy", [callback], steps=64, env=make_vec_env("Pendulum-v1", 4))
+    (obs,) = found
+    assert np.array_equal(obs, np.concatenate(callback.recent)[-10:])
+
+
+def test_they_can_be_used_again_with_other_observations():
+    callbacks = [FlowLogger(every=8), DensityFigure(every=8)]
+    for env in ("Pendulum-v1", Spaces(gym.spaces.Box(-1, 1, (5,)))):
+        _, memory = learn(SAC, "FlowPolicy", callbacks, steps=8, env=env)
+        assert memory.values("flow/entropy") and memory.values("flow/action_density")
 
 
 @pytest.mark.parametrize("algorithm", [SAC, PPO])
 def test_logging_changes_nothing(algorithm):
     plain, _ = learn(algorithm, "FlowPolicy", [])
-    logged, _ = learn(algorithm, "FlowPolicy", [FlowLogger(every=16), DensityFigure(every=32)])
+    logged, _ = learn(algorithm, "FlowPolicy", [FlowLogger(every=8), DensityFigure(every=16)])
     for first, second in zip(plain.policy.parameters(), logged.policy.parameters(), strict=True):
         assert torch.equal(first, second)
 
@@ -104,7 +124,7 @@ def test_gradient_norms_are_those_that_the_optimiser_gets(monkeypatch):
 
     monkeypatch.setattr(model.critic.optimizer, "step", spy)
     logger = FlowLogger(every=1)
-    model.learn(40, callback=[logger, DumpAtRolloutEnd(1)], log_interval=None)
+    model.learn(20, callback=[logger, DumpAtRolloutEnd(1)], log_interval=None)
     # A dump comes before the update that follows it.
     assert memory.values("train/grad_norm_critic") == pytest.approx(norms[:-1])
     assert not model.critic.optimizer._optimizer_step_pre_hooks, "nothing stays behind on the optimiser"
@@ -121,26 +141,26 @@ def test_actor_and_critic_share_no_parameter_and_leave_none_out(algorithm):
 
 
 def test_a_discrete_policy_has_gradients_but_no_density():
-    _, memory = learn(PPO, "MlpPolicy", [FlowLogger(every=32), DensityFigure(every=32)], env="CartPole-v1")
+    _, memory = learn(PPO, "MlpPolicy", [FlowLogger(every=16), DensityFigure(every=16)], env="CartPole-v1")
     assert memory.values("train/grad_norm_actor") and not memory.values("flow/entropy")
     assert not memory.values("flow/action_density")
 
 
 def test_figures_come_at_every_multiple_and_show_the_same_states():
-    callback = DensityFigure(every=50)
+    callback = DensityFigure(every=10)
     _, memory = learn(SAC, "FlowPolicy", [callback])
     figures = memory.values("flow/action_density")
     assert len(figures) == 3 and all(isinstance(figure, Figure) for figure in figures)
     states = callback.states.copy()
     assert states.shape == (3, 3)
-    learn(SAC, "FlowPolicy", [callback])
+    learn(SAC, "FlowPolicy", [callback], steps=16)
     assert np.array_equal(callback.states, states)
 
 
 def test_figures_normalise_their_states_as_training_does():
     env = VecNormalize(make_vec_env("Pendulum-v1"))
-    callback = DensityFigure(every=50)
-    _, memory = learn(SAC, "FlowPolicy", [callback], env=env)
+    callback = DensityFigure(every=20)
+    _, memory = learn(SAC, "FlowPolicy", [callback], steps=24, env=env)
     assert memory.values("flow/action_density")
     assert np.allclose(callback.states[:, 0] ** 2 + callback.states[:, 1] ** 2, 1, atol=1e-5), "raw cosine and sine"
 
@@ -150,7 +170,7 @@ def test_dictionary_observations():
     env = gym.wrappers.TransformObservation(
         env, lambda obs: {"pendulum": obs}, gym.spaces.Dict(pendulum=env.observation_space)
     )
-    _, memory = learn(SAC, "FlowMultiInputPolicy", [FlowLogger(every=32), DensityFigure(every=50)], env=env)
+    _, memory = learn(SAC, "FlowMultiInputPolicy", [FlowLogger(every=16), DensityFigure(every=16)], 24, env)
     assert memory.values("flow/entropy") and memory.values("flow/action_density")
 
 
@@ -182,9 +202,9 @@ def test_densities_integrate_to_one_over_the_action_box(algorithm, policy):
 
 
 def test_returns_of_each_task_are_logged():
-    tasks = {name: gym.make("Pendulum-v1", g=g, max_episode_steps=20) for name, g in (("moon", 1.6), ("earth", 9.8))}
+    tasks = {name: gym.make("Pendulum-v1", g=g, max_episode_steps=5) for name, g in (("moon", 1.6), ("earth", 9.8))}
     callback = TaskReturns(window=2)
-    model, memory = learn(SAC, "FlowPolicy", [callback], env=MultiTask(tasks))
+    model, memory = learn(SAC, "FlowPolicy", [callback], env=MultiTask(tasks), steps=48)
     assert {name: len(episodes) for name, episodes in callback.episodes.items()} == dict(moon=2, earth=2)
     for task in tasks:
         last = [episode["return"] for episode in callback.episodes[task]]
@@ -192,7 +212,7 @@ def test_returns_of_each_task_are_logged():
     returns = {round(info["r"], 6) for info in model.ep_info_buffer}
     assert {round(e["return"], 6) for episodes in callback.episodes.values() for e in episodes} <= returns
     assert not memory.values("tasks/moon/success"), "Pendulum says nothing of success"
-    _, memory = learn(SAC, "FlowPolicy", [TaskReturns()])
+    _, memory = learn(SAC, "FlowPolicy", [TaskReturns()], steps=8)
     assert not any(key.startswith("tasks/") for _, key, _ in memory.records)
 
 

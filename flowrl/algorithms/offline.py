@@ -117,12 +117,22 @@ def check_shapes(transitions: Transitions, model: Any) -> None:
     """
     if issubclass(model.replay_buffer_class, HerReplayBuffer):
         raise ValueError("HerReplayBuffer relabels goals of its own environment: learn from a data set without it.")
-    if not len(transitions):
+    names = ("observations", "next_observations")
+    check_steps(model, transitions.actions, **{name: getattr(transitions, name) for name in names})
+
+
+def check_steps(model: Any, actions: NDArray[Any], **observations: Observations) -> None:
+    """
+    :param model: the algorithm that shall learn from them
+    :param actions: of a data set, one row a step
+    :param observations: its observations by name (images as the algorithm sees them), one row a step
+    :raises ValueError: where one has another shape than the environment's, or there are none
+    """
+    if not len(actions):
         raise ValueError("The data set is empty: there is nothing to learn from.")
     space = model.observation_space
-    pairs = [("actions", transitions.actions, model.action_space)]
-    for name in ("observations", "next_observations"):
-        data = getattr(transitions, name)
+    pairs = [("actions", actions, model.action_space)]
+    for name, data in observations.items():
         if isinstance(space, spaces.Dict) != isinstance(data, dict) or (
             isinstance(data, dict) and set(data) != set(space)
         ):
@@ -133,10 +143,10 @@ def check_shapes(transitions: Transitions, model: Any) -> None:
             else [(name, data, space)]
         )
     for name, data, one in pairs:
-        if data.shape != (len(transitions), *one.shape):
+        if data.shape != (len(actions), *one.shape):
             raise ValueError(
                 f"The data set's {name} have shape {data.shape}, the environment's are {one}: expected "
-                f"{(len(transitions), *one.shape)}."
+                f"{(len(actions), *one.shape)}."
             )
 
 

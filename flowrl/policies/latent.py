@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -39,6 +40,7 @@ class LatentPolicy(gym.Wrapper):
             if ours != theirs:
                 raise ValueError(f"The policy's {name} is {theirs}, the environment's {ours}: they must be the same.")
         self.policy: Any = policy
+        self._observation: Any = None
         d = int(np.prod(policy.action_space.shape))
         self.action_space = spaces.Box(-bound, bound, (d,), np.float32)
         self._noise_becomes_action(np.zeros(d), env.observation_space.sample())  # refuses now, not at the first step
@@ -48,6 +50,8 @@ class LatentPolicy(gym.Wrapper):
         return self._observation, info
 
     def step(self, action: NDArray[Any]) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        if self._observation is None:
+            raise ResetNeeded("Cannot step before the first reset: the action depends on the state.")
         lower = self._noise_becomes_action(action, self._observation)
         self._observation, reward, terminated, truncated, info = self.env.step(lower)
         return self._observation, reward, terminated, truncated, info | dict(lower_action=lower)

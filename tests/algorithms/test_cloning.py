@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
+import flowrl
 from flowrl import algorithms
 from flowrl.algorithms import BehaviourCloning, Demonstrations
 from flowrl.policies.action_box import EDGE
-from tests.environments import HIGH, LOW, Aim
+from tests.environments import HIGH, LOW, Aim, Spaces
 from tests.models import assert_same_policy, perturb
 
 SETTINGS = dict(learning_starts=0, buffer_size=1, batch_size=64, learning_rate=1e-2, seed=0, device="cpu")
@@ -126,6 +128,95 @@ def test_dictionaries_and_images_can_be_cloned(observation, policy):
     before = model.mean_log_likelihood(demonstrations)
     model.imitate(demonstrations).learn(15)
     assert model.mean_log_likelihood(demonstrations) > before
+
+
+def test_a_step_is_an_update_from_the_first_on(tmp_path):
+    small = dict(buffer_size=1, batch_size=8, device="cpu", policy_kwargs=dict(net_arch=[8]))
+    assert BehaviourCloning("FlowPolicy", Aim(), **small).imitate(aimed(20)).learn(3)._n_updates == 3
+    algorithms.SAC("FlowPolicy", Aim(), **small, train_freq=2, gradient_steps=0).save(tmp_path / "model")
+    loaded = BehaviourCloning.load(tmp_path / "model", env=Aim()).imitate(aimed(20))
+    assert loaded.learn(3)._n_updates == 3, "whatever SAC's file says"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [dict(learning_starts=100), dict(gradient_steps=5), dict(train_freq=4), dict(train_freq=(1, "episode"))],
+    ids=str,
+)
+def test_other_numbers_of_updates_are_refused(setting):
+    with pytest.raises(ValueError, match="is one update: expected learning_starts=0, train_freq=1 and gradient_steps"):
+        BehaviourCloning("FlowPolicy", Aim(), **SETTINGS | setting)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("flow", "error", "message"),
+    [("triangular", flowrl.Diverged, "log_likelihood = nan"), (None, ValueError, "Expected parameter loc")],  # torch's
+    ids=["triangular", "None"],
+)
+def test_what_is_not_finite_is_said_and_loses_no_weight(flow, error, message, value):
+    demonstrations = aimed(4)
+    demonstrations.observations[0, 1] = value
+    model = cloning(flow=flow).imitate(demonstrations)
+    before = [parameter.clone() for parameter in model.policy.parameters()]
+    with pytest.raises(error, match=message):
+        model.learn(5)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.policy.parameters(), strict=True))
+
+
+ROWS, MIDDLE = np.zeros((5, 3), np.float32), np.tile(np.float32([CENTER]), (5, 1))
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "message"),
+    [
+        (ROWS[:2], MIDDLE, r"observations have shape \(2, 3\).*expected \(5, 3\)"),
+        (ROWS, MIDDLE[:2], r"observations have shape \(5, 3\).*expected \(2, 3\)"),
+        (ROWS[:, :2], MIDDLE, r"observations have shape \(5, 2\).*expected \(5, 3\)"),
+        (dict(state=ROWS), MIDDLE, "observations must be like the environment's"),
+        (ROWS, MIDDLE[:, :1], r"actions have shape \(5, 1\).*expected \(5, 2\)"),
+        (ROWS, MIDDLE[:, 0], r"actions have shape \(5,\).*expected \(5, 2\)"),
+        (ROWS, 100 * MIDDLE, "actions reach from .* to 500.0, the environment's are Box.*clip them"),
+        (ROWS, np.nan * MIDDLE, "actions reach from nan"),
+        (ROWS[:0], MIDDLE[:0], "is empty"),
+    ],
+    ids=[
+        "fewer observations",
+        "fewer actions",
+        "narrower observations",
+        "dictionaries",
+        "narrower actions",
+        "actions without a width",
+        "actions of other units",
+        "actions of NaN",
+        "nothing",
+    ],
+)
+def test_demonstrations_of_something_else_are_refused(observations, actions, message):
+    model, wrong = cloning(), Demonstrations(observations, actions)
+    for given in ((wrong,), (aimed(5), wrong)):
+        with pytest.raises(ValueError, match=message):
+            model.imitate(*given)
+    assert model.demonstrations is None
+
+
+def test_images_are_checked_in_either_form():
+    env = Spaces(spaces.Dict(a=spaces.Box(0, 255, (36, 36, 1), np.uint8)))
+    model = BehaviourCloning("FlowMultiInputPolicy", env, policy_kwargs=dict(net_arch=[8]), **SETTINGS)
+    images, actions = np.zeros((4, 36, 36, 1), np.uint8), np.zeros((4, 2))
+    for given in (images, images.transpose(0, 3, 1, 2)):
+        model.imitate(Demonstrations(dict(a=given), actions))
+    with pytest.raises(ValueError, match="observations.* have shape"):
+        model.imitate(Demonstrations(dict(a=images[:, :30]), actions))
+
+
+def test_another_algorithms_policy_is_refused(tmp_path):
+    model = algorithms.NFQ("FlowPolicy", Aim(), policy_kwargs=dict(net_arch=[8]), device="cpu", buffer_size=1)
+    with pytest.raises(TypeError, match="BehaviourCloning has no use for a SoftQPolicy"):
+        BehaviourCloning(model.policy_class, Aim(), **SETTINGS)
+    model.save(tmp_path / "model")
+    with pytest.raises(TypeError, match="load a file with the class that saved it"):
+        BehaviourCloning.load(tmp_path / "model", env=Aim())
 
 
 def test_learning_from_nothing_is_refused():

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import SAC
 
@@ -77,6 +78,11 @@ def test_a_higher_level_learns_what_the_lower_one_was_not_taught():
 
     taught = mean_return(lambda obs: higher.predict(obs, deterministic=True)[0])
     assert taught > 0.5 * mean_return(lambda obs: np.zeros(2, np.float32)), "rewards are negative"
+
+
+def test_a_step_needs_a_reset():
+    with pytest.raises(ResetNeeded, match="before the first reset"):
+        LatentPolicy(Aim(), lower()).step(np.zeros(2, np.float32))
 
 
 def test_what_has_no_noise_or_other_spaces_is_refused():

@@ -1,17 +1,22 @@
 """Behaviour cloning: the actor of SAC, flow or Gaussian, fitted to demonstrations by maximum likelihood."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import sac
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import RolloutReturn
+from stable_baselines3.common.preprocessing import maybe_transpose
+from stable_baselines3.common.type_aliases import RolloutReturn, Schedule, TrainFreq
+from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor
 
-from flowrl.algorithms.offline import Observations, fit_normalizations, step_without_environment, take
+from flowrl.algorithms.finite import check_losses, marked, step_if_finite
+from flowrl.algorithms.offline import Observations, check_steps, fit_normalizations, step_without_environment, take
+from flowrl.algorithms.policy_class import check_policy_class
 from flowrl.policies.action_box import EDGE, action_box
 from flowrl.policies.density import action_log_prob
 
@@ -46,12 +51,40 @@ class BehaviourCloning(sac.SAC):
     A step of `learn` is one update on a minibatch of the demonstrations; the environment is only there for its spaces.
     Only the actor is trained: SAC loads the saved model, or its actor, and goes on from there.
 
-    :param args: those of SB3's SAC
-    :param kwargs: those of SB3's SAC
+    Arguments are those of SB3's SAC, but that ``learning_starts`` is 0, ``train_freq`` 1 and ``gradient_steps`` 1.
+
+    :raises ValueError: for others of these three
+    :raises flowrl.Diverged: in training, where the log-likelihood or its gradient is NaN or infinite
+    :raises TypeError: for another algorithm's policy
     """
 
     demonstrations: Demonstrations | None = None
     held_out: Demonstrations | None = None
+
+    def __init__(
+        self,
+        policy: str | type[SACPolicy],
+        env: Any,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 0,
+        *args: Any,
+        **kwargs: Any,
+    ):
+        super().__init__(policy, env, learning_rate, buffer_size, learning_starts, *args, **kwargs)
+        if not kwargs.get("_init_setup_model", True):  # in load: imitate has the last word on what a file says
+            return
+        frequency, unit = cast(TrainFreq, self.train_freq)  # SB3 has converted it
+        if learning_starts or (frequency, unit.value, self.gradient_steps) != (1, "step", 1):
+            raise ValueError(
+                "A step of BehaviourCloning is one update: expected learning_starts=0, train_freq=1 and "
+                f"gradient_steps=1, got {learning_starts}, {(frequency, unit.value)} and {self.gradient_steps}. For "
+                "more updates call learn with more steps."
+            )
+
+    def _setup_model(self) -> None:
+        check_policy_class(self, None)
+        super()._setup_model()
 
     def imitate(self, demonstrations: Demonstrations, held_out: Demonstrations | None = None) -> "BehaviourCloning":
         """
@@ -61,8 +94,13 @@ class BehaviourCloning(sac.SAC):
         :param demonstrations: to fit
         :param held_out: whose log-likelihood is logged, ``train/log_likelihood_held_out``
         :return: the model itself
+        :raises ValueError: for demonstrations of other shapes than the environment's, actions beyond its box, or none
         """
+        self._check(demonstrations)
+        if held_out is not None:
+            self._check(held_out)
         self.demonstrations, self.held_out = demonstrations, held_out
+        self.learning_starts, self.gradient_steps = 0, 1  # of a file, SAC's maybe, they are others
         fit_normalizations(self, demonstrations.observations)
         return self
 
@@ -105,16 +143,33 @@ class BehaviourCloning(sac.SAC):
         return step_without_environment(self, callback, take(self.minibatch.observations, slice(1)))
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """One step up the log-likelihood of the minibatch."""
+        """
+        One step up the log-likelihood of the minibatch.
+
+        :raises flowrl.Diverged: where it or its gradient is NaN or infinite; no weight is moved
+        """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.actor.optimizer)
         log_likelihood = self.log_likelihood(self.minibatch).mean()
         self.actor.optimizer.zero_grad()
         (-log_likelihood).backward()
-        self.actor.optimizer.step()
+        mean = marked(log_likelihood, step_if_finite(self.actor.optimizer)).item()
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record_mean("train/log_likelihood", log_likelihood.item())
+        check_losses(dict(log_likelihood=mean), self.num_timesteps)
+        self.logger.record_mean("train/log_likelihood", mean)
+
+    def _check(self, demonstrations: Demonstrations) -> None:
+        """Refuse what cannot be cloned, see :meth:`imitate`."""
+        box: Any = self.action_space
+        actions, observations = demonstrations.actions, demonstrations.observations
+        check_steps(self, actions, observations=_channels_first(observations, self.observation_space))
+        margin = EDGE * (box.high - box.low) / 2  # of rounding
+        if not ((box.low - margin <= actions) & (actions <= box.high + margin)).all():  # NaN is neither
+            raise ValueError(
+                f"The data set's actions reach from {actions.min()} to {actions.max()}, the environment's are {box}: "
+                "give them in its units, or clip them to its low and high."
+            )
 
     def dump_logs(self) -> None:
         if self.held_out is not None:
@@ -123,3 +178,11 @@ class BehaviourCloning(sac.SAC):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "demonstrations", "held_out", "minibatch"]
+
+
+def _channels_first(observations: Observations, space: spaces.Space | None) -> Observations:
+    """Images as the algorithm sees them, whichever of the two forms they are given in; the rest as it is."""
+    if isinstance(observations, dict):
+        of_key = getattr(space, "spaces", {})
+        return {key: _channels_first(value, of_key.get(key)) for key, value in observations.items()}  # type: ignore[misc]
+    return maybe_transpose(observations, space) if observations.ndim == 4 else observations  # type: ignore[arg-type]

@@ -78,6 +78,8 @@ class PPO(UpdateFormMixin, ppo.PPO):
         buffer = self.rollout_buffer
         explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
         self.logger.record("train/explained_variance", explained)
+        if hasattr(self.policy, "log_std"):  # a Gaussian's; no flow has one
+            self.logger.record("train/std", self.policy.log_std.exp().mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
