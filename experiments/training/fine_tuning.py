@@ -18,6 +18,7 @@ from experiments.training.errors import UsageError
 from experiments.training.run_directory import RunDirectory, first_line
 from experiments.training.trust import warn_of_foreign_pickles
 from flowrl.algorithms import NFQ
+from flowrl.flows.flow import LOG_STD_MAX
 from flowrl.flows.recipes import find_flow
 
 # Steps for the new critics, at least. A clone of Pendulum's expert (return -146) fell to -1,650 when its actor moved
@@ -95,7 +96,7 @@ def _in_full(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
         return options
     recipe = inspect.signature(find_flow(flow)).parameters.values()
     defaults = {one.name: one.default for one in recipe if one.default is not one.empty}
-    options |= dict(context_gain=1.0) | defaults | (policy_kwargs.get("flow_kwargs") or {})
+    options |= dict(context_gain=1.0, log_std_max=LOG_STD_MAX) | defaults | (policy_kwargs.get("flow_kwargs") or {})
     return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
 
 

@@ -53,6 +53,7 @@ class Flow(nn.Module):
 
     context_map: ContextMap | _Bias
     log_std_max: float = LOG_STD_MAX  # of one that an earlier version pickled
+    compiled_numbers = ("log_std_max",)
 
     def __init__(
         self,
@@ -154,6 +155,17 @@ class Flow(nn.Module):
             return self.context_map(context.to(bias.dtype))
 
     @torch.no_grad()
+    def set_context_gain(self, gain: float) -> None:
+        """
+        Another gain for the flow that it is now.
+
+        :param gain: see :class:`Flow`; the weights change so that the distributions do not
+        """
+        assert isinstance(self.context_map, ContextMap)
+        self.context_map.weight[self.features :] *= self.context_map.gain / gain
+        self.context_map.gain = gain
+
+    @torch.no_grad()
     def set_gaussian(
         self, mean_weight: Tensor, mean_bias: Tensor, log_std_weight: Tensor | None, log_std_bias: Tensor
     ) -> None:
@@ -249,17 +261,21 @@ class ContextMap(nn.Linear):
     """
     The linear map of a context, whose output has the batch contiguous: the order in which layers and C read it.
 
+    Its weights mean nothing without their gain, which is therefore saved with them, unless it is one. A file that does
+    not say it is of an earlier version, or of a gain of one; its gain is taken for that of the constructor.
+
     :param context: size of the context
     :param outputs: size of the output
     :param plain: how many outputs, the first ones, have a gain of one
     :param gain: by what the others' weights, not their biases, are multiplied
     """
 
-    plain, gain = 0, 1.0  # of one that an earlier version pickled
+    plain, gain, first_gain = 0, 1.0, 1.0  # of one that an earlier version pickled
+    compiled_numbers = ("gain",)
 
     def __init__(self, context: int, outputs: int, plain: int, gain: float):
         super().__init__(context, outputs)
-        self.plain, self.gain = plain, gain
+        self.plain, self.gain, self.first_gain = plain, gain, gain
 
     def forward(self, context: Tensor) -> Tensor:
         weight = self.weight
@@ -268,6 +284,16 @@ class ContextMap(nn.Linear):
         if context.dim() != 2:
             return nn.functional.linear(context, weight, self.bias)
         return torch.addmm(self.bias.unsqueeze(1), weight, context.t()).t()
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if (self.gain, self.first_gain) != (1.0, 1.0):
+            destination[f"{prefix}gain"] = torch.tensor(self.gain, dtype=torch.float64)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        gain = state_dict.pop(f"{prefix}gain", None)
+        self.gain = self.first_gain if gain is None else float(gain)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class _Bias(nn.Module):

@@ -12,20 +12,25 @@ AUTOCAST = "autocast is on, and a call of C computes in the weights' own precisi
 
 class Guard:
     """
-    Notices a part or a parameter that was replaced, a hook, a method of an instance's own.
+    Notices a part or a parameter that was replaced, a hook, a method of an instance's own, and a change of the numbers
+    that a module's class says compiled forms hold (``compiled_numbers``).
 
     :param modules: as they were when they were looked at
+    :param owners: of which the numbers alone matter
     """
 
-    def __init__(self, modules: Iterable[nn.Module]):
+    def __init__(self, modules: Iterable[nn.Module], owners: Iterable[nn.Module] = ()):
+        modules = list(modules)
         # A method that is set on an instance is one attribute more
         self._seen = [
             (m.__dict__, len(m.__dict__), list(m._modules.values()), list(m._parameters.values())) for m in modules
         ]
+        named = [(m.__dict__, name) for m in (*modules, *owners) for name in getattr(type(m), "compiled_numbers", ())]
+        self._numbers = [(attributes, name, attributes.get(name)) for attributes, name in named]
 
     def holds(self) -> bool:
         """Whether everything is as it was, and no hook listens."""
-        if has_global_hooks():
+        if has_global_hooks() or any(attributes.get(name) != value for attributes, name, value in self._numbers):
             return False
         for attributes, count, modules, parameters in self._seen:
             if (

@@ -64,8 +64,7 @@ class OffPolicyUpdate:
 
     def is_of(self, model: SAC) -> bool:
         """Whether nothing that it was made of has been replaced, and no hook listens."""
-        flow: Any = model.actor.flow
-        return are_same(self._owners, _owners(model)) and self._guard.holds() and self.parts.flow.is_of(flow)
+        return are_same(self._owners, _owners(model)) and self._guard.holds()
 
     def _actor_parameters(self) -> list[Tensor]:
         return [*self.actor.parameters(), *self.parts.flow.weights()]

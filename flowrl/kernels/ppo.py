@@ -60,8 +60,7 @@ class PPOUpdate:
 
     def is_of(self, model: PPO) -> bool:
         """Whether nothing that it was made of has been replaced, and no hook listens."""
-        flow: Any = model.policy.action_net
-        return self._policy is model.policy and self._guard.holds() and self.parts.flow.is_of(flow)
+        return self._policy is model.policy and self._guard.holds()
 
     def _parameters(self) -> list[Tensor]:
         return [*self.actor.parameters(), *self.parts.flow.weights(), *self.critic.parameters()]

@@ -93,12 +93,35 @@ def test_a_gain_multiplies_the_weights_of_all_but_the_mean():
     perturb(flow, 0.5)
     plain = Flow(2, 3, "triangular").double()
     plain.load_state_dict(flow.state_dict())
+    assert plain.context_map.gain == 0.25, "the weights' own"
     with torch.no_grad():
         plain.context_map.weight[2:] *= 0.25
+        plain.context_map.gain = 1.0
     assert PathFlow(2, 3, context_gain=0.25).context_map.gain == 0.25
     for shape in ((5,), (4, 5), ()):
         context = torch.randn(*shape, 3).double()
         torch.testing.assert_close(flow.context_map(context), plain.context_map(context))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("gain", [1.0, 0.25])
+def test_files_of_before_have_the_gain_of_their_constructor(gain):
+    saved = Flow(2, 3, "triangular", context_gain=gain)
+    before = {name: tensor for name, tensor in saved.state_dict().items() if not name.endswith(".gain")}
+    flow, context = Flow(2, 3, "triangular", context_gain=gain), torch.randn(5, 3)
+    flow.set_context_gain(0.125)  # a policy's default of today
+    assert flow.context_map.gain == 0.125
+    flow.load_state_dict(before)
+    assert flow.context_map.gain == gain
+    torch.testing.assert_close(flow.context_map(context), saved.context_map(context), rtol=0, atol=0)
+
+
+def test_another_gain_leaves_the_flow_as_it_is():
+    flow, context = Flow(2, 3, "triangular"), torch.randn(5, 3)
+    perturb(flow, 0.5)
+    before = flow.context_map(context)
+    flow.set_context_gain(0.25)
+    torch.testing.assert_close(flow.context_map(context), before)
 
 
 def test_with_a_gain_it_still_starts_as_the_gaussian_that_it_is_given():

@@ -56,7 +56,8 @@ def test_networks_of_their_own_for_actor_and_critic():
 def reference_log_prob(policy, obs, paths):
     """Of one shear, noise, then mean and scale, and tanh: with torch.distributions alone."""
     h = policy.mlp_extractor.forward_actor(obs.double())
-    out = h @ policy.action_net.context_map.weight.T + policy.action_net.context_map.bias
+    weight = policy.action_net.context_map.weight
+    out = h @ torch.cat((weight[:2], weight[2:] / 8)).T + policy.action_net.context_map.bias
     mean, log_std, shear, raw = out[:, :2], out[:, 2:4], out[:, 4], out[:, 5:7]
     std, variance = log_std.exp(), torch.sigmoid(2 * raw)
     one, zero = torch.ones_like(shear), torch.zeros_like(shear)
