@@ -56,7 +56,7 @@ def test_density_integrates_to_one_over_the_action_box(float64, name, algorithm)
     policy = build_policy(algorithm, flow=EXTERNAL[name]).double()
     perturb(policy, 0.1)
     policy.set_training_mode(False)
-    n = 300
+    n = 200
     u = torch.linspace(-9, 9, n + 1)
     edges = torch.tanh(u)
     middles, widths = torch.tanh((u[1:] + u[:-1]) / 2), edges.diff()

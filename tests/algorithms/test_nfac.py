@@ -129,13 +129,13 @@ def test_it_learns(critic, tmp_path):
 def test_noise_is_held_for_a_few_steps_and_is_normal():
     torch.manual_seed(0)
     held = HeldNoise(2.0, 3)
-    draws = torch.stack([held.step(2) for _ in range(20_000)])
+    draws = torch.stack([held.step(100) for _ in range(400)])
     torch.testing.assert_close(draws.flatten(0, 1).std(0), torch.ones(3), atol=0.05, rtol=0)
-    again = (draws[1:] == draws[:-1]).all(-1).float().mean(0)
+    again = (draws[1:] == draws[:-1]).all(-1).float().mean()
     mean_length = sum(k**-1 for k in range(1, 17)) / sum(k**-2 for k in range(1, 17))
-    torch.testing.assert_close(1 - again, torch.full((2,), 1 / mean_length), atol=0.03, rtol=0)
-    model = nfac(make_vec_env(Aim, n_envs=2), noise_hold=2.0)
-    model.learn(120)
+    assert (1 - again).item() == pytest.approx(1 / mean_length, abs=0.03)
+    model = nfac(make_vec_env(Aim, n_envs=2), noise_hold=2.0, learning_starts=10)
+    model.learn(20)
     assert model.held_noise._noise.shape == (2, 2)
 
 
@@ -188,8 +188,8 @@ class Gamble(gym.Env):
 def test_an_actor_that_shuns_risk_does_not_gamble(critic):
     taken = {}
     for risk in ("neutral", "cvar:0.25"):
-        model = nfac(Gamble(), critic=critic, risk=risk, learning_rate=3e-3, ent_coef=0.003, learning_starts=200)
-        model.learn(1_000)
+        model = nfac(Gamble(), critic=critic, risk=risk, learning_rate=1e-2, ent_coef=0.003, learning_starts=200)
+        model.learn(600)
         taken[risk] = model.predict(np.zeros((1, 1), np.float32), deterministic=True)[0].item()
     assert taken["cvar:0.25"] < 0.2 and taken["neutral"] > taken["cvar:0.25"] + 0.3
 
@@ -205,8 +205,8 @@ def test_an_actor_that_shuns_risk_does_not_gamble(critic):
 )
 def test_every_architecture_trains_saves_and_loads(architecture, tmp_path):
     model = nfac(policy_kwargs=dict(architecture=architecture, net_arch=[16, 16]))
-    model.learn(120)
-    assert model.update_form == "torch" and model._n_updates == 70
+    model.learn(60)
+    assert model.update_form == "torch" and model._n_updates == 10
     model.save(tmp_path / "model")
     loaded = NFAC.load(tmp_path / "model", env=model.env)
     obs = observations(8).numpy()

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from torch import nn
 
 from flowrl import FlowLogger
-from flowrl.algorithms import NFQ, SAC, Transitions
+from flowrl.algorithms import NFQ, SAC, Transitions, offline
 from flowrl.algorithms.nfq.update import conservative_loss, importance, soft_q_loss, td_target, update
 from flowrl.critics.soft_q import soft_q
 from flowrl.policies.action_box import EDGE
@@ -170,7 +170,7 @@ def test_one_update_moves_flow_values_temperature_and_targets():
     assert model.temperature != alpha
 
 
-@pytest.mark.parametrize("alpha", [0.005, 0.05, 1.0])
+@pytest.mark.parametrize("alpha", [0.005, 1.0])
 def test_log_pi_spans_the_range_of_q_over_alpha(alpha):
     """The base's tail reaches any depth; beyond the splines' interval, though, in a Gaussian's shape."""
     model = nfq(flow="triangular", double=True, ent_coef=alpha, learning_rate=1e-2, policy_kwargs=dict(n_critics=1))
@@ -358,7 +358,8 @@ def test_offline_a_policy_normalises_by_the_data_set():
     np.testing.assert_allclose(statistics.deviation_squares / 600, 1, rtol=1e-3)
 
 
-def test_offline_every_step_is_an_update_and_is_logged(tmp_path):
+def test_offline_every_step_is_an_update_and_is_logged(tmp_path, monkeypatch):
+    monkeypatch.setattr(offline, "LOG_EVERY", 200)
     env = VecNormalize(make_vec_env(Aim))
     model = nfq(env, "gaussian", learning_starts=500, gradient_steps=4, tensorboard_log=str(tmp_path))
     model.learn_from(data_set())
@@ -370,8 +371,8 @@ def test_offline_every_step_is_an_update_and_is_logged(tmp_path):
             seen.append(self.locals["new_obs"])
             return True
 
-    model.learn(1_000, callback=[FlowLogger(every=500), Look()])
-    assert model._n_updates == 1_000 and np.std(seen, 0).min() > 0.5, "rows of the data set, normalised"
+    model.learn(200, callback=[FlowLogger(every=100), Look()])
+    assert model._n_updates == 200 and np.std(seen, 0).min() > 0.5, "rows of the data set, normalised"
     tags = [event.summary.value[0].tag for event in summaries(tmp_path) if event.summary.value]
     assert "train/critic_loss" in tags and "flow/entropy" in tags
     model.save(tmp_path / "model")
@@ -410,7 +411,7 @@ def test_a_shared_extractor_is_clipped_once_and_targets_follow_its_statistics():
 
 def test_conservatism_is_the_soft_maximum_of_q_less_q_of_the_data():
     """Against the definition: the soft maximum by quadrature."""
-    model, n = nfq(double=True, ent_coef=0.3), 200
+    model, n = nfq(double=True, ent_coef=0.3), 120
     data = batch(5)
     a = (torch.arange(n).double() + 0.5) * 2 / n - 1
     grid = torch.cartesian_prod(a, a)

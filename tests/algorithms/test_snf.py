@@ -55,7 +55,7 @@ def test_without_noise_layers_it_is_flow_ppo_to_the_bit(flow, form):
         )
         if form == "torch":
             model.choose_update = lambda: None
-        models.append(model.learn(256))
+        models.append(model.learn(128))
         assert form == "torch" or model.update_form == "C", model.update_reason
     ours, theirs = map(weights, reversed(models))
     assert ours.keys() == theirs.keys()
@@ -76,7 +76,7 @@ def test_without_noise_layers_it_is_its_base_to_the_bit(base):
     kwargs = dict(net_arch=[16], flow="nsf")
     theirs = PARENTS[base](
         "FlowPolicy", make_vec_env(Aim, 2, seed=0), policy_kwargs=dict(kwargs), **SETTINGS[base], seed=0, device="cpu"
-    ).learn(128)
+    ).learn(64)
     ours = SNF(
         "FlowPolicy",
         make_vec_env(Aim, 2, seed=0),
@@ -85,7 +85,7 @@ def test_without_noise_layers_it_is_its_base_to_the_bit(base):
         **SETTINGS[base],
         seed=0,
         device="cpu",
-    ).learn(128)
+    ).learn(64)
     assert all(torch.equal(ours.policy.state_dict()[name], value) for name, value in weights(theirs).items())
 
 
@@ -184,7 +184,7 @@ def test_with_normalisation_and_the_librarys_callbacks():
     env = VecNormalize(make_vec_env(Aim, 2, seed=0))
     model = snf(env=env)
     callbacks = [flowrl.FlowLogger(every=64), flowrl.DensityFigure(every=64)]
-    model.learn(192, callback=callbacks, log_interval=1_000)  # hence nothing is written, and all is still there
+    model.learn(128, callback=callbacks, log_interval=1_000)  # hence nothing is written, and all is still there
     logged = model.logger.name_to_value
     assert np.isfinite(logged["flow/entropy_bound"]) and "flow/entropy" not in logged
     assert "flow/action_density" in logged and logged["flow/noise_std"] > 0

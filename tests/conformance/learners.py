@@ -10,10 +10,10 @@ import flowrl  # noqa: F401
 from flowrl import algorithms
 from tests.environments import Aim
 
-STEPS = 16
-"""Long enough for every learner to have updated itself some times."""
+STEPS = 8
+"""Long enough for every learner to have updated itself."""
 
-OFF_POLICY = dict(learning_starts=4, train_freq=4, batch_size=4, buffer_size=200)
+OFF_POLICY = dict(learning_starts=3, train_freq=4, batch_size=4, buffer_size=200)
 MINIBATCHES = dict(n_steps=8, batch_size=4, n_epochs=1)
 
 GAUSSIAN = {"FlowPolicy": "MlpPolicy", "FlowCnnPolicy": "CnnPolicy", "FlowMultiInputPolicy": "MultiInputPolicy"}

@@ -48,7 +48,7 @@ class Diary(BaseCallback):
 
 def test_a_callback_is_called_in_order_and_sees_the_step(learner):
     diary = Diary()
-    model = learner.make().learn(STEPS, callback=diary)
+    model = learner.make().learn(2 * STEPS, callback=diary)
     calls = diary.calls
     assert calls[:3] == ["training start", "rollout start", "step"] and calls[-1] == "training end"
     assert calls.count("step") == model.num_timesteps == diary.n_calls == diary.num_timesteps
@@ -71,7 +71,7 @@ def test_several_callbacks(learner):
 def test_checkpoints_can_be_loaded(learner, tmp_path):
     env = VecNormalize(DummyVecEnv([Aim]))
     callback = CheckpointCallback(8, tmp_path, "it", save_replay_buffer=learner.off_policy, save_vecnormalize=True)
-    model = learner.make(env).learn(STEPS, callback=callback)
+    model = learner.make(env).learn(2 * STEPS, callback=callback)
     loaded = learner.algorithm.load(tmp_path / "it_16_steps.zip", env=env, device="cpu")
     assert (tmp_path / "it_8_steps.zip").exists() and (tmp_path / "it_vecnormalize_16_steps.pkl").exists()
     assert loaded.num_timesteps == 16 <= model.num_timesteps
@@ -90,7 +90,7 @@ def test_it_is_evaluated_and_the_best_is_kept(learner, tmp_path):
         verbose=0,
         callback_after_eval=(after := EveryNTimesteps(1, diary := Diary())),
     )
-    model = learner.make(Monitor(Aim(horizon=5))).learn(STEPS, callback=callback)
+    model = learner.make(Monitor(Aim(horizon=5))).learn(2 * STEPS, callback=callback)
     assert list(np.load(tmp_path / "evaluations.npz")["timesteps"]) == [8, 16]
     assert after.n_calls == 2 and diary.calls.count("step") == 2
     best = learner.algorithm.load(tmp_path / "best_model", device="cpu")

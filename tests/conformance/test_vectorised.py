@@ -124,7 +124,7 @@ def test_one_part_of_a_dictionary(learner):
 
 
 def test_episodes_are_monitored(learner, tmp_path):
-    env = VecMonitor(aims(horizon=5), str(tmp_path / "log"))
+    env = VecMonitor(aims(horizon=4), str(tmp_path / "log"))
     model = learner.make(env).learn(2 * STEPS)
     assert len(model.ep_info_buffer) >= 4 and (tmp_path / "log.monitor.csv").read_text().count("\n") > 4
     env.close()

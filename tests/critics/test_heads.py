@@ -32,8 +32,8 @@ def test_a_head_learns_a_distribution(name, options):
     raw = torch.zeros(1, head.size, dtype=torch.float64, requires_grad=True)
     if name == "quantile":
         raw = torch.linspace(-1, 1, head.size).double()[None].requires_grad_()
-    optimizer = torch.optim.Adam([raw], lr=0.05)
-    for _ in range(400):
+    optimizer = torch.optim.Adam([raw], lr=0.1)
+    for _ in range(200):
         loss = head.loss(raw, head.smooth(target)).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -121,7 +121,7 @@ def test_observations_are_preprocessed_inside(algorithm, observation, tmp_path):
     env = Aim(observation=observation)
     small = dict(n_steps=16, batch_size=16) if algorithm is PPO else dict(buffer_size=10)
     name = {"dict": "FlowMultiInputPolicy", "image": "FlowCnnPolicy"}[observation]
-    kwargs = dict(net_arch=[8])
+    kwargs = dict(net_arch=[8], flow="gaussian")
     if observation == "image":
         kwargs["features_extractor_kwargs"] = dict(features_dim=8)
     model = algorithm(name, env, policy_kwargs=kwargs, device="cpu", **small)
@@ -134,7 +134,7 @@ def test_observations_are_preprocessed_inside(algorithm, observation, tmp_path):
 
 @pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.MultiDiscrete([3, 4]), spaces.MultiBinary(3)], ids=str)
 def test_numbers_of_a_set_become_codes_inside(space, tmp_path):
-    policy = make(observation_space=space)
+    policy = make(observation_space=space, flow="gaussian")
     space.seed(0)
     obs = np.stack([space.sample() for _ in range(5)])
     (actions,) = run(to_onnx(policy, tmp_path / "policy.onnx"), observation=obs)
@@ -149,7 +149,8 @@ def test_a_box_without_end_is_compared_at_moderate_observations(output, tmp_path
         module, "_compare", lambda part, graph, trials: seen.extend(trials) or compare(part, graph, trials)
     )
     largest = np.finfo(np.float32).max
-    to_onnx(make(observation_space=spaces.Box(-largest, largest, (3,))), tmp_path / "policy.onnx", output)
+    space = spaces.Box(-largest, largest, (3,))
+    to_onnx(make(observation_space=space, flow="gaussian"), tmp_path / "policy.onnx", output)
     assert len(seen) == 2 and all(0 < inputs["observation"].abs().max() < 10 for inputs in seen)
 
 
@@ -158,9 +159,10 @@ def test_normalisation_is_inside(observation, tmp_path):
     env = Aim(observation=observation)
     name = "FlowPolicy" if observation == "vector" else "FlowMultiInputPolicy"
     vec = VecNormalize(DummyVecEnv([lambda: env]))
-    wrapped = PPO(name, vec, n_steps=16, batch_size=16, policy_kwargs=dict(net_arch=[8]), device="cpu").learn(32)
+    small = dict(net_arch=[8], flow="gaussian")
+    wrapped = PPO(name, vec, n_steps=16, batch_size=16, policy_kwargs=small, device="cpu").learn(32)
     own = NFAC(
-        name, env, policy_kwargs=dict(net_arch=[8], normalize_observations=True), buffer_size=99, learning_starts=50
+        name, env, policy_kwargs=small | dict(normalize_observations=True), buffer_size=99, learning_starts=50
     ).learn(20)
     obs = states(env)
     inputs = obs if isinstance(obs, dict) else dict(observation=obs)

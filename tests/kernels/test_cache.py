@@ -224,14 +224,24 @@ def test_a_linked_directory_keeps_its_mode(home, compiled, tmp_path):
     assert list((tmp_path / "shared").iterdir()) == []
 
 
+needs_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+
+
 @needs_compiler
+@needs_fork
 def test_two_processes_at_once_both_get_it(home, quick_compiler):
-    command = (
-        "import torch; from flowrl.kernels import library; library.FLAGS = ('-O0', '-shared', '-fPIC'); "
-        "assert library.load(torch.float32) is not None"
-    )
-    processes = [subprocess.Popen([sys.executable, "-c", command]) for _ in range(2)]
-    assert [process.wait() for process in processes] == [0, 0]
+    start = multiprocessing.get_context("fork").Barrier(2)
+
+    def load():
+        start.wait(60)
+        assert library.load(torch.float32) is not None
+
+    processes = [multiprocessing.get_context("fork").Process(target=load) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
     assert sorted(path.suffix for path in home.iterdir()) == [".sha256", ".so"]
 
 
@@ -252,7 +262,7 @@ assert child.exitcode == 0, child.exitcode
 """
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@needs_fork
 def test_training_goes_on_in_a_forked_child():
     """OpenMP's threads do not survive a fork: with two of them the child would wait for ever."""
     environment = os.environ | {"OMP_NUM_THREADS": "2"}

@@ -18,6 +18,9 @@ from flowrl.flows import recipes
 from flowrl.kernels import library
 from tests.models import KERNEL_CASES, KERNEL_FLOWS, Precise, perturb
 
+# Every flow at every dimension in a batch, and every flow in a batch of one row.
+SIZED_CASES = [(flow, d, 130) for flow, d in KERNEL_CASES] + [(flow, 2, 1) for flow in KERNEL_FLOWS]
+
 pytestmark = pytest.mark.skipif(library.load(torch.float64) is None, reason="no C compiler: install gcc")
 
 
@@ -90,14 +93,12 @@ def assert_same(models: list[Any], *sizes: int, tolerance: float = 1e-9) -> None
         torch.testing.assert_close(b, a, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("size", [1, 130])
-@pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
+@pytest.mark.parametrize(("flow", "d", "size"), SIZED_CASES)
 def test_sac(flow, d, size):
     assert_same([make("SAC", d, flow) for _ in range(2)], size)
 
 
-@pytest.mark.parametrize("size", [1, 130])
-@pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
+@pytest.mark.parametrize(("flow", "d", "size"), SIZED_CASES)
 def test_nfq(flow, d, size):
     assert_same([make("NFQ", d, flow, ent_coef="auto") for _ in range(2)], size)
 
@@ -127,10 +128,13 @@ CRITICS = {
 }
 
 
-@pytest.mark.parametrize("size", [1, 130])
-@pytest.mark.parametrize("critic", CRITICS)
-@pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
-def test_nfac(flow, d, critic, size):
+NFAC_CASES = [("flow", *case) for case in SIZED_CASES]
+NFAC_CASES += [(critic, "nsf", d, size) for critic in CRITICS if critic != "flow" for d in (1, 3) for size in (1, 130)]
+
+
+@pytest.mark.parametrize(("critic", "flow", "d", "size"), NFAC_CASES)
+def test_nfac(critic, flow, d, size):
+    """Every flow with one critic, and every critic with one flow: neither knows of the other's kind."""
     assert_same([make("NFAC", d, flow, CRITICS[critic]) for _ in range(2)], size, tolerance=1e-8)
 
 
@@ -166,19 +170,22 @@ def test_sac_with_batches_of_several_sizes_in_turn():
     assert_same([make("SAC", 2) for _ in range(2)], 5, 64, 100, 5, 64, tolerance=1e-7)  # Adam divides by nearly zero
 
 
-@pytest.mark.parametrize("threads", [2, 3])
-@pytest.mark.parametrize("algorithm", ["SAC", "NFAC", "NFQ", "PPO"])
+@pytest.mark.parametrize(("algorithm", "threads"), [("SAC", 3), ("NFAC", 2), ("NFQ", 2), ("PPO", 2)])
 def test_on_several_threads(algorithm, threads):
-    """Networks large enough to be shared out."""
+    """Networks large enough to be shared out; torch itself has one thread, as several wait for each other busily."""
+    wide = dict(net_arch=[140, 300], flow_kwargs=dict(hidden=(70,)))
+    sizes = (130,) if algorithm != "PPO" else ()
+    settings = {} if algorithm != "PPO" else dict(n_epochs=1, batch_size=150)
+    models = [make(algorithm, 3, "nsf", wide, **settings) for _ in range(2)]
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     try:
-        wide = dict(net_arch=[140, 300], flow_kwargs=dict(hidden=(70,)))
-        sizes = (130,) if algorithm != "PPO" else ()
-        settings = {} if algorithm != "PPO" else dict(n_epochs=1, batch_size=150)
-        assert_same([make(algorithm, 3, "nsf", wide, **settings) for _ in range(2)], *sizes, tolerance=1e-7)
+        torch.set_num_threads(1)
+        theirs = trained(models[0], "torch", *sizes)
+        torch.set_num_threads(threads)
+        ours = trained(models[1], "C", *sizes)
     finally:
         torch.set_num_threads(before)
+    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Normalisations agree with their definitions, and networks are of the architecture that was asked for."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -84,19 +86,20 @@ def test_batch_renorm_is_batch_norm_before_it_is_warm_and_in_evaluation():
     )  # within the clips it is the running moments'
 
 
-@pytest.mark.parametrize("norm", ["none", "layer", "rms", "batch"])
-@pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("outputs", [0, 3])
+@pytest.mark.parametrize(
+    ("norm", "residual", "outputs"),
+    [*product(("none", "layer", "rms", "batch"), (False, True), (3,)), ("layer", False, 0), ("rms", True, 0)],
+)
 def test_every_architecture_learns(norm, residual, outputs):
     torch.manual_seed(0)
     architecture = Architecture((32, 32), norm=norm, residual=residual, input_shift=2.0)
     network = perceptron(5, outputs, architecture)
     x = torch.randn(256, 5)
     assert network(x).shape == (256, outputs or 32)
-    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     target = torch.stack([x[:, 0] * x[:, 1], x[:, 2], x[:, 3].abs()], 1)
     losses = []
-    for _ in range(150):
+    for _ in range(60):
         loss = (network(x)[:, :3] - target).square().mean()
         optimizer.zero_grad()
         loss.backward()

@@ -39,7 +39,7 @@ def test_samples_fill_an_asymmetric_box_to_its_edges(algorithm, flow):
     policy = build_policy(algorithm, flow=flow)
     widen(policy)
     actions, _ = policy.predict(np.zeros((4_000, 3), np.float32))
-    assert all(BOX.contains(action) for action in actions)
+    assert BOX.contains(actions[0]) and (actions >= BOX.low).all() and (actions <= BOX.high).all()
     position = (actions - BOX.low) / (BOX.high - BOX.low)
     assert (position.min(0) < 0.01).all() and (position.max(0) > 0.99).all()
     inner = np.histogram2d(*position.T, bins=4, range=[[0, 1]] * 2)[0]
@@ -68,7 +68,7 @@ def test_log_prob_integrates_to_one_over_the_box(algorithm, flow):
     """Quadrature in environment units over the whole box, at parameters where no flow is the identity."""
     policy = build_policy(algorithm, flow=flow).double()
     perturb(policy, 0.05)  # further, glow's tails leave the grid's |u|
-    actions, weights = box_quadrature(nodes=361)
+    actions, weights = box_quadrature(nodes=201)
     log_prob = policy.log_prob(observations(1).expand(len(actions), -1), actions)
     assert (log_prob.exp() * weights).sum().item() == pytest.approx(1.0, abs=1e-3)
 
@@ -155,7 +155,7 @@ def test_without_squash_actions_are_clipped_to_the_box():
     model = build("PPO", policy_kwargs=dict(squash_output=False, log_std_init=2.0))
     policy = model.policy
     assert not policy.squash_output
-    model.learn(128)  # the environment refuses what lies outside
+    model.learn(64)  # the environment refuses what lies outside
     stored = model.rollout_buffer.actions
     assert (np.abs(stored) > 10).any(), "the raw actions are stored"
     actions, _ = policy.predict(np.zeros((500, 3), np.float32))

@@ -21,7 +21,7 @@ from tests.models import (
     states,
 )
 
-STEPS = 1_024
+STEPS = 128
 
 
 def test_every_algorithm_knows_the_flow_policies():
@@ -112,7 +112,7 @@ def test_policy_saves_and_loads_without_its_algorithm(algorithm, flow, tmp_path)
 def test_actor_and_critic_may_have_extractors_of_their_own(algorithm, tmp_path):
     env = Aim(observation="dict")
     model = build(algorithm, env, "FlowMultiInputPolicy", dict(share_features_extractor=False))
-    model.learn(256)
+    model.learn(128)
     model.save(tmp_path / "model")
     assert_same_policy(model, type(model).load(tmp_path / "model", env=env), env)
 
@@ -121,7 +121,7 @@ def test_actor_and_critic_may_have_extractors_of_their_own(algorithm, tmp_path):
 @pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
 def test_action_shapes(algorithm, shape):
     env = Aim(low=np.full(shape, -0.5), high=np.full(shape, 2.0), reward=lambda action, state: 0.0)
-    model = build(algorithm, env).learn(256)
+    model = build(algorithm, env).learn(128)
     actions, _ = model.predict(states(env), deterministic=True)
     assert actions.shape == (8, *shape)
     obs, _ = model.policy.obs_to_tensor(states(env))

@@ -21,7 +21,7 @@ def evaluate_bandit(model) -> float:
     return evaluate_policy(model, env, n_eval_episodes=200)[0]
 
 
-@pytest.mark.parametrize("flow", ["triangular", "nsf"])
+@pytest.mark.parametrize("flow", [pytest.param("triangular", marks=pytest.mark.slow), "nsf"])
 def test_sac_learns_a_bandit(flow):
     schedule = dict(learning_starts=64, train_freq=8, gradient_steps=6, batch_size=64, learning_rate=1e-2)
     model = build("SAC", Aim(horizon=1), policy_kwargs=dict(flow=flow), **schedule)
@@ -30,7 +30,7 @@ def test_sac_learns_a_bandit(flow):
     assert evaluate_bandit(model) > LEARNT
 
 
-@pytest.mark.parametrize("flow", ["triangular", "nsf"])
+@pytest.mark.parametrize("flow", ["triangular", pytest.param("nsf", marks=pytest.mark.slow)])
 def test_ppo_learns_a_bandit(flow):
     env = make_vec_env(lambda: Aim(horizon=1), n_envs=16, seed=0)
     schedule = dict(n_steps=32, batch_size=128, n_epochs=8, learning_rate=5e-3)

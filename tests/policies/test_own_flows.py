@@ -78,9 +78,9 @@ def registered(monkeypatch):
 )
 def test_learns_saves_and_loads(algorithm, flow, tmp_path):
     env = Aim()
-    schedule = dict(learning_starts=32, train_freq=16) if algorithm == "SAC" else {}
+    schedule = dict(learning_starts=16, train_freq=16) if algorithm == "SAC" else dict(n_steps=32, batch_size=32)
     model = build(algorithm, env, policy_kwargs=dict(flow=flow), **schedule)
-    model.learn(128)
+    model.learn(48 if algorithm == "SAC" else 32)
     model.save(tmp_path / "model")
     loaded = type(model).load(tmp_path / "model", env=env)
     assert loaded.policy_kwargs["flow"] == flow
@@ -91,16 +91,16 @@ def test_learns_saves_and_loads(algorithm, flow, tmp_path):
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_every_parameter_is_trained(algorithm, flow):
     if algorithm in OFF_POLICY:
-        schedule = dict(learning_starts=63, train_freq=64, gradient_steps=1, batch_size=64)
+        schedule = dict(learning_starts=31, train_freq=32, gradient_steps=1, batch_size=32)
     else:
-        schedule = dict(n_steps=64, batch_size=64, n_epochs=1)
+        schedule = dict(n_steps=32, batch_size=32, n_epochs=1)
     model = build(algorithm, policy_kwargs=dict(flow=flow), **schedule)
     perturb(model.policy)
     parameters = dict(head(model.policy).named_parameters())
     optimizer = model.actor.optimizer if algorithm in OFF_POLICY else model.policy.optimizer
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert parameters and {id(p) for p in parameters.values()} <= held
-    model.learn(64)
+    model.learn(32)
     dead = [name for name, p in parameters.items() if p.grad is None or not p.grad.any()]
     assert not dead
 

@@ -80,7 +80,7 @@ def test_training_logs_no_std(algorithm):
     model = build(algorithm)
     assert not hasattr(model.policy, "log_std")
     assert not hasattr(getattr(model, "actor", None), "log_std")
-    model.learn(256, log_interval=10_000)
+    model.learn(128, log_interval=10_000)
     logged = model.logger.name_to_value
     assert any(name.startswith("train/") for name in logged)
     assert "train/std" not in logged

@@ -1,6 +1,7 @@
 """`from_gaussian`: a flow model goes on from a trained Gaussian one, with its actions and all its state."""
 
 import copy
+from functools import cache
 
 import numpy as np
 import pytest
@@ -24,12 +25,18 @@ from tests.models import (
 )
 
 
-def trained(algorithm: str, env=None, policy: str = "MlpPolicy", steps: int = 256, **kwargs):
+def trained(algorithm: str, env=None, policy: str = "MlpPolicy", steps: int = 128, **kwargs):
     """A Gaussian model after some training, moved far from its start."""
     model = build(algorithm, env, policy, **kwargs)
     model.learn(steps)
     perturb(model.policy)
     return model
+
+
+@cache
+def example(algorithm: str):
+    """Such a model, for tests that only read it."""
+    return trained(algorithm)
 
 
 @torch.no_grad()
@@ -45,7 +52,7 @@ def gaussian_log_prob(model, obs: torch.Tensor, actions: torch.Tensor) -> torch.
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_same_actions_and_log_probs_at_the_start(algorithm):
-    gaussian = trained(algorithm)
+    gaussian = example(algorithm)
     warm = flowrl.from_gaussian(gaussian)
     obs = observations(64)
     gaussian.policy.set_training_mode(False)
@@ -64,7 +71,7 @@ def test_same_actions_and_log_probs_at_the_start(algorithm):
 @pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_every_flow_can_be_warm_started(algorithm, flow):
-    gaussian = trained(algorithm, steps=128)
+    gaussian = example(algorithm)
     warm = flowrl.from_gaussian(gaussian, flow=flow)
     obs = observations(64)
     actions = torch.rand(64, 2) * 1.8 - 0.9
@@ -76,7 +83,7 @@ def test_every_flow_can_be_warm_started(algorithm, flow):
 
 @pytest.mark.parametrize("algorithm", ON_POLICY)
 def test_same_entropy_and_values_on_policy(algorithm):
-    gaussian = trained(algorithm)
+    gaussian = example(algorithm)
     warm = flowrl.from_gaussian(gaussian)
     obs = observations(64)
     with torch.no_grad():
@@ -91,7 +98,7 @@ def test_the_state_of_training_is_kept(algorithm):
     before = copy.deepcopy(gaussian.policy.state_dict())
     warm = flowrl.from_gaussian(gaussian)
     assert type(warm) is type(gaussian)
-    assert warm.num_timesteps == gaussian.num_timesteps == 256
+    assert warm.num_timesteps == gaussian.num_timesteps == 128
     assert (warm.learning_rate, warm.gamma, warm.seed) == (1e-3, 0.9, gaussian.seed)
     assert warm.get_env() is gaussian.get_env()
     assert warm._n_updates == gaussian._n_updates > 0
@@ -112,8 +119,8 @@ def test_it_goes_on_learning_saves_and_loads(algorithm, tmp_path):
     env = Aim()
     warm = flowrl.from_gaussian(trained(algorithm, env), flow="nsf", flow_kwargs=dict(bins=4))
     start = [parameter.clone() for parameter in head(warm.policy).parameters()]
-    warm.learn(256, reset_num_timesteps=False)
-    assert warm.num_timesteps == 512
+    warm.learn(128, reset_num_timesteps=False)
+    assert warm.num_timesteps == 256
     # A zero last layer hides the hidden ones from the very first update, no longer.
     assert all(not torch.equal(a, b) for a, b in zip(start, head(warm.policy).parameters(), strict=True))
     warm.save(tmp_path / "model")
@@ -124,7 +131,7 @@ def test_it_goes_on_learning_saves_and_loads(algorithm, tmp_path):
 
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_from_a_saved_file_without_environment(algorithm, tmp_path):
-    trained(algorithm).save(tmp_path / "gaussian")
+    example(algorithm).save(tmp_path / "gaussian")
     gaussian = ALGORITHMS[algorithm][0].load(tmp_path / "gaussian")
     warm = flowrl.from_gaussian(gaussian)
     obs = observations(8).numpy()
@@ -143,7 +150,7 @@ def test_dictionaries_and_normalised_environments(algorithm):
     np.testing.assert_allclose(
         warm.predict(obs, deterministic=True)[0], gaussian.predict(obs, deterministic=True)[0], atol=1e-5
     )
-    warm.learn(256, reset_num_timesteps=False)
+    warm.learn(128, reset_num_timesteps=False)
 
 
 def test_hindsight_replay():
@@ -202,7 +209,7 @@ def test_an_unknown_flow_is_refused_before_anything_is_built():
 
 def test_random_numbers_of_the_gaussian_run_are_not_needed():
     """SAC's critics see the same values after the warm start as before it."""
-    gaussian = trained("SAC")
+    gaussian = example("SAC")
     warm = flowrl.from_gaussian(gaussian)
     obs, actions = observations(8), torch.zeros(8, 2)
     for ours, theirs in zip(warm.critic(obs, actions), gaussian.critic(obs, actions)):

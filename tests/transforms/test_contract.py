@@ -9,14 +9,15 @@ from torch.distributions import ComposeTransform, Independent, Normal, Transform
 
 from tests.transforms.cases import CASES, compose_with_inverse, make_layer, make_transform
 
-SPREADS = {"untrained": 0.0, "perturbed": 0.3}
+# As they start, at one dimension, and moved, at all of them.
+SPREAD_CASES = [pytest.param(name, d, 0.3, id=f"{name}-{d}") for name, d in CASES]
+SPREAD_CASES += [pytest.param(name, d, 0.0, id=f"{name}-{d}-untrained") for name, d in CASES if d in (3, 4)]
 cases = pytest.mark.parametrize(("name", "d"), CASES, ids=[f"{name}-{d}" for name, d in CASES])
-spreads = pytest.mark.parametrize("spread", SPREADS.values(), ids=SPREADS.keys())
+spreads = pytest.mark.parametrize(("name", "d", "spread"), SPREAD_CASES)
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@cases
 @spreads
 def test_round_trip(name, d, spread):
     transform = make_transform(name, d, spread)
@@ -30,7 +31,6 @@ def test_round_trip(name, d, spread):
     torch.testing.assert_close(zero, torch.zeros(5, 6), atol=1e-7, rtol=0)
 
 
-@cases
 @spreads
 def test_log_determinant_is_that_of_the_jacobian(name, d, spread):
     transform = make_transform(name, d, spread)
@@ -95,6 +95,8 @@ def test_remembers_its_last_value_where_it_is_asked_to(name, d):
 @pytest.mark.parametrize(("name", "d"), [case for case in CASES if case[1] in (1, 3, 4)])
 def test_gradients_reach_input_and_parameters_and_agree_with_finite_differences(name, d):
     layer, parameters = make_layer(name, d, 0.3)
+    if name == "continuous":
+        layer.steps = 4  # what these few compute has gradients just as exact
     parameters, x = parameters[:2].clone(), torch.randn(2, d).clamp(-1.5, 1.5)
 
     def both_passes(parameters, x):
@@ -107,12 +109,11 @@ def test_gradients_reach_input_and_parameters_and_agree_with_finite_differences(
 
 
 @cases
-@pytest.mark.parametrize("magnitude", [20.0, 1e3, 1e6, 1e30])
-def test_extreme_inputs_in_float32(name, d, magnitude):
+def test_extreme_inputs_in_float32(name, d):
     torch.set_default_dtype(torch.float32)
     layer, parameters = make_layer(name, d, 0.3)
     parameters.requires_grad_()
-    signs = torch.randn(6, d).sign()
+    signs, magnitude = torch.randn(4, 6, d).sign(), torch.tensor([20.0, 1e3, 1e6, 1e30])[:, None, None]
     x = (magnitude * signs).requires_grad_()
     y, ladj = layer(parameters).call_and_ladj(x)
     assert y.isfinite().all() and ladj.isfinite().all()
