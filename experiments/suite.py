@@ -120,9 +120,9 @@ class Display:
         :param in_hand: the jobs that are being trained
         :param outcomes: of those that ended
         """
-        from experiments.scheduling.progress import table  # SB3 takes seconds to import
-
         if self.live is not None:
+            from experiments.scheduling.progress import table  # SB3 takes seconds to import
+
             self.live.update(table(self.suite, in_hand, outcomes), refresh=True)
         for entry in self.suite.entries:
             if entry.job in outcomes and entry.job not in self.said:

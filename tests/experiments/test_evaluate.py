@@ -7,7 +7,7 @@ import pytest
 
 from experiments import collect, evaluate, run
 from experiments.training.run_directory import RunDirectory
-from tests.experiments.test_run import train
+from tests.experiments.test_run import SHORT_EPISODES, train
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +15,8 @@ def runs(tmp_path_factory):
     """Runs of a flow agent and of its baseline; the flow agent's observations are normalised."""
     logdir = tmp_path_factory.mktemp("runs")
     return [
-        train(logdir, "flow-sac", "--set", "normalize=True", "--eval-every", "60", steps=120),
-        train(logdir, "sac", "--eval-every", "60", steps=120),
+        train(logdir, "flow-sac", "--set", "normalize=True", "--eval-every", "60", *SHORT_EPISODES, steps=120),
+        train(logdir, "sac", "--eval-every", "60", *SHORT_EPISODES, steps=120),
     ]
 
 

@@ -15,7 +15,7 @@ from experiments.training.logs import EventsFile, ProgressTable, ResumedTensorBo
 from experiments.training.progress import say
 from experiments.training.run_directory import RunDirectory
 from experiments.training.tables import append_row, read_csv, write_csv
-from tests.experiments.test_run import train
+from tests.experiments.test_run import SHORT_EPISODES, train
 
 
 class Disk:
@@ -45,7 +45,7 @@ def test_it_waits_and_says_so_once(tmp_path, capsys):
 
 def test_training_goes_on_without_a_checkpoint_and_leaves_nothing_half_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(checkpoints, "save_environment", Disk(checkpoints.save_environment, 1, 3, 4))
-    path = train(tmp_path, "sac", "--checkpoint-every", "80", "--eval-every", "0")
+    path = train(tmp_path, "sac", "--checkpoint-every", "80", "--eval-every", "0", "--set", "learning_starts=180")
     output = capsys.readouterr().out
     assert output.count("no checkpoint at step 80; training goes on") == 1
     assert output.count("waits until there is space for the last checkpoint") == 1 and "done: 200 steps" in output
@@ -57,7 +57,7 @@ def test_models_and_evaluations_wait_for_space(tmp_path, monkeypatch, capsys):
     for name, full in (("add_evaluation", 2), ("save_model", 1)):
         disk = Disk(getattr(RunDirectory, name), full)
         monkeypatch.setattr(RunDirectory, name, lambda *args, disk=disk: disk(*args))
-    path = train(tmp_path, "sac", "--eval-every", "100")
+    path = train(tmp_path, "sac", "--eval-every", "100", "--set", "learning_starts=180", *SHORT_EPISODES)
     output = capsys.readouterr().out
     assert "space for an evaluation" in output and "space for the best model" in output
     assert len(RunDirectory.open(path).evaluations()) == 2 and (path / "best_model.zip").exists()

@@ -14,7 +14,7 @@ from experiments.run import main
 from experiments.training import demonstrations
 from experiments.training.run_directory import RunDirectory
 from flowrl.algorithms import NFQ, SAC
-from tests.experiments.test_run import HAS_COMPILER, train
+from tests.experiments.test_run import HAS_COMPILER, SHORT_EPISODES, train
 
 minari = pytest.importorskip("minari", reason="minari is the 'demos' extra")
 pytest.importorskip("h5py", reason="h5py is in the 'demos' extra")
@@ -43,7 +43,7 @@ def expert(root):
 @pytest.fixture(scope="module", params=["flow-bc", "bc"])
 def clone(request, expert, root):
     """A finished run of behaviour cloning."""
-    more = ("--demos", NAME, "--eval-every", "20", "--checkpoint-every", "20")
+    more = ("--demos", NAME, "--eval-every", "20", "--checkpoint-every", "20", *SHORT_EPISODES)
     return train(root / "runs", request.param, *more, steps=40)
 
 

@@ -9,19 +9,24 @@ import pytest
 from experiments.reports.results import RESULTS
 from experiments.scheduling.job import execute
 from experiments.studies import faults, reliability, reliability_page
+from tests.experiments.stand_ins import in_this_process
 
 
 @pytest.fixture
 def short(monkeypatch, tmp_path):
+    words = "--set policy_kwargs.net_arch=[16] --set learning_starts=50 --eval-every 50 --eval-episodes 1".split()
+    monkeypatch.setattr(reliability, "AGENTS", {"flow-sac": [*words, "--env-set", "max_episode_steps=23"]})
     monkeypatch.setattr(reliability, "RUNS", tmp_path)
-    monkeypatch.setattr(reliability, "STEPS", 400)
-    monkeypatch.setattr(reliability, "CHECKPOINT_EVERY", 100)
+    monkeypatch.setattr(reliability, "STEPS", 200)
+    monkeypatch.setattr(reliability, "CHECKPOINT_EVERY", 40)
 
 
-def test_a_killed_run_is_the_same_and_another_seed_is_not(short):
+def test_a_killed_run_is_the_same_and_another_seed_is_not(short, monkeypatch):
+    """The one that is killed is a process of its own, and the one that goes on is another."""
     job, reference = reliability.job_of("flow-sac", "killed"), reliability.job_of("flow-sac", "whole")
-    step, checkpoint = faults.signalled(signal.SIGKILL)(job, random.Random(0))
-    assert 0 <= step - checkpoint <= 400 and job.run() is None
+    step, checkpoint = faults.signalled(signal.SIGKILL)(job, random.Random(9))  # 44 % of the way
+    assert 0 <= step - checkpoint <= 200 and 0 < job.step() and job.run() is None
+    in_this_process(monkeypatch)
     assert execute(job) == execute(reference) == "finished"
     assert reliability.same(reference, job)
     (job.run() / "evaluations.csv").write_text((job.run() / "evaluations.csv").read_text().replace("-1", "-2"))

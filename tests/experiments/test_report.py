@@ -72,6 +72,8 @@ def test_statistics_are_those_of_rliable():
     likely = probability_of_improvement(scores[..., 0] + 0.5, scores[..., 1])
     assert likely.value[0] == metrics.probability_of_improvement(scores[..., 0] + 0.5, scores[..., 1])
     assert 0 <= likely.low[0] < likely.value[0] < likely.high[0] <= 1
+    tied = scores[..., 0].round(), scores[:3, :, 1].round()
+    assert probability_of_improvement(*tied).value[0] == metrics.probability_of_improvement(*tied)
 
 
 def test_scores_are_zero_where_the_worst_began_and_one_where_the_baseline_ended(tmp_path):

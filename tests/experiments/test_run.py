@@ -46,6 +46,7 @@ SMALL = {
 }
 # SAC stops where it is told to; PPO at the end of a rollout.
 STEPS = {"sac": 200, "ppo": 256, "nfac": 200, "nfq": 200}
+SHORT_EPISODES = ("--env-set", "max_episode_steps=20")
 
 
 def train(logdir, agent, *more, steps=None, seed=0):
@@ -216,7 +217,8 @@ def test_the_update_runs_in_c_under_all_that_a_run_attaches(tmp_path, monkeypatc
         save(self, model, which)
 
     monkeypatch.setattr(RunDirectory, "save_model", look)
-    path = train(tmp_path, agent, "--flow", flow, "--eval-every", "60", "--checkpoint-every", "60", steps=120)
+    more = ("--eval-every", "60", "--checkpoint-every", "60", *SHORT_EPISODES)
+    path = train(tmp_path, agent, "--flow", flow, *more, steps=120)
     assert set(forms) == {"C"}
     assert RunDirectory.open(path).config["sessions"][0]["updates"] == [dict(step=0, form="C", reason="")]
 
@@ -226,7 +228,8 @@ def test_the_update_runs_in_c_under_all_that_a_run_attaches(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("agent", ["flow-sac", "flow-ppo", "snf"])
 def test_resume_goes_on_where_the_run_ended(tmp_path, agent):
-    path = train(tmp_path, agent, "--set", "normalize=True", "--eval-every", "400", steps={"flow-sac": 120}.get(agent))
+    more = ("--num-envs", "1", "--eval-every", "400", *SHORT_EPISODES)
+    path = train(tmp_path, agent, "--set", "normalize=True", *more, steps=120 if agent == "flow-sac" else 64)
     run = RunDirectory.open(path)
     algorithm = AGENTS[agent].algorithm
     before = algorithm.load(path / "last_model.zip")
@@ -259,7 +262,7 @@ def test_resume_restores_weights_optimiser_replay_buffer_and_normalization(tmp_p
 
 
 def test_resume_drops_what_was_recorded_after_the_checkpoint(tmp_path, capsys):
-    path = train(tmp_path, "sac", "--checkpoint-every", "40", "--eval-every", "40", steps=120)
+    path = train(tmp_path, "sac", "--checkpoint-every", "40", "--eval-every", "40", *SHORT_EPISODES, steps=120)
     run = RunDirectory.open(path)
     assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_40", "step_80", "step_120"]
     assert [has_replay_buffer(checkpoint) for checkpoint in run.checkpoints()] == [False, True, True]
@@ -279,10 +282,24 @@ def flip_a_byte(path):
     path.write_bytes(content)
 
 
+@pytest.fixture(scope="module")
+def with_checkpoints(tmp_path_factory):
+    """A finished run with a checkpoint every 20 steps, whose replay buffers are in several files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.training.replay_files.ROWS", 10)
+        return train(tmp_path_factory.mktemp("runs"), "sac", "--checkpoint-every", "20", "--eval-every", "0", steps=100)
+
+
+@pytest.fixture
+def copy(with_checkpoints, tmp_path):
+    """Of that run."""
+    return Path(shutil.copytree(with_checkpoints, tmp_path / "run"))
+
+
 @pytest.mark.parametrize("name", ["model.zip", "replay_buffer", "environment.pkl", "continuation.pkl"])
-def test_of_a_damaged_checkpoint_the_one_before_is_taken(tmp_path, capsys, name, monkeypatch):
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(copy, capsys, name, monkeypatch):
     monkeypatch.setattr("experiments.training.replay_files.ROWS", 10)
-    path = train(tmp_path, "sac", "--checkpoint-every", "20", "--eval-every", "0", steps=100)
+    path = copy
     newest, before = path / "checkpoints" / "step_100", path / "checkpoints" / "step_80"
     for file in (newest / name).iterdir() if (newest / name).is_dir() else [newest / name]:
         flip_a_byte(file)
@@ -295,9 +312,9 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken(tmp_path, capsys, name,
     assert sessions[-1]["from_step"] == 80 and RunDirectory.open(path).checkpoints()[-1].name == "step_110"
 
 
-def test_a_truncated_or_missing_file_is_damage_too(tmp_path, capsys):
-    path = train(tmp_path, "sac", "--checkpoint-every", "60", "--eval-every", "0", steps=100)
-    newest, before = RunDirectory.open(path).checkpoints()[::-1]
+def test_a_truncated_or_missing_file_is_damage_too(copy, capsys):
+    path = copy
+    newest, before = RunDirectory.open(path).checkpoints()[:-3:-1]
     (newest / "model.zip").write_bytes((newest / "model.zip").read_bytes()[:1000])
     (before / "seconds.json").unlink()
     assert main(["--resume", str(path), "--steps", "110"]) == 2, "there is none that is not damaged"
@@ -319,18 +336,17 @@ def test_sigterm_is_an_interruption_too():
 
 def test_interruption_saves_and_says_how_to_resume(tmp_path):
     command = [sys.executable, "experiments/run.py", "--env", "Pendulum", "--agent", "sac", "--logdir", str(tmp_path)]
-    command += ["--steps", "1000000", "--set", "policy_kwargs.net_arch=[16,16]", "--eval-every", "0"]
+    command += ["--steps", "2000", "--set", "policy_kwargs.net_arch=[16,16]", "--eval-every", "0"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("*/*/*/events*")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1.5)  # now it is training
+    while not list(tmp_path.glob("*/*/*/progress.csv")) and time.monotonic() < deadline:
+        time.sleep(0.05)  # now it is training
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     (path,) = tmp_path.glob("*/*/*")
     assert f"python experiments/run.py --resume {path}" in output
-    assert "Traceback" not in errors
+    assert errors == ""
     (checkpoint,) = RunDirectory.open(path).checkpoints()
     step = int(checkpoint.name.removeprefix("step_"))
     assert step > 0
@@ -426,10 +442,10 @@ def test_diverged_weights_are_not_saved_and_the_error_names_the_last_sound_check
 
 
 def test_no_traceback_from_the_command_line(tmp_path):
-    command = [sys.executable, str(ROOT / "experiments" / "run.py"), "--env", "Pendulm"]
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), "--config", "none.yaml"]
     finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert finished.returncode == 2
-    assert finished.stderr.startswith("error: unknown environment 'Pendulm': did you mean Pendulum ")
+    assert finished.stderr.startswith("error: none.yaml")
     assert finished.stderr.count("\n") == 1
 
 

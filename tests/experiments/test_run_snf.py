@@ -8,14 +8,19 @@ from flowrl.algorithms.snf import on_base
 from tests.experiments.test_run import HAS_COMPILER
 
 SMALL = ["policy_kwargs.net_arch=[16,16]", "policy_kwargs.flow_kwargs={'hidden':(8,)}"]
-ROLLOUT = {"ppo": ["n_steps=64", "n_epochs=2"], "a2c": ["n_steps=8"], "trpo": ["n_steps=64", "n_critic_updates=2"]}
+ROLLOUT = {
+    "ppo": ["n_steps=16", "n_epochs=2"],
+    "a2c": ["n_steps=8"],
+    "trpo": ["n_steps=16", "n_critic_updates=2", "cg_max_steps=3"],
+}
 
 
-def snf(logdir, *more, base="ppo", steps=512):
+def snf(logdir, *more, base="ppo", steps=128):
     settings = [*SMALL, *ROLLOUT[base], f"base={base}"]
     command = ["--env", "Pendulum", "--agent", "snf", "--flow", "nsf", "--steps", str(steps), "--eval-episodes", "1"]
+    command += ["--env-set", "max_episode_steps=20"]
     command += [word for setting in settings for word in ("--set", setting)]
-    return main([*command, "--logdir", str(logdir), "--no-progress", "--eval-every", "256", *more])
+    return main([*command, "--logdir", str(logdir), "--no-progress", "--eval-every", "64", *more])
 
 
 @pytest.mark.parametrize("base", ROLLOUT)
@@ -28,14 +33,14 @@ def test_it_trains_evaluates_saves_and_resumes(tmp_path, base):
     assert len(run.evaluations()) >= 2
     model = on_base("ppo").load(path / "last_model.zip")
     assert type(model) is on_base(base) and model.policy.noise_layers == 1
-    assert main(["--resume", str(path), "--steps", "1024", "--no-progress"]) == 0
-    assert on_base(base).load(path / "last_model.zip").num_timesteps >= 1024
+    assert main(["--resume", str(path), "--steps", "192", "--no-progress"]) == 0
+    assert on_base(base).load(path / "last_model.zip").num_timesteps >= 192
     assert len(run.progress()) >= 2 and "flow/entropy_bound" in run.progress()[-1]
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler")
 def test_without_noise_layers_its_update_is_in_c(tmp_path):
-    assert snf(tmp_path, "--set", "policy_kwargs.noise_layers=0", steps=256) == 0
+    assert snf(tmp_path, "--set", "policy_kwargs.noise_layers=0", steps=64) == 0
     (path,) = tmp_path.glob("*/*/*")
     assert RunDirectory.open(path).config["update"] == "C"
 

@@ -13,6 +13,7 @@ from experiments.studies import calibration, known_optimum, measures, nfq_option
 from experiments.studies.known_optimum import MEASURES, entries_of
 from experiments.studies.transfer import first_step
 from experiments.training.run_directory import RunDirectory
+from tests.experiments.stand_ins import in_this_process
 
 
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(tmp_path):
@@ -26,8 +27,9 @@ def test_an_interrupted_run_is_not_taken_for_a_finished_one(tmp_path):
     assert Job(tmp_path, (), steps=300).run() is None, "it may grow"
 
 
-def test_jobs_are_trained_once(tmp_path, capfd):
-    words = "--env flowrl/HiddenGoal --agent nfq --flow gaussian --steps 1100 --eval-every 0 --seed 1".split()
+def test_jobs_are_trained_once(tmp_path, capfd, monkeypatch):
+    in_this_process(monkeypatch)
+    words = "--env flowrl/HiddenGoal --agent nfq --flow gaussian --steps 40 --eval-every 0 --seed 1".split()
     job = Job(tmp_path, tuple(words))
     train([job], 2)
     assert "1 of 1 runs to train" in capfd.readouterr().out
@@ -83,7 +85,7 @@ def test_options_differ_one_at_a_time():
         ("ReturnChain", "return_chain", "nfac"),
     ],
 )
-def test_untrained_models_are_measured_and_drawn(env, measure, agent, tmp_path):
+def test_untrained_models_are_measured_and_drawn(env, measure, agent, tmp_path, monkeypatch):
     words = f"--env {env} --agent {agent} --flow gaussian --steps 20 --eval-every 0 --no-progress".split()
     assert main([*words, "--logdir", str(tmp_path)]) == 0
     (run,) = tmp_path.glob("*/*/*")
@@ -96,6 +98,7 @@ def test_untrained_models_are_measured_and_drawn(env, measure, agent, tmp_path):
         assert min(row["distance_safe"], row["distance_risky"]) > 0.05
         covered = calibration.row_of(run, 3)
         assert covered["states"] == 3 and 0 <= covered["covered_90"] <= 1
+    monkeypatch.setattr(pictures, "TRAJECTORIES", 5)
     draw = getattr(pictures, measure, None)
     if draw:
         draw({"agent": run}).savefig(tmp_path / "picture.png", dpi=40)

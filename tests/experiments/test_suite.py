@@ -10,26 +10,31 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from experiments.scheduling import ray_cluster
 from experiments.scheduling.job import ROOT, Job, Processes, execute
 from experiments.scheduling.progress import table
 from experiments.scheduling.suite_file import read_suite
 from experiments.suite import main
 from experiments.training.errors import Resumable, TrainingError, UsageError
+from tests.experiments.stand_ins import in_this_process, with_stand_ins
 
 SMALL = """
-steps: 300
+steps: 60
 seeds: 1
 environments: [Pendulum]
-checkpoint_every: 100
-run: {eval_every: 150, eval_episodes: 1}
+checkpoint_every: 20
+run: {eval_every: 30, eval_episodes: 1}
 agents:
   flow-sac: &small
-    set: {learning_starts: 50, batch_size: 16, policy_kwargs.net_arch: [16]}
+    env_set: {max_episode_steps: 20}
+    set: {learning_starts: 40, batch_size: 16, policy_kwargs.net_arch: [16]}
   a gaussian:
     <<: *small
     agent: flow-sac
@@ -57,7 +62,23 @@ def wait_for(condition, seconds=120):
     start = time.monotonic()
     while not condition():
         assert time.monotonic() - start < seconds
-        time.sleep(0.05)
+        time.sleep(0.02)
+
+
+@pytest.fixture(params=["stand-in", pytest.param("run.py", marks=pytest.mark.slow)])
+def trainer(request, monkeypatch):
+    """What the processes of jobs run; its value: the imports of another process whose jobs are to run the same."""
+    imports = "import sys; from pathlib import Path; from experiments import suite; from experiments.suite import Job"
+    if request.param == "run.py":
+        return imports
+    monkeypatch.setattr(Job, "command", with_stand_ins(Job.command))
+    imports += "; from tests.experiments.stand_ins import with_stand_ins; Job.command = with_stand_ins(Job.command)"
+    return imports + "; suite.write = lambda *_, **__: None"  # which imports torch
+
+
+def suite_in_a_process(trainer, *words):
+    command = [sys.executable, "-c", f"{trainer}; sys.exit(suite.main())", *words]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_suite_is_agents_times_environments_times_seeds(tmp_path):
@@ -141,7 +162,8 @@ def test_what_the_command_line_chooses_must_be_there(tmp_path, suite_file):
         read_suite(suite_file, tmp_path, dict(agents=["flow-sax"]))
 
 
-def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd):
+def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd, monkeypatch):
+    in_this_process(monkeypatch)
     command = [str(suite_file), "--runs", str(tmp_path), "--jobs", "2"]
     assert main([*command, "--dry-run"]) == 0
     assert "2 of 2 runs to train" in capfd.readouterr().out
@@ -151,7 +173,7 @@ def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd)
     assert {(row["exp_name"], row["env_step"], row["metric"]) for row in rows} == {
         (agent, step, metric)
         for agent in ("flow-sac", "a gaussian")
-        for step in ("150", "300")
+        for step in ("30", "60")
         for metric in ("avg_return", "sampled_avg_return")
     }
     assert {row["metric"] for row in rows_of(tmp_path / "small" / "small_seconds.csv")} == {"training_seconds"}
@@ -160,7 +182,7 @@ def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd)
 
     there = tmp_path / "results" / "small.csv"
     there.parent.mkdir()
-    there.write_text("exp_name,env_name,seed,metric,env_step,value\nflow-sac,Pendulum-v1,1,avg_return,300,-7.5\n")
+    there.write_text("exp_name,env_name,seed,metric,env_step,value\nflow-sac,Pendulum-v1,1,avg_return,60,-7.5\n")
     assert main([*command, "--collect", "--output", str(there.parent)]) == 0
     assert len(rows_of(there)) == len(rows) + 1, "another machine's run stays in the table"
     assert [row["value"] for row in rows_of(there) if row["seed"] == "1"] == ["-7.5"]
@@ -170,11 +192,11 @@ def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd)
 
     capfd.readouterr()
     assert main(command) == 0 and "0 of 2 runs to train" in capfd.readouterr().out
-    assert main([*command, "--agents", "flow-sac", "--steps", "400"]) == 0, "a finished run grows"
+    assert main([*command, "--agents", "flow-sac", "--steps", "80"]) == 0, "a finished run grows"
     assert "1 of 1 runs to train" in capfd.readouterr().out
     assert {row["exp_name"] for row in rows_of(tmp_path / "small" / "small.csv")} == {"flow-sac", "a gaussian"}
-    suite = read_suite(suite_file, tmp_path, dict(steps=400))
-    assert [entry.job.step() for entry in suite.entries] == [400, 300]
+    suite = read_suite(suite_file, tmp_path, dict(steps=80))
+    assert [entry.job.step() for entry in suite.entries] == [80, 60]
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(table(suite, set(), {}))
     assert "75%" in console.export_text()
@@ -183,7 +205,8 @@ def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd)
     assert "give what you changed another name" in capfd.readouterr().err
 
 
-def test_a_mistake_is_said_and_not_tried_again(tmp_path, capfd):
+def test_a_mistake_is_said_and_not_tried_again(tmp_path, monkeypatch):
+    in_this_process(monkeypatch)
     job = Job(tmp_path / "a", ("--env", "Pendulum", "--agent", "flow-sax"), 100)
     assert "did you mean flow-sac" in execute(job)
     assert (tmp_path / "a" / "output.txt").read_text().count("flow-sax") == 1
@@ -212,7 +235,7 @@ def test_a_run_that_loses_processes_goes_on_as_long_as_it_comes_further(tmp_path
     assert execute(Job(tmp_path / "b", tuple(WORDS), 500), 1, broken).startswith("failed") and broken.calls == 3
 
 
-def test_a_worker_that_is_killed_loses_what_came_after_its_last_checkpoint(tmp_path):
+def test_a_worker_that_is_killed_loses_what_came_after_its_last_checkpoint(tmp_path, trainer):
     job = Job(tmp_path / "a", tuple(WORDS), 1_500, checkpoint_every=250)
     outcome = []
     thread = threading.Thread(target=lambda: outcome.append(execute(job)))
@@ -228,23 +251,22 @@ def test_a_worker_that_is_killed_loses_what_came_after_its_last_checkpoint(tmp_p
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no locks")
-def test_a_suite_that_is_killed_goes_on_with_the_runs_that_outlived_it(tmp_path, suite_file):
-    command = [sys.executable, "experiments/suite.py", str(suite_file), "--runs", str(tmp_path)]
-    command += ["--steps", "1500", "--agents", "flow-sac"]
-    suite = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+def test_a_suite_that_is_killed_goes_on_with_the_runs_that_outlived_it(tmp_path, suite_file, trainer):
+    command = [str(suite_file), "--runs", str(tmp_path), "--steps", "1500", "--agents", "flow-sac"]
+    suite = suite_in_a_process(trainer, *command)
     (entry,) = read_suite(suite_file, tmp_path, dict(agents=["flow-sac"], steps=1_500)).entries
     wait_for(lambda: entry.job.step() >= 100)
     suite.kill()
-    suite.wait()
-    assert main([*command[2:], "--jobs", "1"]) == 0
+    suite.communicate()
+    assert main([*command, "--jobs", "1"]) == 0
     (run,) = entry.job.directory.glob("*/*/*")
     sessions = json.loads((run / "config.json").read_text())["sessions"]
     assert entry.job.run() == run and len(sessions) == 1, "no second process trained what the first one was training"
 
 
-def test_ctrl_c_lets_every_run_save(tmp_path, suite_file):
-    command = [sys.executable, "experiments/suite.py", str(suite_file), "--runs", str(tmp_path), "--steps", "100000"]
-    suite = subprocess.Popen([*command, "--jobs", "1"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def test_ctrl_c_lets_every_run_save(tmp_path, suite_file, trainer):
+    command = [str(suite_file), "--runs", str(tmp_path), "--steps", "100000", "--jobs", "1"]
+    suite = suite_in_a_process(trainer, *command)
     entry = read_suite(suite_file, tmp_path, dict(steps=100_000)).entries[0]
     wait_for(lambda: entry.job.step() >= 100)
     suite.send_signal(signal.SIGINT)
@@ -269,9 +291,9 @@ def test_ctrl_c_ends_a_wait_for_another_suite(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes outlive those that started them")
-def test_a_run_ends_with_its_ray_worker(tmp_path):
+def test_a_run_ends_with_its_ray_worker(tmp_path, trainer):
     code = (
-        "import sys; sys.path.insert(0, '.'); from pathlib import Path; from experiments.scheduling.job import *; "
+        f"{trainer}; from experiments.scheduling.job import Processes, execute; "
         f"execute(Job(Path({str(tmp_path / 'a')!r}), {tuple(WORDS)!r}, 100_000, 100), 1, Processes(outlive_us=False))"
     )
     worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
@@ -282,6 +304,50 @@ def test_a_run_ends_with_its_ray_worker(tmp_path):
     wait_for(lambda: "interrupted and saved" in (tmp_path / "a" / "output.txt").read_text(), 30)
 
 
+class StandInForRay(ModuleType):
+    """Its tasks run where they are waited for; of the second one the worker is lost."""
+
+    def __init__(self):
+        super().__init__("ray")
+        self.exceptions = SimpleNamespace(RayError=RuntimeError)
+        self.addresses, self.tasks = [], []
+
+    def init(self, address, **options):
+        self.addresses.append(address)
+
+    def shutdown(self):
+        self.addresses.append("left")
+
+    def remote(self, num_cpus, max_retries):
+        return lambda function: SimpleNamespace(remote=partial(self.begin, function, num_cpus))
+
+    def begin(self, function, num_cpus, *arguments):
+        self.tasks.append((num_cpus, partial(function, *arguments)))
+        return len(self.tasks) - 1
+
+    def wait(self, references, timeout):
+        return references[:1], references[1:]
+
+    def get(self, reference):
+        if reference == 1:
+            raise RuntimeError("the worker died\nwhile it trained")
+        return self.tasks[reference][1]()
+
+
+def test_on_a_cluster_what_is_left_is_trained_and_what_is_lost_is_said(tmp_path, monkeypatch):
+    ray = StandInForRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(Job, "command", with_stand_ins(Job.command))
+    jobs, shown = [Job(tmp_path / name, tuple(WORDS), 100, 50) for name in "abc"], []
+    assert execute(jobs[0]) == "finished"
+    outcomes = ray_cluster.train(jobs, "10.0.0.1:6379", 2, lambda *what: shown.append(what))
+    assert outcomes == {jobs[0]: "finished", jobs[1]: "finished", jobs[2]: "failed: the worker died"}
+    assert jobs[1].run() is not None and jobs[2].run_directory() is None
+    assert [num_cpus for num_cpus, _ in ray.tasks] == [2, 2] and ray.addresses == ["10.0.0.1:6379", "left"]
+    assert [len(done) for _, done in shown] == [2, 3] and shown[-1] == (set(), outcomes)
+
+
+@pytest.mark.slow
 def test_ray_gives_the_same_numbers(tmp_path, suite_file):
     pytest.importorskip("ray")
     command = [str(suite_file), "--jobs", "2"]

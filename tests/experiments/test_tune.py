@@ -19,6 +19,7 @@ from experiments.scheduling import search as searches
 from experiments.training.run_directory import EVALUATION_COLUMNS
 from experiments.tune import main
 
+PAUSE = 0.15  # seconds between two evaluations of a run that is none
 COMMAND = "--env Pendulum --agent flow-sac --steps 300 --only learning_rate tau --runs".split()
 
 
@@ -38,7 +39,7 @@ def fake(monkeypatch):
                 value = -abs(float(words["learning_rate"]) - 1e-3) * 1e6 + step
                 writer.writerow(dict.fromkeys(EVALUATION_COLUMNS, value) | dict(step=step))
                 file.flush()
-                time.sleep(0.15)
+                time.sleep(PAUSE)
                 if processes.stopping:
                     return "interrupted"
         return "failed: training has diverged" if float(words["tau"]) > 0.03 else "finished"
@@ -58,7 +59,8 @@ def test_every_key_of_the_search_spaces_is_one_that_run_py_takes(agent, tmp_path
     assert run_main([*command, *settings, "--num-envs", "1"]) == 0
 
 
-def test_a_study_finds_what_is_better_and_says_how_to_train_with_it(fake, tmp_path, capsys):
+def test_a_study_finds_what_is_better_and_says_how_to_train_with_it(fake, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(globals(), "PAUSE", 0.02)
     assert main([*COMMAND, str(tmp_path), "--trials", "12"]) == 0
     output = capsys.readouterr().out
     directory = tmp_path / "flow-sac-Pendulum"
