@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
 from flowrl.export.description import FORMAT, build, describe, policy_of, tensors_of
+from flowrl.flows.flow import ContextMap
 
 KEY = "flowrl"  # of the description in the file's header
 MAX_DESCRIPTION = 2**23
@@ -75,10 +76,9 @@ def load_policy(path: str | os.PathLike, device: torch.device | str = "auto") ->
         description, tensors = _read(path)
         policy = _built(description, tensors)
         own = tensors_of(policy)
+        tensors |= _gains_of_before(policy, own.keys() - tensors.keys())
         _check_tensors(own, tensors)
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(tensors[name])
+        policy.load_state_dict(tensors, strict=False)  # names that networks share stand there once
         return policy.to(device)
     except FileNotFoundError:
         raise ValueError(f"path={os.fspath(path)!r}: there is no such file.") from None
@@ -130,6 +130,12 @@ def _parse(text: str) -> dict[str, Any]:
     if version > FORMAT:
         raise ValueError(f"it has format {version}, and this flowrl reads up to {FORMAT}: pip install -U flowrl")
     return description
+
+
+def _gains_of_before(policy: BasePolicy, missing: set[str]) -> dict[str, Tensor]:
+    """Files of earlier versions do not say the gains of their weights, which are their constructor's."""
+    maps = {f"{name}.weight_gain": part for name, part in policy.named_modules() if isinstance(part, ContextMap)}
+    return {name: torch.full_like(maps[name].weight_gain, maps[name].first_gain) for name in missing & maps.keys()}
 
 
 def _check_tensors(own: dict[str, Tensor], others: dict[str, Tensor]) -> None:

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -95,8 +95,8 @@ class Optimization:
 
 def check_positive(learning_rate: float, **counts: int) -> None:
     """:raises ValueError: for a rate that is no number above zero, or the first count that is no whole one"""
-    if not (isinstance(learning_rate, (int, float)) and 0 < learning_rate < math.inf):
+    if not (isinstance(learning_rate, Real) and 0 < learning_rate < math.inf):
         raise ValueError(f"learning_rate must be a number above 0, got {learning_rate!r}.")
     for name, count in counts.items():
-        if not isinstance(count, (int, np.integer)) or count < 1:
+        if not isinstance(count, Integral) or count < 1:
             raise ValueError(f"{name} must be a whole number above 0, got {count!r}.")

@@ -137,7 +137,8 @@ class NormalizingFlow(ReparameterizedDistribution):
         value = value.to(self._like.dtype)
         if value.shape == self._like.shape:
             return value
-        if value.shape[-1:] != self.event_shape:
+        is_one_number = value.dim() == 0 and self.event_shape[0] == 1
+        if value.shape[-1:] != self.event_shape and not is_one_number:
             raise ValueError(f"A value has {self.event_shape[0]} numbers, got a tensor of shape {tuple(value.shape)}.")
         return value.expand(torch.broadcast_shapes(value.shape, self._like.shape))
 

@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -44,8 +45,9 @@ class Flow(nn.Module):
         moves by as much for each feature of the context: with a gain below one the flow's shape follows the context in
         smaller steps, and its biases and the mean move as before. (Yang et al. 2021, "Tensor Programs V", scale the
         steps of output weights by 1 / width for this reason.)
-    :param log_std_max: beyond which the log-std of the context goes by at most one unit; SB3's bound by default. Data
-        that are much wider than its exponential need a larger one, or are better standardised
+    :param log_std_max: beyond which the log-std that the context gives goes by at most one unit; SB3's bound unless
+        given. Data whose deviation is much more than e^log_std_max need a larger one, or are better standardised. (NFQ's
+        flows have -1 at most.)
     :param options: passed to the recipe
     :raises ValueError: for an unknown name, options that the recipe does not take, what is no flow, or a gain where it
         has no meaning
@@ -67,11 +69,10 @@ class Flow(nn.Module):
         super().__init__()
         if features < 1 or context < 0:
             raise ValueError(f"Flow needs features >= 1 and context >= 0, got features={features}, context={context}.")
-        if not (isinstance(context_gain, (int, float)) and 0 < context_gain < math.inf):
-            raise ValueError(f"context_gain must be a number above zero, got {context_gain!r}.")
-        if not (isinstance(log_std_max, (int, float)) and LOG_STD_MIN < log_std_max < math.inf):
+        context_gain = check_gain(context_gain)
+        if not (isinstance(log_std_max, Real) and LOG_STD_MIN < log_std_max < math.inf):
             raise ValueError(f"log_std_max must be a number above {LOG_STD_MIN:g}, got {log_std_max!r}.")
-        self.log_std_max = log_std_max
+        self.log_std_max = float(log_std_max)
         self.features = features
         self.context = context
         parts = adapt(build_parts(flow, features, context, options), features, context)
@@ -160,10 +161,13 @@ class Flow(nn.Module):
         Another gain for the flow that it is now.
 
         :param gain: see :class:`Flow`; the weights change so that the distributions do not
+        :raises ValueError: for a gain that is none, or of a flow that has none
         """
-        assert isinstance(self.context_map, ContextMap)
+        if self.is_external or not isinstance(self.context_map, ContextMap):
+            raise ValueError("A flow without a context, or that is a module of another library, has no context_gain.")
+        gain = check_gain(gain)
         self.context_map.weight[self.features :] *= self.context_map.gain / gain
-        self.context_map.gain = gain
+        self.context_map.take_gain(gain)
 
     @torch.no_grad()
     def set_gaussian(
@@ -205,7 +209,8 @@ class Flow(nn.Module):
             raise ValueError("A module of another library has no data-dependent start of this library's.")
         if not data.isfinite().all():
             raise ValueError("initialize takes data that are finite, got NaN or infinity.")
-        self.warn_if_wider(data)
+        if not self.has_start_from_data:
+            self.warn_if_wider(data)
         data = data.to(self.context_map.bias)
         mean, log_std, *_ = self._parameters_of(context).split(self._sizes, dim=-1)
         shift_bias, scale_bias, *_ = self.context_map.bias.split(self._sizes)
@@ -226,10 +231,16 @@ class Flow(nn.Module):
         std, widest = data.std(0).max().item(), math.exp(self.log_std_max)
         if std > widest:
             warnings.warn(
-                f"The data's standard deviation is up to {std:.3g}, and this flow's scale is bounded at about "
-                f"{widest:.3g}: standardise the data, or give the flow log_std_max={math.log(std):.1f}.",
+                f"The data's standard deviation is up to {std:.3g}, and the scale that the context gives this flow is "
+                f"bounded at about {widest:.3g}: standardise the data, or give the flow "
+                f"log_std_max={math.ceil(10 * math.log(std)) / 10}.",
                 stacklevel=3,
             )
+
+    @property
+    def has_start_from_data(self) -> bool:
+        """Whether a layer takes a scale of its own from data (`ActNorm`)."""
+        return any(type(layer).initialize is not Layer.initialize for layer in self._layers())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Older files hold the layers' orders and masks too, which are rebuilt today, and say foreign for external."""
@@ -261,8 +272,8 @@ class ContextMap(nn.Linear):
     """
     The linear map of a context, whose output has the batch contiguous: the order in which layers and C read it.
 
-    Its weights mean nothing without their gain, which is therefore saved with them, unless it is one. A file that does
-    not say it is of an earlier version, or of a gain of one; its gain is taken for that of the constructor.
+    Its weights mean nothing without their gain, which is therefore saved with them. Files of version 1 do not say it:
+    theirs is the constructor's.
 
     :param context: size of the context
     :param outputs: size of the output
@@ -270,12 +281,22 @@ class ContextMap(nn.Linear):
     :param gain: by what the others' weights, not their biases, are multiplied
     """
 
+    _version = 2
     plain, gain, first_gain = 0, 1.0, 1.0  # of one that an earlier version pickled
     compiled_numbers = ("gain",)
+    weight_gain: Tensor
 
     def __init__(self, context: int, outputs: int, plain: int, gain: float):
         super().__init__(context, outputs)
-        self.plain, self.gain, self.first_gain = plain, gain, gain
+        self.plain, self.first_gain = plain, gain
+        self.register_buffer("weight_gain", torch.tensor(0.0))
+        self.take_gain(gain)
+
+    def take_gain(self, gain: float) -> None:
+        """Have another gain, of weights that are already those for it."""
+        self.weight_gain.fill_(gain)
+        # The same as a number, lest a pass wait for a GPU; rounded as in a file
+        self.gain = gain if self.weight_gain.is_meta else self.weight_gain.item()
 
     def forward(self, context: Tensor) -> Tensor:
         weight = self.weight
@@ -285,15 +306,20 @@ class ContextMap(nn.Linear):
             return nn.functional.linear(context, weight, self.bias)
         return torch.addmm(self.bias.unsqueeze(1), weight, context.t()).t()
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if (self.gain, self.first_gain) != (1.0, 1.0):
-            destination[f"{prefix}gain"] = torch.tensor(self.gain, dtype=torch.float64)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, metadata: Any, *args: Any) -> None:
+        name = f"{prefix}weight_gain"
+        if name in state_dict and not state_dict[name].is_meta:
+            self.gain = check_gain(state_dict[name].item())
+        elif name not in state_dict:  # not the whole of it, or no more than parameters: of weights with this gain
+            if metadata.get("version") == 1 and f"{prefix}weight" in state_dict:
+                self.gain = self.first_gain
+            state_dict[name] = torch.full_like(self.weight_gain, self.gain)
+        super()._load_from_state_dict(state_dict, prefix, metadata, *args)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        gain = state_dict.pop(f"{prefix}gain", None)
-        self.gain = self.first_gain if gain is None else float(gain)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "weight_gain" not in self._buffers:  # an earlier version pickled it
+            self.register_buffer("weight_gain", torch.full((), self.gain, dtype=self.weight.dtype))
 
 
 class _Bias(nn.Module):
@@ -308,6 +334,13 @@ class _Bias(nn.Module):
 
     def forward(self, context: None) -> Tensor:
         return self.bias
+
+
+def check_gain(gain: float) -> float:
+    """:raises ValueError: for what is no number above zero"""
+    if not (isinstance(gain, Real) and 0 < gain < math.inf):
+        raise ValueError(f"context_gain must be a number above zero, got {gain!r}.")
+    return float(gain)
 
 
 def soft_clamp(log_std: Tensor, high: float = LOG_STD_MAX) -> Tensor:

@@ -16,16 +16,15 @@ class Guard:
     that a module's class says compiled forms hold (``compiled_numbers``).
 
     :param modules: as they were when they were looked at
-    :param owners: of which the numbers alone matter
     """
 
-    def __init__(self, modules: Iterable[nn.Module], owners: Iterable[nn.Module] = ()):
+    def __init__(self, modules: Iterable[nn.Module]):
         modules = list(modules)
         # A method that is set on an instance is one attribute more
         self._seen = [
             (m.__dict__, len(m.__dict__), list(m._modules.values()), list(m._parameters.values())) for m in modules
         ]
-        named = [(m.__dict__, name) for m in (*modules, *owners) for name in getattr(type(m), "compiled_numbers", ())]
+        named = [(m.__dict__, name) for m in modules for name in getattr(type(m), "compiled_numbers", ())]
         self._numbers = [(attributes, name, attributes.get(name)) for attributes, name in named]
 
     def holds(self) -> bool:

@@ -79,23 +79,20 @@ class LoweredFlow:
     :param features: d
     :param is_last: whether the scale and mean of the context come after them
     :param log_std_max: see :class:`flowrl.Flow`
-    :param owners: whose numbers the program holds, beside the layers'
     """
 
-    def __init__(
-        self,
-        layers: nn.ModuleList,
-        features: int,
-        is_last: bool = True,
-        log_std_max: float = LOG_STD_MAX,
-        owners: Sequence[nn.Module] = (),
-    ):
+    def __init__(self, layers: nn.ModuleList, features: int, is_last: bool = True, log_std_max: float = LOG_STD_MAX):
         self.layers: list[Any] = list(layers)
-        self.guard = Guard(layers.modules(), owners)
+        self.guard = Guard(layers.modules())
+        self.log_std_max = log_std_max
         offsets = accumulate((layer.context_size for layer in self.layers), initial=2 * features * is_last)
         steps: list[Any] = [lower(layer, offset) for layer, offset in zip(self.layers, islice(offsets, len(layers)))]
         steps += [Step(KINDS["GAUSSIAN"], offset=0)] * is_last
         self.program = Program(steps, log_std_max) if steps and None not in steps else None
+
+    def is_of(self, flow: Flow) -> bool:
+        """Whether a flow's bound is the program's still, and its layers those that it was made of, unhooked."""
+        return self.log_std_max == flow.log_std_max and self.guard.holds()
 
     def weights(self) -> list[Tensor]:
         """Those of the couplings' networks, in the kernel's order."""
@@ -108,10 +105,10 @@ _LOWERED: WeakKeyDictionary[Flow, LoweredFlow] = WeakKeyDictionary()
 def lowered(flow: Flow) -> LoweredFlow | None:
     """A flow's program; None where the kernel does not know all of its layers, or a hook listens to one."""
     found = _LOWERED.get(flow)
-    if found is None or not found.guard.holds():
+    if found is None or not found.is_of(flow):
         if flow.is_external:
             return None
-        found = _LOWERED[flow] = LoweredFlow(flow.layers, flow.features, log_std_max=flow.log_std_max, owners=[flow])
+        found = _LOWERED[flow] = LoweredFlow(flow.layers, flow.features, log_std_max=flow.log_std_max)
         if not are_silent(list(flow.layers.modules())):
             return None
     return found if found.program is not None else None
@@ -139,10 +136,10 @@ def lowered_segments(flow: Flow, segments: Sequence[Segment]) -> list[LoweredFlo
     :return: the segments' programs; None where a hook listens to a layer
     """
     found = _PATHS.get(flow)
-    if found is None or not found.guard.holds():
+    if found is None or found.segments[-1].log_std_max != flow.log_std_max or not found.guard.holds():
         modules = list(flow.layers.modules())
         found = _PATHS[flow] = LoweredPath(
-            [LoweredFlow(s.layers, s.features, s.is_last, s.log_std_max) for s in segments], Guard(modules, [flow])
+            [LoweredFlow(s.layers, s.features, s.is_last, s.log_std_max) for s in segments], Guard(modules)
         )
         if not are_silent(modules):
             return None

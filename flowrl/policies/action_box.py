@@ -20,6 +20,13 @@ def action_box(action_space: spaces.Box, like: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(action_space.low.flatten()).to(like), torch.from_numpy(half.flatten()).to(like)
 
 
+def precision_of(action_space: spaces.Box, like: Tensor) -> torch.dtype:
+    """That in which a box's edges are told apart: the box's, at least that of ``like``, where its device has it."""
+    if like.device.type == "mps":
+        return like.dtype
+    return torch.promote_types(torch.from_numpy(action_space.low[:0]).dtype, like.dtype)
+
+
 def check_flow_arguments(
     action_space: spaces.Space, use_sde: bool, flow: AnyFlow, deterministic_action: str, n_candidates: int, critic: bool
 ) -> None:

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 from torch.nn import Parameter
 
-from flowrl.policies.action_box import action_box
+from flowrl.policies.action_box import action_box, precision_of
 from flowrl.policies.action_distribution import SATURATED, FlowDistribution
 
 
@@ -53,16 +53,18 @@ class ActionDensity:
         """
         distribution = self.get_distribution(obs)
         of_policy = next(self.parameters())  # its dtype and device
-        action = env_action.reshape(env_action.shape[0], -1)
+        action = env_action.reshape(env_action.shape[0], -1).to(of_policy.device)
+        if not action.is_floating_point():
+            action = action.to(of_policy)
         if not self.squash_output:
             return distribution.log_prob(action.to(of_policy))
+        box = self.action_space
+        # In the action's own precision, to which it may have been rounded on an edge
+        lowest, highest = (torch.from_numpy(edge.flatten()).to(action) for edge in (box.low, box.high))
+        outside = ((action < lowest) | (action > highest)).any(-1) & ~action.isnan().any(-1)
         # Where an action lies in its box is found in the box's precision, which may be more than the policy's
-        high = torch.from_numpy(self.action_space.high.flatten())
-        action = action.to(of_policy.device, torch.promote_types(high.dtype, of_policy.dtype))
-        low, half = action_box(self.action_space, action)
-        high = high.to(action)
-        outside = ((action < low) | (action > high)).any(-1) & ~action.isnan().any(-1)
-        action = ((action - low) / half - 1).to(of_policy)
+        low, half = action_box(box, action.to(precision_of(box, of_policy)))
+        action = ((action.to(low) - low) / half - 1).clamp(-1, 1).to(of_policy)
         if distribution.pre_squash:
             action = distribution.distribution.squash.inverse_and_ladj(action)[0]  # type: ignore[union-attr]
         return (distribution.log_prob(action) - half.log().sum().to(of_policy)).masked_fill(outside, -torch.inf)

@@ -167,6 +167,16 @@ def test_what_is_not_finite_is_said_and_loses_no_weight(flow, error, message, va
     assert all(torch.equal(a, b) for a, b in zip(before, model.policy.parameters(), strict=True))
 
 
+def test_a_box_that_float32_does_not_resolve_is_cloned_to_its_edges():
+    env = Aim()
+    env.action_space = spaces.Box(1000.1, 1000.3, (2,), np.float64)
+    actions = np.tile([[1000.1, 1000.3]], (5, 1))
+    model = BehaviourCloning("FlowPolicy", env, policy_kwargs=dict(net_arch=[16]), device="cpu")
+    for precision in (np.float64, np.float32):
+        model.imitate(Demonstrations(np.zeros((5, 3), np.float32), actions.astype(precision)))
+        assert model.log_likelihood(model.demonstrations).isfinite().all()
+
+
 ROWS, MIDDLE = np.zeros((5, 3), np.float32), np.tile(np.float32([CENTER]), (5, 1))
 
 

@@ -240,6 +240,11 @@ def test_another_temperature_than_the_saved_one_holds(saved, given, tmp_path):
 
 def test_a_temperature_that_is_set_by_hand_holds(tmp_path):
     model = nfq(flow="gaussian", ent_coef=0.5).learn(60)
+    for wrong, message in ((-1.0, "above zero"), ("auto", "settled when the model is made")):
+        model.ent_coef = wrong
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                model.learn(1, reset_num_timesteps=False)
     model.ent_coef = 0.02
     assert model.learn(10, reset_num_timesteps=False).temperature == pytest.approx(0.02)
     model.save(tmp_path / "model")

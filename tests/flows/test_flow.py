@@ -107,12 +107,37 @@ def test_a_gain_multiplies_the_weights_of_all_but_the_mean():
 @pytest.mark.parametrize("gain", [1.0, 0.25])
 def test_files_of_before_have_the_gain_of_their_constructor(gain):
     saved = Flow(2, 3, "triangular", context_gain=gain)
-    before = {name: tensor for name, tensor in saved.state_dict().items() if not name.endswith(".gain")}
+    before = saved.state_dict()
+    del before["context_map.weight_gain"]
+    before._metadata["context_map"]["version"] = 1
     flow, context = Flow(2, 3, "triangular", context_gain=gain), torch.randn(5, 3)
     flow.set_context_gain(0.125)  # a policy's default of today
     assert flow.context_map.gain == 0.125
     flow.load_state_dict(before)
     assert flow.context_map.gain == gain
+    torch.testing.assert_close(flow.context_map(context), saved.context_map(context), rtol=0, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("of", ["parameters", "layers alone", "state_dict"])
+def test_what_is_put_back_is_of_the_gain_that_it_was_taken_with(of):
+    flow, context = Flow(2, 3, "nsf"), torch.randn(5, 3)
+    flow.set_context_gain(0.125)
+    perturb(flow, 0.5)
+    before = flow.context_map(context)
+    taken = flow.state_dict() if of == "state_dict" else dict(flow.named_parameters())
+    if of == "layers alone":
+        taken = {name: tensor for name, tensor in taken.items() if name.startswith("layers")}
+    flow.load_state_dict({name: tensor.clone() for name, tensor in taken.items()}, strict=of != "layers alone")
+    torch.testing.assert_close(flow.context_map(context), before, rtol=0, atol=0)
+    torch.func.functional_call(flow, flow.state_dict(), (context,))
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.3])
+def test_weights_take_their_gain_into_a_flow_of_another(gain):
+    saved, flow, context = Flow(2, 3, context_gain=gain), Flow(2, 3, context_gain=0.5), torch.randn(5, 3)
+    perturb(saved, 0.5)
+    flow.load_state_dict(saved.state_dict())
     torch.testing.assert_close(flow.context_map(context), saved.context_map(context), rtol=0, atol=0)
 
 
@@ -310,12 +335,13 @@ def test_no_values_at_all_are_a_batch_of_any_shape():
 def test_data_wider_than_the_bound_are_warned_of_and_a_larger_bound_holds_them():
     torch.manual_seed(0)
     data = 3 + 100 * torch.randn(1000, 2, dtype=torch.float64)
-    with pytest.warns(UserWarning, match=r"up to 10\d, .* standardise the data, or give the flow log_std_max=4\.6"):
+    with pytest.warns(UserWarning, match=r"up to 10\d, .* standardise the data, or give the flow log_std_max=4\.7"):
         Flow(2, flow="gaussian").initialize(data)
-    flow = Flow(2, flow="gaussian", log_std_max=6)
+    flow = Flow(2, flow="gaussian", log_std_max=4.7)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         flow.initialize(data)
+        Flow(2, flow="glow").initialize(data)  # whose layers take the rest
     best = Independent(Normal(data.mean(0), data.std(0)), 1)
     torch.testing.assert_close(flow().log_prob(data).double(), best.log_prob(data), atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match="data that are finite"):

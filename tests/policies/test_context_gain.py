@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from tests.models import ON_POLICY, build, env_actions, observations, perturb
+import flowrl
+from flowrl.export import load_policy, save_policy
+from tests.environments import Aim
+from tests.models import ALGORITHMS, ON_POLICY, build, env_actions, observations, perturb
 
 
 def gain_of(model) -> float:
@@ -22,8 +25,12 @@ def test_weights_of_an_earlier_version_are_those_of_a_gain_of_one(algorithm, tmp
     older = build(algorithm, policy_kwargs=dict(flow_kwargs=dict(context_gain=1.0)))
     perturb(older.policy, 0.3)
     del older.policy_kwargs["flow_kwargs"]  # what an earlier version saved: a gain of one goes without saying
+    state_dict = older.policy.state_dict()
+    del state_dict["action_net.context_map.weight_gain"]
+    state_dict._metadata["action_net.context_map"]["version"] = 1
+    older.policy.state_dict = lambda: state_dict
     older.save(tmp_path / "model")
-    assert not any("gain" in name for name in older.policy.state_dict())
+    del older.policy.state_dict
     loaded = type(older).load(tmp_path / "model", device="cpu")
     obs = observations(8)
     actions = env_actions(older.action_space)
@@ -31,3 +38,31 @@ def test_weights_of_an_earlier_version_are_those_of_a_gain_of_one(algorithm, tmp
     assert gain_of(loaded) == 1.0
     loaded.save(tmp_path / "again")
     assert gain_of(type(older).load(tmp_path / "again", device="cpu")) == 1.0
+
+
+@pytest.mark.parametrize("algorithm", ON_POLICY)
+def test_a_start_from_a_gaussian_has_it_too(algorithm):
+    warm = flowrl.from_gaussian(ALGORITHMS[algorithm][0]("MlpPolicy", Aim(), device="cpu"), "nsf")
+    assert gain_of(warm) == 0.125
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("is_older", [False, True])
+def test_a_file_of_tensors_has_it(tmp_path, is_older):
+    pytest.importorskip("safetensors")
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    model, obs = build("PPO"), observations(8)
+    if is_older:
+        model.policy.action_net.set_context_gain(1.0)
+    perturb(model.policy, 0.3)
+    path = save_policy(model, tmp_path / "policy.safetensors")
+    if is_older:
+        with safe_open(path, "pt") as file:
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+        del tensors["action_net.context_map.weight_gain"]
+        save_file(tensors, path, metadata)
+    actions = env_actions(model.action_space)
+    opened = load_policy(path, device="cpu")
+    torch.testing.assert_close(opened.log_prob(obs, actions), model.policy.log_prob(obs, actions), rtol=0, atol=0)

@@ -51,6 +51,21 @@ def test_a_box_that_float32_does_not_resolve_has_a_density_in_its_own_precision(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("algorithm", [SAC, PPO])
+def test_an_edge_is_inside_in_whatever_precision_it_is_given(algorithm):
+    class Rounded(Aim):
+        def __init__(self):
+            super().__init__()
+            self.action_space = spaces.Box(-0.1, 0.1, (1,), np.float64)  # farther out in float32
+
+    policy = algorithm("FlowPolicy", Rounded(), device="cpu").policy
+    for dtype in (torch.float32, torch.float64):
+        edges = torch.tensor([[-0.1], [0.1]], dtype=dtype)
+        assert policy.log_prob(torch.zeros(2, 3), edges).isfinite().all()
+        assert (policy.log_prob(torch.zeros(2, 3), edges * 1.001) == -torch.inf).all()
+
+
+@torch.no_grad()
 def test_actions_of_another_dtype_are_understood():
     class Double(Aim):
         def __init__(self):

@@ -28,7 +28,7 @@ def test_box_is_filled_from_edge_to_edge():
     torch.testing.assert_close(y, torch.tensor([[-2.0, 0.0], [0.5, 5.0], [3.0, 10.0]]))
 
 
-@pytest.mark.parametrize("high", [-2.0, 1.0, torch.nan, torch.tensor([2.0, 1.0])], ids=str)
+@pytest.mark.parametrize("high", [-2.0, 1.0, torch.nan])
 def test_a_box_whose_edges_are_not_in_order_is_refused(high):
     with pytest.raises(ValueError, match="low < high, got low=1.0 and high="):
         TanhBox(1.0, high)

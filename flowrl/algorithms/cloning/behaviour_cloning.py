@@ -17,7 +17,7 @@ from torch import Tensor
 from flowrl.algorithms.finite import check_losses, marked, step_if_finite
 from flowrl.algorithms.offline import Observations, check_steps, fit_normalizations, step_without_environment, take
 from flowrl.algorithms.policy_class import check_policy_class
-from flowrl.policies.action_box import EDGE, action_box
+from flowrl.policies.action_box import EDGE, action_box, precision_of
 from flowrl.policies.density import action_log_prob
 
 HELD_OUT_BATCH = 4_096
@@ -116,7 +116,8 @@ class BehaviourCloning(sac.SAC):
         if self._vec_normalize_env is not None:
             observations = self._vec_normalize_env.normalize_obs(observations)
         obs, _ = self.policy.obs_to_tensor(observations)
-        actions = torch.as_tensor(demonstrations.actions, dtype=torch.float32, device=self.device)
+        precision = precision_of(self.action_space, next(self.policy.parameters()))  # type: ignore[arg-type]
+        actions = torch.as_tensor(demonstrations.actions, dtype=precision, device=self.device)
         actions = actions.reshape(len(actions), -1)
         low, half = action_box(self.action_space, actions)  # type: ignore[arg-type]
         inside = low + half * ((actions - low) / half).clamp(EDGE, 2 - EDGE)
@@ -164,7 +165,8 @@ class BehaviourCloning(sac.SAC):
         box: Any = self.action_space
         actions, observations = demonstrations.actions, demonstrations.observations
         check_steps(self, actions, observations=_channels_first(observations, self.observation_space))
-        margin = EDGE * (box.high - box.low) / 2  # of rounding
+        largest = np.maximum(abs(box.low), abs(box.high)).astype(np.result_type(actions.dtype, np.float32))
+        margin = np.fmax(EDGE * (box.high / 2 - box.low / 2), np.spacing(largest))  # of rounding
         if not ((box.low - margin <= actions) & (actions <= box.high + margin)).all():  # NaN is neither
             raise ValueError(
                 f"The data set's actions reach from {actions.min()} to {actions.max()}, the environment's are {box}: "

@@ -120,14 +120,20 @@ class NFQ(OfflineMixin, SAC):
 
     def _take_ent_coef(self) -> None:
         """From ``ent_coef`` to its schedule, which is None where alpha is learned."""
-        self._taken_ent_coef, self.ent_coef_schedule = self.ent_coef, _schedule(self.ent_coef)
-        if self.ent_coef_schedule and not (self.ent_coef_schedule(1.0) > 0 and self.ent_coef_schedule(0.0) >= 0):
+        schedule = _schedule(self.ent_coef)
+        if schedule is not None and not (schedule(1.0) > 0 and schedule(0.0) >= 0):
             raise ValueError(
                 f"ent_coef must be above zero, got {self.ent_coef!r}: Q = V + alpha log pi, by which pi learns."
             )
+        self._taken_ent_coef, self.ent_coef_schedule = self.ent_coef, schedule
 
     def _follow_schedule(self) -> None:
-        if self.ent_coef is not self._taken_ent_coef and self.ent_coef_schedule is not None:  # it was set by hand
+        if self.ent_coef is not self._taken_ent_coef:  # it was set by hand
+            if (_schedule(self.ent_coef) is None) != (self.ent_coef_schedule is None):
+                raise ValueError(
+                    f"ent_coef={self.ent_coef!r}, where it was {self._taken_ent_coef!r}: whether alpha is learned is "
+                    "settled when the model is made."
+                )
             self._take_ent_coef()
         if self.ent_coef_schedule is not None:
             self.ent_coef_tensor.fill_(self.ent_coef_schedule(self._current_progress_remaining))
