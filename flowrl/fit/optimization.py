@@ -93,9 +93,9 @@ class Optimization:
         self.optimizer.zero_grad()
 
 
-def check_positive(learning_rate: float, **counts: int) -> None:
+def check_positive(learning_rate: Any, **counts: Any) -> None:
     """:raises ValueError: for a rate that is no number above zero, or the first count that is no whole one"""
-    if not (isinstance(learning_rate, Real) and 0 < learning_rate < math.inf):
+    if not (isinstance(learning_rate, Real) and 0 < float(learning_rate) < math.inf):
         raise ValueError(f"learning_rate must be a number above 0, got {learning_rate!r}.")
     for name, count in counts.items():
         if not isinstance(count, Integral) or count < 1:

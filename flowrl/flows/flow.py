@@ -46,8 +46,8 @@ class Flow(nn.Module):
         smaller steps, and its biases and the mean move as before. (Yang et al. 2021, "Tensor Programs V", scale the
         steps of output weights by 1 / width for this reason.)
     :param log_std_max: beyond which the log-std that the context gives goes by at most one unit; SB3's bound unless
-        given. Data whose deviation is much more than e^log_std_max need a larger one, or are better standardised. (NFQ's
-        flows have -1 at most.)
+        given. Data whose deviation is much more than e^log_std_max need a larger one, or are better standardised.
+        (NFQ's flows have -1 at most.)
     :param options: passed to the recipe
     :raises ValueError: for an unknown name, options that the recipe does not take, what is no flow, or a gain where it
         has no meaning
@@ -70,9 +70,7 @@ class Flow(nn.Module):
         if features < 1 or context < 0:
             raise ValueError(f"Flow needs features >= 1 and context >= 0, got features={features}, context={context}.")
         context_gain = check_gain(context_gain)
-        if not (isinstance(log_std_max, Real) and LOG_STD_MIN < log_std_max < math.inf):
-            raise ValueError(f"log_std_max must be a number above {LOG_STD_MIN:g}, got {log_std_max!r}.")
-        self.log_std_max = float(log_std_max)
+        self.log_std_max = check_log_std_max(log_std_max)
         self.features = features
         self.context = context
         parts = adapt(build_parts(flow, features, context, options), features, context)
@@ -336,11 +334,18 @@ class _Bias(nn.Module):
         return self.bias
 
 
-def check_gain(gain: float) -> float:
+def check_gain(gain: Any) -> float:
     """:raises ValueError: for what is no number above zero"""
-    if not (isinstance(gain, Real) and 0 < gain < math.inf):
+    if not (isinstance(gain, Real) and 0 < float(gain) < math.inf):
         raise ValueError(f"context_gain must be a number above zero, got {gain!r}.")
     return float(gain)
+
+
+def check_log_std_max(bound: Any) -> float:
+    """:raises ValueError: for what is no number above `LOG_STD_MIN`"""
+    if not (isinstance(bound, Real) and LOG_STD_MIN < float(bound) < math.inf):
+        raise ValueError(f"log_std_max must be a number above {LOG_STD_MIN:g}, got {bound!r}.")
+    return float(bound)
 
 
 def soft_clamp(log_std: Tensor, high: float = LOG_STD_MAX) -> Tensor:
