@@ -224,8 +224,8 @@ PPO: dict[str, Hyperparameters] = {
     "Pusher": {},
     "InvertedPendulum": dict(steps=200_000),
     "InvertedDoublePendulum": dict(steps=500_000),
-    # zoo, without its gSDE, and at the default learning rate: at the zoo's 1e-3 flow-ppo diverged with context_gain=1, and
-    # learns as well as here with that of today (first_steps.csv).
+    # zoo, without its gSDE, and at the default learning rate: at the zoo's 1e-3 flow-ppo diverged with context_gain=1,
+    # and learns as well as here with that of today (first_steps.csv).
     "Pendulum": dict(steps=200_000, n_envs=4, normalize=False, n_steps=1024, gamma=0.9),
     # zoo, on 8 environments instead of 32 (the same number of steps between updates)
     "BipedalWalker": dict(steps=5_000_000, n_envs=8, n_steps=8192, gamma=0.999, clip_range=0.18),
