@@ -18,6 +18,7 @@ def final_table(curves: Curves) -> str:
     """
     environments = [environment for environment in environments_of(curves) if common_step(curves, environment)]
     steps = {environment: common_step(curves, environment) for environment in environments}
+    forms = {environment: _form(curves, environment, steps[environment]) for environment in environments}
     lines = [
         "| interquartile mean of returns | "
         + " | ".join(f"{env}, {steps[env]:,} steps" for env in environments)
@@ -33,7 +34,7 @@ def final_table(curves: Curves) -> str:
                 continue
             estimate = interquartile_mean(curve.at(steps[environment])[:, None, None])
             seeds = f"{len(curve.seeds)} seed{'s' if len(curve.seeds) > 1 else ''}"
-            cells.append(f"{show(estimate, len(curve.seeds))}, {seeds}")
+            cells.append(f"{show(estimate, len(curve.seeds), forms[environment])}, {seeds}")
         lines.append(f"| {agent} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -60,7 +61,13 @@ def improvement_table(curves: Curves, baseline: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def show(estimate: Estimate, seeds: int, form: str = ",.0f") -> str:
+def _form(curves: Curves, environment: str, step: int) -> str:
+    """How returns in an environment are written: without decimals, unless all are small."""
+    there = [curve.at(step) for (_, env), curve in curves.items() if env == environment]
+    return ",.0f" if max(abs(returns).max() for returns in there) >= 100 else ",.1f"
+
+
+def show(estimate: Estimate, seeds: int, form: str) -> str:
     """A number and its interval, which one seed does not have."""
     value = f"{estimate.value[0]:{form}}"
     return value if seeds == 1 else f"{value} ({estimate.low[0]:{form}} to {estimate.high[0]:{form}})"
