@@ -24,7 +24,7 @@ def precision_of(action_space: spaces.Box, like: Tensor) -> torch.dtype:
     """That in which a box's edges are told apart: the box's, at least that of ``like``, where its device has it."""
     if like.device.type == "mps":
         return like.dtype
-    return torch.promote_types(torch.from_numpy(action_space.low[:0]).dtype, like.dtype)
+    return torch.promote_types(torch.from_numpy(action_space.low.flatten()).dtype, like.dtype)
 
 
 def check_flow_arguments(
