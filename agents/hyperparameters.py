@@ -160,8 +160,8 @@ for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR"):
     NFQ[name]["policy_kwargs"] |= dict(normalize_observations=False, deterministic_action="densest")  # of some modes
 NFQ["EnergyBandit"]["steps"] = 15_000
 # One V, since a minimum of two is low by what they differ in, ten times over at gamma = 0.9; alpha such that the box
-# hardly cuts off the best policy.
-NFQ["NoisyLQR"] |= dict(steps=100_000, batch_size=512, ent_coef=0.3)
+# hardly cuts off the best policy. Nothing ends here, so that what raises V counts ten times, too.
+NFQ["NoisyLQR"] |= dict(steps=100_000, batch_size=512, ent_coef=0.3, importance_floor=NFQ_DEFAULTS["importance_floor"])
 NFQ["NoisyLQR"]["policy_kwargs"] |= dict(n_critics=1)
 # From a data set, which its own policy did not collect: the penalty of conservative Q-learning keeps its mass there.
 OFFLINE: dict[str, Hyperparameters] = {"nfq": dict(cql_weight=0.3, importance_floor=1.0, replay_buffer_class=None)}
