@@ -166,7 +166,7 @@ COMBINED = ("nsf-ar", "iaf", "realnvp")  # of layers and bijectors that maf, nsf
 )
 def test_compiles_without_a_graph_break(name):
     # Two layers, which may go either way round, of networks of one hidden layer: tracing takes time by the operation.
-    small = dict(hidden=(8,)) if name == "triangular" else dict(hidden=(8,), layers=2)
+    small = dict(hidden=(8, 8) if name == "ffjord" else (8,)) | (dict(layers=2) if name != "triangular" else {})
     options = inspect.signature(find_flow(name)).parameters
     flow = perturbed(name, 3, **{option: value for option, value in small.items() if option in options})
     z, value, context = torch.randn(8, 3), torch.randn(8, 3), torch.randn(8, CONTEXT)
