@@ -4,9 +4,7 @@ Every head gives its distribution as weighted atoms, sorted: their weighted mean
 risk (`flowrl.critics.risk`), and moved by r + gamma (...) they are the target's distribution.
 """
 
-import math
 from difflib import get_close_matches
-from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowrl.critics.return_distribution import ReturnFlow, midpoints
+from flowrl.options import between, not_negative, whole
 
 
 class Atoms(NamedTuple):
@@ -47,9 +46,7 @@ class Head:
     """How many of its atoms a target can go without: all but one where they weigh the same."""
 
     def __init__(self, bound: float):
-        self.bound = check_number("bound", bound)
-        if bound == 0:
-            raise ValueError("bound must be above zero, got 0.")
+        self.bound = between("bound", bound, 0)
 
     def atoms(self, raw: Tensor) -> Atoms:
         """
@@ -102,8 +99,8 @@ class FlowHead(Head):
             raise ValueError(f'objective is "likelihood" or "quantile", got {objective!r}.')
         if grid not in ("fixed", "free"):
             raise ValueError(f'grid is "fixed" or "free", got {grid!r}.')
-        self.n_bins, self.n_atoms = check_whole("n_bins", n_bins, 1), check_whole("n_atoms", n_atoms, 1)
-        self.objective, self.noise = objective, check_number("noise", noise)
+        self.n_bins, self.n_atoms = whole("n_bins", n_bins, 1), whole("n_atoms", n_atoms, 1)
+        self.objective, self.noise = objective, not_negative("noise", noise)
         self.droppable = self.n_atoms - 1
         self.is_fixed = grid == "fixed"
         self.size = (2 if self.is_fixed else 3) * n_bins - 1
@@ -142,7 +139,7 @@ class CategoricalHead(Head):
 
     def __init__(self, bound: float = 5.0, n_bins: int = 101):
         super().__init__(bound)
-        self.size = check_whole("n_bins", n_bins, 2)
+        self.size = whole("n_bins", n_bins, 2)
 
     def atoms(self, raw: Tensor) -> Atoms:
         support = torch.linspace(-self.bound, self.bound, self.size, dtype=raw.dtype, device=raw.device)
@@ -174,7 +171,7 @@ class QuantileHead(Head):
 
     def __init__(self, bound: float = 5.0, n_atoms: int = 25):
         super().__init__(bound)
-        self.size = check_whole("n_atoms", n_atoms, 1)
+        self.size = whole("n_atoms", n_atoms, 1)
         self.droppable = self.size - 1
 
     def atoms(self, raw: Tensor) -> Atoms:
@@ -224,31 +221,6 @@ def make_head(name: str, **options: Any) -> Head:
         return HEADS[name](**options)
     except TypeError as error:
         raise ValueError(f"Critic {name!r} could not be built with options {options}: {error}") from error
-
-
-def check_whole(name: str, value: Any, least: int) -> int:
-    """
-    :param name: of an option
-    :param value: that was given
-    :param least: that is allowed
-    :return: it
-    :raises ValueError: for anything but a whole number that large
-    """
-    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-    return int(value)
-
-
-def check_number(name: str, value: Any) -> float:
-    """
-    :param name: of an option
-    :param value: that was given
-    :return: it
-    :raises ValueError: for anything but a finite number that is not negative
-    """
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number that is not negative, got {value!r}.")
-    return float(value)
 
 
 def reflect(values: Tensor, bound: float) -> Tensor:

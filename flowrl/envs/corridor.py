@@ -35,8 +35,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from flowrl.envs.options import whole
 from flowrl.envs.quadrature import squashed_normal_probability, squashed_normals
+from flowrl.options import whole
 
 CARTS = 3  # or as many as there are dimensions, if fewer
 OBSTACLE, WALL = 0.2, 0.8  # a lane reaches from one to the other, above and below

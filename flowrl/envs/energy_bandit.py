@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowrl.envs.options import between, whole
 from flowrl.envs.quadrature import grid
+from flowrl.options import between, whole
 
 BOX = 0.8  # the centres lie in [-BOX, BOX]^d
 CANDIDATES = 100  # of which the one farthest from the other centres becomes the next one

@@ -18,8 +18,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from flowrl.envs.options import between, points, whole
 from flowrl.envs.quadrature import squashed_normal_probability, squashed_normals
+from flowrl.options import between, points, whole
 
 GOALS = ((0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5))
 STRIPS = 32  # into which a disc is cut

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from flowrl.envs.options import between, fraction, points
+from flowrl.options import between, fraction, points
 
 BOUND = 7.0  # the state lies in [-BOUND, BOUND]^2
 START = 0.1  # standard deviation of the first state, around the origin

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from flowrl.envs.options import between, points
+from flowrl.options import between, points
 
 Family = Callable[[Any, str | None], dict[str, gym.Env]]
 

@@ -26,7 +26,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from flowrl.envs.options import between
+from flowrl.options import between
 
 A = np.array([[0.9, 0.2], [-0.2, 0.9]])  # turns, and shrinks by 0.92: whatever a policy does, states stay bounded
 B = np.array([[2.0, 0.0], [0.8, 2.0]])

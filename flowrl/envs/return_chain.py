@@ -20,7 +20,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from flowrl.envs.options import between, fraction, whole
+from flowrl.options import between, fraction, whole
 
 SAFE, GAIN, LOSS = 1.0, 3.0, -2.0  # prizes
 

@@ -83,7 +83,7 @@ def fit_density(
     with prepared(flow, device, seed) as like:
         flow.eval()
         train, held_out = _split(_checked(flow, like, data, context, "data"), flow, like, validation)
-        if context is None and isinstance(flow, Flow) and not flow.is_external:
+        if context is None and isinstance(flow, Flow):
             flow.warn_if_wider(train[0])
         rows = dict(train=_subset(train)) | ({} if held_out is None else dict(validation=_subset(held_out)))
         points: list[int] = []

@@ -74,8 +74,6 @@ class Flow(nn.Module):
         self.features = features
         self.context = context
         parts = adapt(build_parts(flow, features, context, options), features, context)
-        if isinstance(parts, (Layer, TorchDistributionsTransform)):
-            parts = [parts]
         if not isinstance(parts, (Sequence, nn.Module)):
             raise ValueError(
                 f"Flow {flow!r} gave a {type(parts).__name__}: a builder returns a list of layers and transforms, or a "
@@ -207,8 +205,7 @@ class Flow(nn.Module):
             raise ValueError("A module of another library has no data-dependent start of this library's.")
         if not data.isfinite().all():
             raise ValueError("initialize takes data that are finite, got NaN or infinity.")
-        if not self.has_start_from_data:
-            self.warn_if_wider(data)
+        self.warn_if_wider(data)
         data = data.to(self.context_map.bias)
         mean, log_std, *_ = self._parameters_of(context).split(self._sizes, dim=-1)
         shift_bias, scale_bias, *_ = self.context_map.bias.split(self._sizes)
@@ -222,10 +219,12 @@ class Flow(nn.Module):
 
     def warn_if_wider(self, data: Tensor) -> None:
         """
-        Warn of data that the scale of the context alone cannot follow.
+        Warn of data that the scale of the context alone cannot follow, where no layer takes one of its own from data.
 
         :param data: shape ``(batch, d)``
         """
+        if self.is_external or any(type(layer).initialize is not Layer.initialize for layer in self._layers()):
+            return
         std, widest = data.std(0).max().item(), math.exp(self.log_std_max)
         if std > widest:
             warnings.warn(
@@ -234,11 +233,6 @@ class Flow(nn.Module):
                 f"log_std_max={math.ceil(10 * math.log(std)) / 10}.",
                 stacklevel=3,
             )
-
-    @property
-    def has_start_from_data(self) -> bool:
-        """Whether a layer takes a scale of its own from data (`ActNorm`)."""
-        return any(type(layer).initialize is not Layer.initialize for layer in self._layers())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Older files hold the layers' orders and masks too, which are rebuilt today, and say foreign for external."""
@@ -367,9 +361,10 @@ def build_parts(flow: AnyFlow, features: int, context: int, options: dict[str, A
         return copy.deepcopy(flow)  # two flows of one list share no parameters, and training leaves the list alone
     builder = find_flow(flow)
     try:
-        return builder(features, context, **options)
+        parts = builder(features, context, **options)
     except TypeError as error:
         raise ValueError(f"Flow {flow!r} could not be built with options {options}: {error}") from error
+    return [parts] if isinstance(parts, (Layer, TorchDistributionsTransform)) else parts
 
 
 def _as_layer(part: Layer | TorchDistributionsTransform) -> Layer:

@@ -215,19 +215,14 @@ class PathDistribution(Distribution):
 
     def _walk(self, noise: Sequence[Tensor], with_way_back: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
         """The path of some noise, its log-density, and that of the way back if it is asked for."""
-        with full_precision(self._like.device.type):
-            return self._walk_in_full_precision(noise, with_way_back)
-
-    def _walk_in_full_precision(
-        self, noise: Sequence[Tensor], with_way_back: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
         w, ladj = self.segments[0].call_and_ladj(noise[0])
         log_prob, way_back = standard_normal_log_prob(noise[0]) - ladj, torch.zeros_like(ladj)
         path = [w]
         for step, segment, epsilon in zip(self.steps, self.segments[1:], noise[1:], strict=True):
             y, log_forward = step.sample(w, epsilon)
             if with_way_back:
-                way_back = way_back + step.log_backward(w, y)
+                with full_precision(w.device.type):  # of its network
+                    way_back = way_back + step.log_backward(w, y)
             w, ladj = segment.call_and_ladj(y)
             log_prob = log_prob + log_forward - ladj
             path.append(w)

@@ -136,7 +136,7 @@ def lowered_segments(flow: Flow, segments: Sequence[Segment]) -> list[LoweredFlo
     :return: the segments' programs; None where a hook listens to a layer
     """
     found = _PATHS.get(flow)
-    if found is None or found.segments[-1].log_std_max != flow.log_std_max or not found.guard.holds():
+    if found is None or not (found.guard.holds() and found.segments[-1].is_of(flow)):
         modules = list(flow.layers.modules())
         found = _PATHS[flow] = LoweredPath(
             [LoweredFlow(s.layers, s.features, s.is_last, s.log_std_max) for s in segments], Guard(modules)

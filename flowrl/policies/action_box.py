@@ -16,8 +16,13 @@ for the action so far inside: the edge itself is the image of u = tanh^-1(1) = i
 
 def action_box(action_space: spaces.Box, like: Tensor) -> tuple[Tensor, Tensor]:
     """Lower edge and half-width of a box of actions, each of shape ``(d,)``, with the dtype and device of ``like``."""
-    half = action_space.high / 2 - action_space.low / 2  # in the box's own precision, and without overflow
+    half = half_width(action_space)
     return torch.from_numpy(action_space.low.flatten()).to(like), torch.from_numpy(half.flatten()).to(like)
+
+
+def half_width(action_space: spaces.Box) -> np.ndarray:
+    """Of a box of actions, in its own precision and shape, and without overflow."""
+    return action_space.high / 2 - action_space.low / 2
 
 
 def precision_of(action_space: spaces.Box, like: Tensor) -> torch.dtype:
@@ -53,8 +58,7 @@ def check_flow_arguments(
             "gymnasium.wrappers.TransformAction(env, lambda action: np.rint(action).astype(dtype), "
             "gymnasium.spaces.Box(low, high, dtype=np.float32))."
         )
-    half = np.asarray(action_space.high / 2 - action_space.low / 2, np.float32)
-    if (fixed := np.flatnonzero(half == 0)).size:
+    if (fixed := np.flatnonzero(np.float32(half_width(action_space)) == 0)).size:
         raise ValueError(
             f"The box of actions has no width at index {fixed.tolist()} (low == high, or nearly): what cannot vary has "
             "no density. Leave it out of the action space and add it in the environment."
@@ -93,5 +97,5 @@ def into_box(action: np.ndarray, action_space: spaces.Box) -> np.ndarray:
 
 def inside_box(action: np.ndarray, action_space: spaces.Box) -> np.ndarray:
     """The action itself, or the nearest that lies :data:`EDGE` half-widths within the box."""
-    margin = EDGE * (action_space.high - action_space.low) / 2
+    margin = EDGE * half_width(action_space)
     return np.clip(action, action_space.low + margin, action_space.high - margin)

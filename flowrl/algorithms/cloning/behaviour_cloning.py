@@ -17,7 +17,7 @@ from torch import Tensor
 from flowrl.algorithms.finite import check_losses, marked, step_if_finite
 from flowrl.algorithms.offline import Observations, check_steps, fit_normalizations, step_without_environment, take
 from flowrl.algorithms.policy_class import check_policy_class
-from flowrl.policies.action_box import EDGE, action_box, precision_of
+from flowrl.policies.action_box import EDGE, action_box, half_width, precision_of
 from flowrl.policies.density import action_log_prob
 
 HELD_OUT_BATCH = 4_096
@@ -166,7 +166,7 @@ class BehaviourCloning(sac.SAC):
         actions, observations = demonstrations.actions, demonstrations.observations
         check_steps(self, actions, observations=_channels_first(observations, self.observation_space))
         largest = np.maximum(abs(box.low), abs(box.high)).astype(np.result_type(actions.dtype, np.float32))
-        margin = np.fmax(EDGE * (box.high / 2 - box.low / 2), np.spacing(largest))  # of rounding
+        margin = np.fmax(EDGE * half_width(box), np.spacing(largest))  # of rounding
         if not ((box.low - margin <= actions) & (actions <= box.high + margin)).all():  # NaN is neither
             raise ValueError(
                 f"The data set's actions reach from {actions.min()} to {actions.max()}, the environment's are {box}: "

@@ -12,9 +12,9 @@ from stable_baselines3.common.policies import BasePolicy
 from flowrl.algorithms.nfac.held_noise import HeldNoise
 from flowrl.algorithms.nfac.update import update
 from flowrl.algorithms.sac import SAC
-from flowrl.critics.heads import check_number, check_whole
 from flowrl.critics.risk import Distortion, find_distortion
 from flowrl.networks import ReturnScale
+from flowrl.options import not_negative, whole
 from flowrl.policies.return_critic import NFACCnnPolicy, NFACMultiInputPolicy, NFACPolicy
 
 
@@ -83,8 +83,8 @@ class NFAC(SAC):
 
     def _setup_model(self) -> None:
         find_distortion(self.risk)
-        check_whole("policy_delay", self.policy_delay, 1)
-        check_whole("drop_atoms", self.drop_atoms, 0)
+        whole("policy_delay", self.policy_delay, 1)
+        whole("drop_atoms", self.drop_atoms, 0)
         super()._setup_model()
         head = self.critic.head
         if self.drop_atoms > head.droppable:
@@ -103,7 +103,7 @@ class NFAC(SAC):
                 f"noise_hold={self.noise_hold!r} holds the noise that one of flowrl's recipes bends; a flow of another "
                 "library keeps its noise to itself: leave noise_hold out."
             )
-        return HeldNoise(check_number("noise_hold", self.noise_hold), self.actor.flow.features)
+        return HeldNoise(not_negative("noise_hold", self.noise_hold), self.actor.flow.features)
 
     def _setup_learn(
         self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any

@@ -1,4 +1,4 @@
-"""What the constructors of environments refuse."""
+"""What constructors refuse: numbers and points out of their range, each in one sentence that names the argument."""
 
 import math
 
@@ -52,6 +52,20 @@ def fraction(name: str, value: float) -> float:
     """
     if not (_is_number(value) and 0 <= value <= 1):
         raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}.")
+    return float(value)
+
+
+def not_negative(name: str, value: float) -> float:
+    """
+    A finite number that is zero or more.
+
+    :param name: the argument, for the error
+    :param value: what was given
+    :return: the number
+    :raises ValueError: for anything else
+    """
+    if not (_is_number(value) and 0 <= value < math.inf):
+        raise ValueError(f"{name} must be a finite number that is not negative, got {value!r}.")
     return float(value)
 
 
