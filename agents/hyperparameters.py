@@ -236,7 +236,7 @@ PPO: dict[str, Hyperparameters] = {
     "MountainCarContinuous": dict(steps=200_000, n_envs=4, n_steps=1024, gamma=0.9999, gae_lambda=0.98, ent_coef=0.01),
     # The tasks of flowrl.envs: a little entropy, since a mode that is lost is not found again.
     "HiddenGoal": SMALL_ROLLOUTS | dict(steps=600_000, learning_rate="linear_2e-3_1e-4"),
-    "Corridor": SMALL_ROLLOUTS | dict(steps=250_000, learning_rate=1e-3),
+    "Corridor": SMALL_ROLLOUTS | dict(steps=600_000, learning_rate="linear_1e-3_1e-4"),
 }
 
 # A2C: the zoo's for continuous actions, without its gSDE and with its learning rate held constant.
