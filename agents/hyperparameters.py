@@ -155,9 +155,11 @@ NFQ_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
 )
 
 NFQ = with_policy(SAC, NFQ_POLICY)
-for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR"):  # as they were measured
-    NFQ[name] |= dict(flow_lr_scale=1.0, tau=SAC_DEFAULTS["tau"], importance_floor=1.0)  # before there were others
-    NFQ[name]["policy_kwargs"] |= dict(normalize_observations=False, deterministic_action="densest")  # of some modes
+for name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR"):  # of some modes
+    NFQ[name]["policy_kwargs"] |= dict(normalize_observations=False, deterministic_action="densest")
+for name in ("EnergyBandit", "MultiGoal", "NoisyLQR"):  # as they were measured before there were others
+    NFQ[name] |= dict(flow_lr_scale=1.0, tau=SAC_DEFAULTS["tau"], importance_floor=1.0)
+NFQ["HiddenGoal"] |= dict(steps=50_000, learning_rate="linear_3e-3_1e-4")
 NFQ["EnergyBandit"]["steps"] = 15_000
 # One V, since a minimum of two is low by what they differ in, ten times over at gamma = 0.9; alpha such that the box
 # hardly cuts off the best policy. Nothing ends here, so that what raises V counts ten times, too.
