@@ -87,12 +87,12 @@ def made_with_what_was_there(made: dict[str, Any], path: Path) -> dict[str, Any]
 
     :param made: of the runs that are here, by :func:`made`
     :param path: of the file that says it of the table that is there, if there is one
-    :return: the same of all of them
+    :return: the same of all of them, and whatever else that file says (a note)
     """
     there = json.loads(path.read_text()) if path.exists() else {}
     kept = [one for one in there.get("circumstances", []) if one not in made["circumstances"]]
     commands = there.get("commands", {}) | made["commands"]
-    return made | dict(commands=commands, circumstances=[*kept, *made["circumstances"]])
+    return there | made | dict(commands=commands, circumstances=[*kept, *made["circumstances"]])
 
 
 def _run(row: Mapping[str, Any]) -> tuple[str, str, int]:

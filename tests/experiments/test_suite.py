@@ -183,7 +183,9 @@ def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd,
     there = tmp_path / "results" / "small.csv"
     there.parent.mkdir()
     there.write_text("exp_name,env_name,seed,metric,env_step,value\nflow-sac,Pendulum-v1,1,avg_return,60,-7.5\n")
+    there.with_suffix(".json").write_text('{"note": "by hand"}')
     assert main([*command, "--collect", "--output", str(there.parent)]) == 0
+    assert json.loads(there.with_suffix(".json").read_text())["note"] == "by hand"
     assert len(rows_of(there)) == len(rows) + 1, "another machine's run stays in the table"
     assert [row["value"] for row in rows_of(there) if row["seed"] == "1"] == ["-7.5"]
     part = tmp_path / "part"
