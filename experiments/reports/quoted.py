@@ -5,6 +5,13 @@
     <!-- report: mujoco final -->
     | ... |
     <!-- end of report -->
+
+A comment names a CSV file of ``experiments/results/``, and what stands of it:
+
+- ``NAME final`` and ``NAME improvement over AGENT``: of a suite's table;
+- ``NAME seeds COLUMN, COLUMN``: of a study's table, each agent's values in these columns, seed by seed;
+- ``speed_MODE ratios``: every contender beside its reference; ``speed_MODE,speed_MODE medians``: those that all cases
+  have; ``speed_targets targets``: what the speed should be.
 """
 
 import re
@@ -14,9 +21,42 @@ from experiments.reports.report_figures import curves_figure
 from experiments.reports.report_text import final_table, improvement_table
 from experiments.reports.results import RESULTS
 from experiments.reports.scores import read_curves
+from experiments.reports.study_text import medians_table, ratios_table, seeds_table, targets_table
 from experiments.training.errors import UsageError
+from experiments.training.tables import read_csv
 
-QUOTED = re.compile(r"(<!-- report: (\S+) (final|improvement over (.+?)) -->\n).*?(<!-- end of report -->)", re.DOTALL)
+QUOTED = re.compile(r"(<!-- report: (\S+) (.+?) -->\n).*?(<!-- end of report -->)", re.DOTALL)
+
+
+def table(names: str, what: str, results: Path = RESULTS) -> str:
+    """
+    One table.
+
+    :param names: of CSV files, without their endings, with commas between
+    :param what: stands of them, as above
+    :param results: where the files are
+    :return: Markdown
+    :raises UsageError: for anything else
+    """
+    paths = [results / f"{name}.csv" for name in names.split(",")]
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"<!-- report: {names} {what} -->: there is no {path}")
+    match what.split(" ", 2):
+        case ["final"]:
+            return final_table(read_curves(paths[0], "avg_return"))
+        case ["improvement", "over", agent]:
+            return improvement_table(read_curves(paths[0], "avg_return"), agent)
+        case ["seeds", *columns]:
+            return seeds_table(read_csv(paths[0]), " ".join(columns).split(", "))
+        case ["ratios"]:
+            return ratios_table(read_csv(paths[0]))
+        case ["medians"]:
+            return medians_table([read_csv(path) for path in paths])
+        case ["targets"]:
+            return targets_table(read_csv(paths[0]))
+    known = "final, improvement over AGENT, seeds COLUMN[, COLUMN], ratios, medians, targets"
+    raise UsageError(f"<!-- report: {names} {what} -->: what stands of a table is one of {known}")
 
 
 def with_tables(text: str, results: Path = RESULTS) -> str:
@@ -24,41 +64,39 @@ def with_tables(text: str, results: Path = RESULTS) -> str:
     Put the tables that a document quotes into it.
 
     :param text: of the document
-    :param results: where the tidy tables are
+    :param results: where the tables are
     :return: the document, of which nothing else has changed
     """
 
-    def table(match: re.Match[str]) -> str:
-        begin, name, kind, baseline, end = match.groups()
-        curves = read_curves(results / f"{name}.csv", "avg_return")
-        return (
-            begin
-            + "\n"
-            + (final_table(curves) if kind == "final" else improvement_table(curves, baseline))
-            + "\n"
-            + end
-        )
+    def quoted(match: re.Match[str]) -> str:
+        begin, names, what, end = match.groups()
+        return f"{begin}\n{table(names, what, results)}\n{end}"
 
-    return QUOTED.sub(table, text)
+    return QUOTED.sub(quoted, text)
 
 
-def update_documents(paths: list[Path]) -> None:
+def update_documents(paths: list[Path], results: Path = RESULTS) -> None:
     """
     Rewrite the documents whose tables have changed, and draw the curves (``NAME_curves.png``) that they show.
 
     :param paths: of Markdown files
+    :param results: where the tables are, and the pictures go
+    :raises UsageError: for a comment that is not understood
     """
     shown = {name for path in paths for name in re.findall(r"/(\w+)_curves\.png\)", path.read_text())}
     for name in sorted(shown):
-        figure = curves_figure(read_curves(RESULTS / f"{name}.csv", "avg_return"), {}, {})
-        figure.savefig(RESULTS / f"{name}_curves.png", dpi=110)
+        figure = curves_figure(read_curves(results / f"{name}.csv", "avg_return"), {}, {})
+        figure.savefig(results / f"{name}_curves.png", dpi=110)
     for path in paths:
         text = path.read_text()
         if text.count("<!-- report: ") != len(QUOTED.findall(text)):
             raise UsageError(
                 f"{path}: a table's comments are not <!-- report: NAME final --> ... <!-- end of report -->"
             )
-        new = with_tables(text)
+        try:
+            new = with_tables(text, results)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
         if new != text:
             path.write_text(new)
             print(f"updated {path}")

@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,19 @@ class ResultsParser(argparse.ArgumentParser):
 
     :param script: its file's name
     :param document: its docstring, whose first line describes it
+    :param choices: its options that say which rows of a table are made, and change none
     """
 
-    def __init__(self, script: str, document: str | None) -> None:
+    def __init__(self, script: str, document: str | None, choices: Sequence[str] = ()) -> None:
         super().__init__(prog=script, description=document.splitlines()[0] if document else None)
+        self.choices = {"help", "output", *choices}
         self.unpublished = UNPUBLISHED / Path(script).stem
         where = f"where (default: experiments/results with the default settings, {self.unpublished} with any others)"
         self.add_argument("--output", type=Path, help=where)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         arguments = super().parse_args(args, namespace)
-        settings = [a for a in self._actions if a.option_strings and a.dest not in ("help", "output")]
+        settings = [a for a in self._actions if a.option_strings and a.dest not in self.choices]
         changed = [a.option_strings[-1] for a in settings if getattr(arguments, a.dest) != a.default]
         arguments.output = arguments.output or (self.unpublished if changed else RESULTS)
         if changed and arguments.output.resolve() == RESULTS:

@@ -89,7 +89,10 @@ def made_with_what_was_there(made: dict[str, Any], path: Path) -> dict[str, Any]
     :param path: of the file that says it of the table that is there, if there is one
     :return: the same of all of them, and whatever else that file says (a note)
     """
-    there = json.loads(path.read_text()) if path.exists() else {}
+    return _merged(json.loads(path.read_text()) if path.exists() else {}, made)
+
+
+def _merged(there: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
     kept = [one for one in there.get("circumstances", []) if one not in made["circumstances"]]
     commands = there.get("commands", {}) | made["commands"]
     return there | made | dict(commands=commands, circumstances=[*kept, *made["circumstances"]])
@@ -106,14 +109,21 @@ def _last_steps(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int],
     return steps
 
 
-def measured(suite: Suite) -> dict[str, Any]:
+def measured(suite: Suite, path: Path | None = None) -> dict[str, Any]:
     """
     How what a study says of a suite's runs was made: they were trained at one time, and measured at another.
 
     :param suite: the suite
-    :return: this process's command, versions and commit, and what :func:`made` says
+    :param path: of the file that says it of the table to which these runs are added, if there is one
+    :return: this process's command, versions and commit (``measured``), those of the rows that were there
+        (``measured_before``), and what :func:`made` says of all
     """
-    return dict(measured=circumstances(), trained=made(suite))
+    there = json.loads(path.read_text()) if path is not None and path.exists() else {}
+    now = circumstances()
+    before = [*there.get("measured_before", []), *([there["measured"]] if there else [])]
+    before = [one for i, one in enumerate(before) if one != now and one not in before[:i]]
+    said = dict(measured=now) | (dict(measured_before=before) if before else {})
+    return said | dict(trained=_merged(there.get("trained", {}), made(suite)))
 
 
 def speed(suite: Suite) -> dict[tuple[str, str], float]:

@@ -3,7 +3,8 @@
 Trains the suite ``experiments/suites/known_optimum.yaml``, as ``suite.py`` does, and measures each run's last model
 against its task's optimum (`experiments/studies/measures.py`). Writes ``known_optimum_TASK.csv`` and ``.json`` to
 ``experiments/results/``, and a picture where there is something to see. What is finished in ``runs/suites/`` is not
-trained again, so that a study that was stopped goes on, and one with more seeds trains those alone.
+trained again, so that a study that was stopped goes on, and one with more seeds trains those alone. Rows of other runs
+stay in the tables.
 """
 
 import sys
@@ -18,6 +19,7 @@ from experiments.scheduling.local import train
 from experiments.scheduling.suite_file import Entry, Suite, read_suite
 from experiments.suite import RUNS
 from experiments.training.errors import one_line_errors
+from experiments.training.tables import read_csv
 
 SUITE = Path(__file__).resolve().parents[1] / "suites" / "known_optimum.yaml"
 
@@ -33,14 +35,14 @@ MEASURES = {
 
 
 def entries_of(
-    tasks: list[str] | None = None, agents: list[str] | None = None, seeds: int | list[int] | None = None
+    tasks: list[str] | None = None, agents: list[str] | None = None, seeds: int | str | list[int] | None = None
 ) -> list[Entry]:
     """
     Runs of the suite.
 
     :param tasks: in these tasks; None: in all
     :param agents: of these agents; None: of all
-    :param seeds: how many, or which; None: as the file says
+    :param seeds: how many, or which (a list, or ``"0..4"``); None: as the file says
     :return: the runs
     :raises UsageError: for a task or an agent that the file does not have
     """
@@ -63,9 +65,24 @@ def rows_of(entries: Iterable[Entry]) -> Iterator[Row]:
         yield dict(agent=entry.agent, seed=entry.seed, **distances)
 
 
+def with_what_was_there(rows: list[Row], path: Path, entries: list[Entry]) -> list[Row]:
+    """
+    Rows that were measured now, and those of other runs.
+
+    :param rows: of now
+    :param path: of the table that is there, if there is one
+    :param entries: all of its task; rows of agents that it no longer has are left out
+    :return: seed by seed, in the suite's order of agents
+    """
+    agents = list(dict.fromkeys(entry.agent for entry in entries))
+    there = {(row["agent"], int(row["seed"])): dict(row) for row in read_csv(path) if row["agent"] in agents}
+    there |= {(row["agent"], row["seed"]): row for row in rows}
+    return [there[run] for run in sorted(there, key=lambda run: (run[1], agents.index(run[0])))]
+
+
 def draw(entries: list[Entry], path: Path) -> None:
     """
-    The picture of a task, if there is one.
+    The picture of a task, if there is one and the runs that it shows are here; else the one that is there stays.
 
     :param entries: of the task, one an agent; at least one
     :param path: where the picture goes
@@ -74,8 +91,13 @@ def draw(entries: list[Entry], path: Path) -> None:
 
     make = getattr(pictures, MEASURES[entries[0].env], None)
     runs = {entry.agent: run for entry in entries if (run := entry.job.run()) is not None}
-    if make is not None and runs:
-        make(runs).savefig(path, dpi=160)
+    missing = [entry.agent for entry in entries if entry.agent not in runs]
+    if make is None or not runs:
+        return
+    if path.exists() and missing:
+        print(f"{path} stays as it is: seed {entries[0].seed} of {', '.join(missing)} is not here")
+        return
+    make(runs).savefig(path, dpi=160)
 
 
 @one_line_errors
@@ -86,25 +108,28 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = ResultsParser("known_optimum.py", __doc__)
+    parser = ResultsParser("known_optimum.py", __doc__, ("agents", "seeds", "jobs", "collect"))
     parser.add_argument("tasks", nargs="*", metavar="TASK", default=[], help="some of the suite's (default: all)")
     parser.add_argument("--agents", nargs="+", metavar="NAME", help="some of the suite's")
-    parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
+    parser.add_argument("--seeds", help="how many, or FIRST..LAST (default: the suite's)")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default: 2)")
     parser.add_argument("--collect", action="store_true", help="train nothing: measure what there is")
     arguments = parser.parse_args(argv)
-    entries = entries_of(arguments.tasks or None, arguments.agents, arguments.seeds)
+    seeds = int(arguments.seeds) if (arguments.seeds or "").isdigit() else arguments.seeds
+    entries = entries_of(arguments.tasks or None, arguments.agents, seeds)
     if not arguments.collect:
         train([entry.job for entry in entries], arguments.jobs)
     from experiments.scheduling.tidy import measured  # SB3 takes seconds to import
 
     for task in dict.fromkeys(entry.environment for entry in entries):
         of_task = [entry for entry in entries if entry.environment == task]
-        rows = list(rows_of(of_task))
+        rows, whole = list(rows_of(of_task)), entries_of([task])
         if rows:
-            stem = f"known_optimum_{task}".replace("-", "_")
-            write_results(arguments.output, stem, rows, measured(Suite(task, of_task)))
-            draw([entry for entry in of_task if entry.seed == 0], arguments.output / f"{stem}.png")
+            stem = arguments.output / f"known_optimum_{task}".replace("-", "_")
+            table, how = stem.with_suffix(".csv"), stem.with_suffix(".json")
+            rows = with_what_was_there(rows, table, whole)
+            write_results(arguments.output, stem.name, rows, measured(Suite(task, of_task), how))
+            draw([entry for entry in whole if entry.seed == 0], stem.with_suffix(".png"))
     return 0
 
 

@@ -93,20 +93,22 @@ def noisy_lqr(path: Path) -> dict[str, Any]:
     starts = np.stack([wrapped.reset(seed=seed)[0] for seed in range(STATES)])
     observations = torch.as_tensor(starts)
     value, expected = model.critic(observations).numpy().mean(1), best.value(starts)
-    actions = np.tanh(model.actor.get_distribution(observations).distribution.rsample((2_000,)).numpy())
-    error, scale = (
-        np.linalg.norm(actions.mean(0) - best.mean(starts), axis=1),
-        np.linalg.norm(best.mean(starts), axis=1),
-    )
-    covariance = np.mean([np.cov(actions[:, i].T) for i in range(STATES)], 0)
+    u = model.actor.get_distribution(observations).distribution.rsample((SAMPLES,))
+    actions, means = np.tanh(u.numpy()), best.mean(starts)
+    covariances = np.stack([np.cov(actions[:, i].T) for i in range(STATES)])
     return dict(
         alpha=round(model.temperature, 4),
-        value_error=round(float(np.abs(value - expected).mean() / np.abs(expected).mean()), 4),
-        mean_error=round(float(error.mean() / scale.mean()), 4),
-        covariance_error=round(
-            float(np.linalg.norm(covariance - best.covariance) / np.linalg.norm(best.covariance)), 4
-        ),
+        value_error=relative_error(value, expected),
+        mean_error=relative_error(actions.mean(0), means),
+        covariance_error=relative_error(covariances, np.broadcast_to(best.covariance, covariances.shape)),
     )
+
+
+def relative_error(values: NDArray[Any], truth: NDArray[Any]) -> float:
+    """The mean norm of the error in a state, over the mean norm of the truth; arrays of one row a state."""
+    rows = (len(truth), -1)
+    error, scale = (np.linalg.norm(array.reshape(rows), axis=1).mean() for array in (values - truth, truth))
+    return round(float(error / scale), 4)
 
 
 def return_chain(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from experiments.reports.report_figures import aggregate_figure
 from experiments.reports.report_text import improvement_table
 from experiments.reports.scores import COLUMNS, common_step, read_curves
 from experiments.reports.statistics import interquartile_mean, probability_of_improvement, returns_at_end, scores_of
+from experiments.reports.study_text import medians_table, ratios_table, seeds_table, targets_table
 from experiments.training.errors import UsageError
 
 
@@ -130,10 +131,46 @@ def test_a_documents_tables_are_those_that_results_give(tmp_path):
     new = with_tables(text, tmp_path)
     assert "old" not in new and "| flow | " in new and "better than gaussian" in new
     assert with_tables(new, tmp_path) == new
-    assert re.sub(QUOTED, r"\1\5", new) == re.sub(QUOTED, r"\1\5", text), "nothing else has changed"
-    (tmp_path / "a.md").write_text("<!-- report: cheetah last -->\n<!-- end of report -->\n")
-    with pytest.raises(UsageError, match=r"a\.md"):
-        update_documents([tmp_path / "a.md"])
+    assert re.sub(QUOTED, r"\1\4", new) == re.sub(QUOTED, r"\1\4", text), "nothing else has changed"
+    for name, what in (("cheetah", "last"), ("nothing", "final"), ("cheetah", "seeds returns")):
+        (tmp_path / "a.md").write_text(f"<!-- report: {name} {what} -->\n<!-- end of report -->\n")
+        with pytest.raises(UsageError, match=rf"a\.md: .*{what.split()[-1]}"):
+            update_documents([tmp_path / "a.md"], tmp_path)
+
+
+def test_a_studys_table_has_each_agents_values_in_the_order_of_the_seeds():
+    rows = [
+        dict(agent="b", seed="1", success="0.25", branch="safe", value="-1234.4"),
+        dict(agent="a", seed="0", success="0.5", branch="risky", value="2"),
+        dict(agent="b", seed="0", success="0.70001", branch="risky", value="5"),
+    ]
+    lines = seeds_table(rows, ["success", "branch", "value"]).splitlines()
+    assert lines[2:] == ["| b | 0.700, 0.250 | risky, safe | 5, -1,234 |", "| a | 0.500 | risky | 2.000 |"]
+
+
+def test_tables_of_speed():
+    def row(what, contender, ratio, reference, skipped=""):
+        numbers = dict(median="88.1", ratio=ratio, ratio_lowest="0.5", ratio_highest="9")
+        if skipped:
+            numbers = dict.fromkeys(numbers, "")
+        return dict(what=what, contender=contender, unit="steps/s", reference=reference, **numbers)
+
+    sac = [
+        row("SAC", "SB3 SAC, Gaussian", "1.0", "SB3 SAC, Gaussian"),
+        row("SAC", "flowrl SAC, nsf", "2.345", "SB3 SAC, Gaussian"),
+        row("SAC", "flowrl NFQ, nsf", "2.2", "SB3 SAC, Gaussian"),
+        row("SAC", "SBX SAC, Gaussian", "", "SB3 SAC, Gaussian", skipped="not installed"),
+    ]
+    ppo = [
+        row("PPO", f"{who} PPO, {flow}", "3", "SB3 PPO, Gaussian")
+        for who, flow in (("SBX", "Gaussian"), ("flowrl", "nsf"))
+    ]
+    lines = ratios_table(sac).splitlines()
+    assert len(lines) == 5 and lines[3] == "| SAC | flowrl SAC, nsf | 88 | 2.35 (0.50 to 9.00) |"
+    lines = medians_table([sac, ppo]).splitlines()
+    assert lines[2:] == ["| flowrl, nsf | 2.35 | 3.00 |"], "what both have, without the references"
+    target = dict(case="a / b", unit="ms", target="at most 2", ratio="2.5", lowest="1", highest="3", met="no")
+    assert targets_table([target]).splitlines()[2] == "| a / b, ms | at most 2 | 2.50 (1.00 to 3.00), missed |"
 
 
 @pytest.mark.parametrize(

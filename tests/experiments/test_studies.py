@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from experiments.reports.results import write_results
 from experiments.run import main
 from experiments.scheduling.job import Job
 from experiments.scheduling.local import train
@@ -13,6 +14,7 @@ from experiments.studies import calibration, known_optimum, measures, nfq_option
 from experiments.studies.known_optimum import MEASURES, entries_of
 from experiments.studies.transfer import first_step
 from experiments.training.run_directory import RunDirectory
+from experiments.training.tables import read_csv
 from tests.experiments.stand_ins import in_this_process
 
 
@@ -59,6 +61,31 @@ def test_the_command_refuses_unknown_tasks_and_agents(capsys):
     assert known_optimum.main(["energy-bandit-5"]) == 2 == known_optimum.main(["multi-goal", "--agents", "nfc nsf"])
     errors = capsys.readouterr().err
     assert "energy-bandit-4" in errors and "nfq nsf" in errors
+
+
+def test_measured_runs_are_added_to_the_table_that_is_there(tmp_path, monkeypatch):
+    """Other seeds and agents stay; what is measured again is replaced, and agents that are gone go."""
+    monkeypatch.setattr(known_optimum, "draw", lambda *_: None)
+    old = [("nfq nsf", 0), ("an old name", 0), ("flow-ppo nsf", 1)]
+    rows = [dict(agent=agent, seed=seed, success=0.1) for agent, seed in old]
+    write_results(tmp_path, "known_optimum_corridor_2", rows, dict(measured=dict(command="first"), trained={}))
+    for success, seeds in ((0.2, "0..0"), (0.3, "2..3")):
+
+        def rows_of(entries, success=success):
+            return [dict(agent=entry.agent, seed=entry.seed, success=success) for entry in entries]
+
+        monkeypatch.setattr(known_optimum, "rows_of", rows_of)
+        words = ["corridor-2", "--agents", "nfq nsf", "--seeds", seeds, "--collect", "--output", str(tmp_path)]
+        assert known_optimum.main(words) == 0
+    table = read_csv(tmp_path / "known_optimum_corridor_2.csv")
+    assert [(row["agent"], row["seed"], row["success"]) for row in table] == [
+        ("nfq nsf", "0", "0.2"),
+        ("flow-ppo nsf", "1", "0.1"),
+        ("nfq nsf", "2", "0.3"),
+        ("nfq nsf", "3", "0.3"),
+    ]
+    how = json.loads((tmp_path / "known_optimum_corridor_2.json").read_text())
+    assert how["measured_before"][0] == dict(command="first")
 
 
 def test_entropies_of_histograms():
