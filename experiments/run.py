@@ -151,6 +151,7 @@ def print_list() -> None:
     """Print agents, flows and the environments that have hyperparameters of their own."""
     import flowrl
     from agents import AGENTS, SAC
+    from agents.hyperparameters import NFAC
     from experiments.training.environments import newest_ids
     from flowrl.flows.recipes import find_flow
 
@@ -164,7 +165,7 @@ def print_list() -> None:
     print(
         "\nenvironments with hyperparameters of their own (--env); any other with continuous actions has the defaults:"
     )
-    for name, full_id in newest_ids(SAC).items():
+    for name, full_id in newest_ids(SAC | NFAC).items():
         print(f"  {name:<24} {full_id}")
 
 

@@ -12,12 +12,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_zip_file
 from torch import Tensor, nn
 
-from agents import Agent
+from agents import AGENTS, Agent
 from experiments.training.checkpoints import NORMALIZATION
 from experiments.training.errors import UsageError
 from experiments.training.run_directory import RunDirectory, first_line
 from experiments.training.trust import warn_of_foreign_pickles
 from flowrl.algorithms import NFQ
+from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.flows.flow import LOG_STD_MAX
 from flowrl.flows.recipes import find_flow
 
@@ -26,6 +27,11 @@ from flowrl.flows.recipes import find_flow
 MIN_CRITIC_WARMUP = 3_000
 MAX_STEPS_BEFORE_LEARNING = 1_000  # of a policy that brings its critic: as many as make minibatches differ
 SOURCES = {"sac": ("sac", "bc"), "nfq": ("nfq",)}  # whose runs the agents of a table start from
+
+
+def starts_from(agent: Agent, source: Agent) -> bool:
+    """Whether an agent can start with the actor of another's run."""
+    return source.table in SOURCES.get(agent.table, ()) and source.flow == agent.flow
 
 
 def open_source(path: Path, agent: Agent, environment: str) -> RunDirectory:
@@ -41,11 +47,10 @@ def open_source(path: Path, agent: Agent, environment: str) -> RunDirectory:
     config, source = run.config, run.agent
     if agent.table not in SOURCES:
         raise UsageError(f"--from: {agent.name} starts from no other run; flow-sac, sac and nfq do")
-    if agent.is_its_own_critic and source is not agent:
-        raise UsageError(f"--from {path}: {agent.name} starts from a run of {agent.name}, that one is of {source.name}")
-    if source.table not in SOURCES[agent.table] or source.flow != agent.flow:
-        fitting = f"use --agent {'flow-' if source.flow else ''}sac" if source.table != "ppo" else "its actor is PPO's"
-        raise UsageError(f"--from {path}: {agent.name} cannot start with the actor of {source.name}; {fitting}")
+    if not starts_from(agent, source):
+        able = [other.name for other in AGENTS.values() if starts_from(other, source)]
+        cure = f"use --agent {' or '.join(able)}" if able else "no agent does"
+        raise UsageError(f"--from {path}: {agent.name} cannot start with the actor of {source.name}; {cure}")
     if config["environment"]["id"] != environment and not agent.is_its_own_critic:
         raise UsageError(f"--from {path}: its environment is {config['environment']['id']}, not {environment}")
     return run
@@ -53,7 +58,7 @@ def open_source(path: Path, agent: Agent, environment: str) -> RunDirectory:
 
 def settings_of_source(settings: dict[str, Any], source: RunDirectory) -> dict[str, Any]:
     """
-    Hyperparameters with the policy of another run.
+    Hyperparameters with the policy of another run, and, where that is its own critic, its last temperature.
 
     :param settings: the agent's own
     :param source: the other run
@@ -62,11 +67,19 @@ def settings_of_source(settings: dict[str, Any], source: RunDirectory) -> dict[s
     """
     config, steps = source.config, settings["learning_starts"]
     new_critics = not source.agent.is_its_own_critic
+    if not new_critics:  # Q = V + alpha log pi is another at another alpha
+        settings = settings | dict(ent_coef=_last(config["hyperparameters"]["ent_coef"]))
     return settings | dict(
         policy_kwargs=policy_kwargs_of(source),
         normalize=config["normalize"],
         learning_starts=max(steps, MIN_CRITIC_WARMUP) if new_critics else min(steps, MAX_STEPS_BEFORE_LEARNING),
     )
+
+
+def _last(ent_coef: float | str) -> float | str:
+    """A temperature, or where its schedule ends; a learned one is learned on (see `take_policy`)."""
+    is_schedule = isinstance(ent_coef, str) and ent_coef.startswith(PREFIX)
+    return (is_schedule and linear_schedule(ent_coef).end) or ent_coef  # type: ignore[arg-type]
 
 
 def policy_kwargs_of(source: RunDirectory) -> dict[str, Any]:
@@ -103,7 +116,7 @@ def _in_full(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
 def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:
     """
     Give a new model the actor of another run's best model, and the statistics by which its observations are normalised;
-    where the policy is its own critic, the whole of it, and the temperature that it was learned with.
+    where the policy is its own critic, the whole of it, and the temperature, if that is learned.
 
     :param model: a model of SAC's form
     :param source: the other run

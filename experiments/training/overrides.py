@@ -17,6 +17,7 @@ from agents.hyperparameters import Hyperparameters
 from experiments.training.errors import UsageError, did_you_mean
 from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.flows.recipes import find_flow
+from flowrl.policies.action_box import refuse_noise_layers
 
 # What the run itself decides (other flags), or what the environment does.
 NOT_SETTABLE = {
@@ -87,6 +88,8 @@ def apply_overrides(
         path, _, name = key.rpartition(".")
         is_item = path in types_of and path.endswith("_kwargs")  # which whoever takes them knows
         if key not in types_of and not is_item:
+            if path == "policy_kwargs":
+                _refuse_noise_layers(name, text)
             raise UsageError(f"--set {key}: unknown key; {did_you_mean(key, types_of)}")
         value = text if is_schedule(key, text) else convert(parse(text), Any if is_item else types_of[key], key)
         target = result
@@ -102,6 +105,14 @@ def apply_overrides(
                 "of observation, achieved_goal and desired_goal)"
             )
     return result
+
+
+def _refuse_noise_layers(name: str, text: str) -> None:
+    """Say why an agent that is not SNF has no noise layers, where they are asked for."""
+    try:
+        refuse_noise_layers({name: parse(text)})
+    except ValueError as error:
+        raise UsageError(f"--set policy_kwargs.{error}") from None
 
 
 def is_schedule(key: str, text: str) -> bool:

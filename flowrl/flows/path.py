@@ -15,6 +15,7 @@ from flowrl.flows.precision import InFullPrecision, full_precision
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
 from flowrl.layers import Layer
 from flowrl.layers.noise import GaussianNoise, NoiseStep
+from flowrl.options import between, whole
 from flowrl.transforms import Affine, Transform
 
 NOISE_LAYERS, NOISE_STD = 1, 0.7  # unless one says otherwise
@@ -249,12 +250,5 @@ def check_noise(noise_layers: int, noise_std: float) -> None:
     :param noise_std: of each, at the start
     :raises ValueError: for less than one, or a standard deviation outside (0, 1)
     """
-    if isinstance(noise_layers, bool) or not isinstance(noise_layers, int) or noise_layers < 1:
-        raise ValueError(
-            f"noise_layers must be an integer >= 1 (a flow without noise is a flowrl.Flow), got {noise_layers!r}."
-        )
-    if not (isinstance(noise_std, (int, float)) and 0 < noise_std < 1):
-        raise ValueError(
-            f"noise_std must lie between 0 and 1, got {noise_std!r}: of a standard deviation of one, the part that is "
-            "drawn anew."
-        )
+    whole("noise_layers", noise_layers, 1)
+    between("noise_std", noise_std, 0, 1)

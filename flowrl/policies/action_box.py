@@ -86,7 +86,7 @@ def refuse_noise_layers(policy_kwargs: dict[str, Any]) -> None:
         raise ValueError(
             f"{name}={policy_kwargs[name]!r}: this policy gives its algorithm the exact log-prob of an action, which "
             "in a flow with noise layers is an integral over all paths that lead to it. Use flowrl.algorithms.SNF (on "
-            f"PPO, A2C or TRPO), which goes by the paths themselves, or leave out {name}."
+            f"PPO, A2C or TRPO; --agent snf), which goes by the paths themselves, or leave out {name}."
         )
 
 

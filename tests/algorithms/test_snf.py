@@ -200,6 +200,18 @@ def test_the_backward_kernel_learns_from_the_bonus_alone():
         assert torch.equal(before, noise.output_layer.weight) != moves
 
 
+@pytest.mark.parametrize("noise_layers", [-2, 1.5, "2", None, True])
+def test_noise_layers_are_a_whole_number(noise_layers):
+    with pytest.raises(ValueError, match="noise_layers must be a whole number of at least 0"):
+        SNF("FlowPolicy", "Pendulum-v1", policy_kwargs=dict(noise_layers=noise_layers))
+
+
+def test_numpys_numbers_are_numbers():
+    kwargs = dict(flow="nsf", noise_layers=np.int64(2), noise_std=np.float32(0.5))
+    model = SNF("FlowPolicy", "Pendulum-v1", n_steps=8, batch_size=8, policy_kwargs=kwargs)
+    assert model.learn(8).policy.noise_layers == 2
+
+
 def test_an_unknown_base_is_refused():
     with pytest.raises(ValueError, match="base must be 'ppo', 'a2c' or 'trpo', got 'sac'"):
         SNF("FlowPolicy", Aim(), base="sac")

@@ -253,4 +253,16 @@ def test_nfq_learns_from_a_data_set_resumes_and_hands_all_it_knows_on(expert, ro
 
 def test_nfq_starts_from_its_own_kind_alone(expert, capsys):
     assert main(["--env", "Pendulum", "--agent", "nfq", "--from", str(expert)]) == 2
-    assert "nfq starts from a run of nfq" in capsys.readouterr().err
+    assert "nfq cannot start with the actor of flow-sac; use --agent flow-sac" in capsys.readouterr().err
+
+
+def test_nfqs_temperature_goes_with_it_and_the_cure_for_another_agent_is_none_of_a_circle(root, capsys):
+    more = ("--flow", "gaussian", "--eval-every", "0")
+    path = train(root / "warm", "nfq", *more, "--set", "ent_coef=linear_0.9_0.5", steps=20)
+    for asked, alpha in (((), 0.5), (("--set", "ent_coef=0.3"), 0.3)):
+        tuned = RunDirectory.open(
+            train(root / f"tuned{alpha}", "nfq", "--from", str(path), *more[2:], *asked, steps=20)
+        )
+        assert tuned.load_model(NFQ, "last", None, "cpu").temperature == pytest.approx(alpha)
+    assert main(["--env", "Pendulum", "--agent", "flow-sac", "--from", str(path)]) == 2
+    assert "flow-sac cannot start with the actor of nfq; use --agent nfq" in capsys.readouterr().err

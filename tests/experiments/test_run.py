@@ -455,7 +455,13 @@ def test_no_traceback_from_the_command_line(tmp_path):
 def test_list_names_agents_flows_and_environments(capsys):
     assert main(["--list"]) == 0
     output = capsys.readouterr().out
-    for name in (*AGENTS, *flowrl.available_flows(), "HalfCheetah-v5", "MountainCarContinuous-v0"):
+    for name in (
+        *AGENTS,
+        *flowrl.available_flows(),
+        "HalfCheetah-v5",
+        "MountainCarContinuous-v0",
+        "flowrl/ReturnChain-v0",
+    ):
         assert name in output
 
 

@@ -51,7 +51,8 @@ def test_without_noise_layers_its_update_is_in_c(tmp_path):
         (("--set", "base=sac"), "base must be 'ppo', 'a2c' or 'trpo', got 'sac'"),
         (("--plain",), "--plain: Stable-Baselines3 has no algorithm that snf could take instead"),
         (("--set", "policy_kwargs.noise_layers=5"), "noise_layers=5 is more than the 2 layers of flow 'nsf'"),
-        (("--set", "policy_kwargs.noise_std=2.0"), "noise_std must lie between 0 and 1"),
+        (("--set", "policy_kwargs.noise_layers=-2"), "noise_layers must be a whole number of at least 0, got -2"),
+        (("--set", "policy_kwargs.noise_std=2.0"), "noise_std must be a number between 0 and 1"),
     ],
     ids=str,
 )
@@ -64,3 +65,10 @@ def test_what_cannot_be_is_one_clear_line(tmp_path, capsys, more, message):
 def test_a_setting_of_another_base_is_unknown(tmp_path, capsys):
     assert snf(tmp_path, "--set", "clip_range=0.1", base="a2c") != 0
     assert "--set clip_range: unknown key" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("agent", ["flow-sac", "nfq", "flow-ppo"])
+def test_noise_layers_are_asked_of_snf(tmp_path, capsys, agent):
+    words = ["--env", "Pendulum", "--agent", agent, "--set", "policy_kwargs.noise_layers=1", "--logdir", str(tmp_path)]
+    assert main(words) == 2
+    assert "--set policy_kwargs.noise_layers=1: this policy" in (error := capsys.readouterr().err) and "snf" in error

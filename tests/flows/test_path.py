@@ -197,13 +197,13 @@ def test_float32_scores_a_stored_path_as_it_drew_it():
 
 @pytest.mark.parametrize("noise_layers", [0, -1, 1.5, True])
 def test_a_number_of_noise_layers_is_an_integer(noise_layers):
-    with pytest.raises(ValueError, match="noise_layers must be an integer >= 1"):
+    with pytest.raises(ValueError, match="noise_layers must be a whole number of at least 1"):
         PathFlow(2, noise_layers=noise_layers)
 
 
 @pytest.mark.parametrize("noise_std", [0.0, 1.0, -0.1, "a"])
 def test_noise_is_a_part_of_one(noise_std):
-    with pytest.raises(ValueError, match="noise_std must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="noise_std must be a number between 0 and 1"):
         PathFlow(2, noise_std=noise_std)
 
 

@@ -35,6 +35,7 @@ from flowrl.algorithms.policy_class import check_policy_class
 from flowrl.algorithms.ppo import PPO
 from flowrl.algorithms.snf.path_buffers import PathDictRolloutBuffer, PathRolloutBuffer, PathRolloutMixin
 from flowrl.flows.path import NOISE_LAYERS
+from flowrl.options import whole
 from flowrl.policies.stochastic_on_policy import (
     StochasticFlowActorCriticCnnPolicy,
     StochasticFlowActorCriticPolicy,
@@ -88,7 +89,7 @@ class SNF(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         check_policy_class(self, self.own_policies)
-        noise_layers = self.policy_kwargs.get("noise_layers", NOISE_LAYERS)
+        noise_layers = whole("noise_layers", self.policy_kwargs.get("noise_layers", NOISE_LAYERS), 0)
         if noise_layers:
             if self.rollout_buffer_class is None:
                 is_dict = isinstance(self.observation_space, spaces.Dict)
@@ -125,6 +126,6 @@ def on_base(base: str) -> type[SNF]:
 
         return SNFOnTRPO
     bases: dict[str, type[SNF]] = {"ppo": SNFOnPPO, "a2c": SNFOnA2C}
-    if base not in bases:
+    if not isinstance(base, str) or base not in bases:
         raise ValueError(f"base must be 'ppo', 'a2c' or 'trpo', got {base!r}.")
     return bases[base]
