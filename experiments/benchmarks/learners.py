@@ -7,7 +7,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import flowrl  # noqa: F401  registers the flow policies with Stable-Baselines3
-from agents import hyperparameters, model_arguments
+from agents import find_agent, hyperparameters, model_arguments
 from experiments.benchmarks.mode import Options
 from experiments.benchmarks.peers import NotAvailable, load
 from experiments.benchmarks.turns import Work
@@ -22,7 +22,7 @@ class Learner:
     An algorithm with a policy.
 
     :param library: the module that has the algorithm
-    :param algorithm: ``SAC``, ``PPO``, ``NFQ`` or ``NFAC``
+    :param algorithm: ``SAC``, ``PPO``, ``NFQ``, ``NFAC`` or ``SNF``
     :param flow: a recipe; None for the library's Gaussian
     """
 
@@ -48,7 +48,7 @@ class Learner:
         if self.library == "sbx" and options.device == "cuda" and load("jax").default_backend() != "gpu":
             raise NotAvailable("JAX finds no GPU: pip install 'jax[cuda12]'")
         environment = find_environment(options.env)
-        settings = hyperparameters(self.algorithm.lower(), environment.name)
+        settings = hyperparameters(find_agent(self.algorithm.lower()).table, environment.name)
         arguments = model_arguments(settings) | changes
         if self.flow:
             arguments["policy_kwargs"] = arguments["policy_kwargs"] | dict(flow=self.flow)

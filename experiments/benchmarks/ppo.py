@@ -36,7 +36,8 @@ def contenders(options: Options, n_envs: int) -> Iterator[Contender]:
     :return: the contenders
     """
     n_steps, reference = max(options.amount // n_envs, 2), gaussian("PPO")
-    for learner in (reference, *flow_learners("PPO", options.flows), Learner("sbx", "PPO")):
+    snf = Learner("flowrl.algorithms", "SNF", "nsf")
+    for learner in (reference, *flow_learners("PPO", options.flows), snf, Learner("sbx", "PPO")):
         make = partial(learner.learning, options, options.amount, n_envs, n_steps=n_steps)
         yield Contender(learner.name, make, reference.name)
     for agent, flow in (("ppo", None), ("flow-ppo", DEFAULT_FLOW)):

@@ -29,8 +29,8 @@ class Transitions:
     :param actions: in the environment's units, shape ``(steps, *action_shape)``
     :param rewards: shape ``(steps,)``
     :param next_observations: as the observations
-    :param terminations: whether the episode ended there, shape ``(steps,)``
-    :param truncations: whether it was cut off there, or what follows is of another episode, shape ``(steps,)``
+    :param terminations: whether the episode ended there, shape ``(steps,)``, booleans or zeros and ones
+    :param truncations: whether it was cut off there, or what follows is of another episode, likewise
     """
 
     observations: Observations
@@ -57,12 +57,12 @@ class OfflineMixin:
             a `VecNormalize`, its statistics of observations become those of the data set, once and for all, and rewards
             are taken as they are; so do those of a new policy that normalises by itself
         :return: the model itself
-        :raises ValueError: for data of other shapes than the environment's
+        :raises ValueError: for data of other shapes than the environment's, rewards that are not finite, and ends that
+            are not booleans; the model is then as before
         """
         model: Any = self
-        check_shapes(transitions, model)
-        model.buffer_size = len(transitions)
-        buffer = model.replay_buffer = model.replay_buffer_class(
+        check_transitions(transitions, model)
+        buffer = model.replay_buffer_class(
             len(transitions),
             model.observation_space,
             model.action_space,
@@ -71,7 +71,8 @@ class OfflineMixin:
             **model.replay_buffer_kwargs,
         )
         actions = model.policy.scale_action(inside_box(transitions.actions, model.action_space))
-        ends = transitions.terminations | transitions.truncations
+        terminations = np.asarray(transitions.terminations, bool)
+        truncations = np.asarray(transitions.truncations, bool)
         for i in range(len(transitions)):
             row = slice(i, i + 1)
             buffer.add(
@@ -79,11 +80,12 @@ class OfflineMixin:
                 take(transitions.next_observations, row),
                 actions[row],
                 transitions.rewards[row],
-                ends[row],
-                [{"TimeLimit.truncated": bool(transitions.truncations[i] and not transitions.terminations[i])}],
+                terminations[row] | truncations[row],
+                [{"TimeLimit.truncated": bool(truncations[i] and not terminations[i])}],
             )
         fit_normalizations(model, transitions.observations)
         self.is_offline = True
+        model.buffer_size, model.replay_buffer = len(transitions), buffer
         model.learning_starts, model.gradient_steps = 0, 1
         return self
 
@@ -108,17 +110,32 @@ class OfflineMixin:
         return result
 
 
-def check_shapes(transitions: Transitions, model: Any) -> None:
+def check_transitions(transitions: Transitions, model: Any) -> None:
     """
     :param transitions: the data set
     :param model: the algorithm that shall learn from it
-    :raises ValueError: where an observation or action has another shape than the environment's; for no transitions, or
-        a replay buffer that relabels goals
+    :raises ValueError: where an observation or action has another shape than the environment's, or there is not one
+        finite reward and one boolean of each end a step; for no transitions, or a replay buffer that relabels goals
     """
     if issubclass(model.replay_buffer_class, HerReplayBuffer):
         raise ValueError("HerReplayBuffer relabels goals of its own environment: learn from a data set without it.")
     names = ("observations", "next_observations")
     check_steps(model, transitions.actions, **{name: getattr(transitions, name) for name in names})
+    for name, allowed, right in (
+        ("rewards", "finite", np.isfinite),
+        ("terminations", "booleans, or zeros and ones", _is_zero_or_one),
+        ("truncations", "booleans, or zeros and ones", _is_zero_or_one),
+    ):
+        data = np.asarray(getattr(transitions, name))
+        if data.shape != (len(transitions),):
+            raise ValueError(f"The data set's {name} have shape {data.shape}: expected {(len(transitions),)}.")
+        wrong = np.flatnonzero(~right(data))
+        if wrong.size:
+            raise ValueError(f"The data set's {name} must be {allowed}, got {data[wrong[0]]} in row {wrong[0]}.")
+
+
+def _is_zero_or_one(data: NDArray[Any]) -> NDArray[np.bool_]:
+    return (data == 0) | (data == 1)
 
 
 def check_steps(model: Any, actions: NDArray[Any], **observations: Observations) -> None:

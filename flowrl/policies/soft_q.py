@@ -7,6 +7,7 @@ from stable_baselines3.sac import policies as sac
 
 from flowrl.critics.soft_q import SoftValues
 from flowrl.flows.recipes import AnyFlow
+from flowrl.options import whole
 from flowrl.policies.off_policy import FlowActorMixin, FlowActorPolicyMixin
 from flowrl.policies.pre_squash import PreSquashMixin
 
@@ -33,6 +34,7 @@ class SoftQPolicyMixin(PreSquashMixin, FlowActorPolicyMixin):
     :param deterministic_action: ``"densest"``: of ``n_candidates`` samples and the mean, that of the highest log pi,
         hence of the highest Q (``"best"`` is another word for it); ``"mean"``
     :param n_candidates: how many
+    :raises ValueError: for ``n_critics`` below one, too
     """
 
     actor_class = SoftQActor
@@ -43,6 +45,7 @@ class SoftQPolicyMixin(PreSquashMixin, FlowActorPolicyMixin):
         super().__init__(*args, flow=flow, deterministic_action=deterministic_action, **kwargs)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        whole("n_critics", self.critic_kwargs["n_critics"], 1)
         return SoftValues(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
 
 

@@ -1,15 +1,27 @@
-"""What a flow costs NFQ, which asks it for densities of replayed actions in every update and for samples to act by."""
+"""What NFQ asks of a flow, densities of replayed actions in every update and samples to act by, and what they cost."""
+
+from collections import Counter
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from flowrl.flows.flow import Flow
-from flowrl.layers import AutoregressiveLayer, ContinuousLayer, PlanarLayer
+from flowrl.layers import AutoregressiveLayer, ContinuousLayer, Elementwise, PlanarLayer
 from flowrl.layers.bijectors import SigmoidalBijector
+
+ENOUGH_CALLS = 3
+"""Of one network, as many as zuko makes for a sample of a coupling (``passes=2``): more are slow."""
 
 
 def why_slow(flow: Flow) -> str:
     """
     :param flow: of a policy
-    :return: what makes it slow here; "" if nothing does
+    :return: what makes it slow here; "" if nothing does. In another library's flow, calls of networks are all that is
+        seen, not a root finding without any
+    :raises ValueError: where it gives no densities of given actions, or no samples
     """
+    calls = {"a density": most_calls(flow, "log_prob"), "a sample": most_calls(flow, "rsample")}
     for layer in flow.layers:
         if isinstance(layer, AutoregressiveLayer):
             what = "root findings" if isinstance(layer.conditioner.bijector, SigmoidalBijector) else "passes"
@@ -19,4 +31,36 @@ def why_slow(flow: Flow) -> str:
             return "each way is an integration in many steps, and its density is exact only up to their error"
         if isinstance(layer, PlanarLayer):
             return "a density takes a root finding a layer"
-    return ""
+        if isinstance(layer, Elementwise) and isinstance(layer.bijector, SigmoidalBijector):
+            return f"{'a sample' if layer.inverse else 'a density'} takes a root finding a layer"
+    slow = (f"{way} calls one of its networks {n} times" for way, n in calls.items() if n > ENOUGH_CALLS)
+    return next(slow, "")
+
+
+@torch.no_grad()
+def most_calls(flow: Flow, method: str) -> int:
+    """
+    :param flow: of a policy; it is asked in evaluation mode, and torch's random numbers are left alone
+    :param method: ``"log_prob"`` of an action, or ``"rsample"``, in one state
+    :return: how often that calls the module with parameters that it calls most
+    :raises ValueError: where that fails
+    """
+    like = next(flow.parameters(), torch.zeros(()))
+    calls: Counter[nn.Module] = Counter()
+    was_training = flow.training
+    flow.eval()
+    try:
+        with torch.random.fork_rng(), register_module_forward_pre_hook(lambda module, _: calls.update([module])):
+            pi = flow(like.new_zeros(1, flow.context))
+            if method == "log_prob":
+                pi.log_prob(like.new_zeros(1, flow.features))
+            else:
+                pi.rsample()
+    except Exception as error:  # whatever another library says where it has none
+        raise ValueError(
+            'policy_kwargs["flow"] must give log-probs of given actions and samples, by which NFQ learns and acts, and '
+            f'its {method} fails ({error!r}): "nsf", "realnvp" and "triangular" give both.'
+        ) from error
+    finally:
+        flow.train(was_training)
+    return max((calls[module] for module in flow.modules() if [*module.parameters(recurse=False)]), default=0)

@@ -1,5 +1,6 @@
 """NFQ: SAC without an actor beside the critic, since its soft Q-function is one already."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,16 +13,19 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import ConstantSchedule
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from flowrl.algorithms.nfq.cost import why_slow
 from flowrl.algorithms.nfq.update import update
 from flowrl.algorithms.offline import OfflineMixin
+from flowrl.algorithms.policy_class import check_policy_class
 from flowrl.algorithms.sac import SAC
 from flowrl.algorithms.sac.update import temperature
 from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.critics.soft_q import soft_q
-from flowrl.policies.action_box import EDGE, inside_box
+from flowrl.options import between, fraction, not_negative
+from flowrl.policies.action_box import EDGE, check_flow_arguments, inside_box
 from flowrl.policies.soft_q import SoftQCnnPolicy, SoftQMultiInputPolicy, SoftQPolicy
 
 
@@ -47,7 +51,8 @@ class NFQ(OfflineMixin, SAC):
     :param max_grad_norm: to which the gradients of pi and of V are clipped, apart, lest a few replayed actions far
         out in a tail move all of pi; None: they are not
     :param cql_weight: c of conservative Q-learning, which keeps pi near the replayed actions; 0: none
-    :raises ValueError: for a schedule that is none, or an alpha of zero
+    :raises ValueError: for numbers out of their range, a schedule that is none, actions that are not continuous, or a
+        flow that gives no densities of given actions
     :raises flowrl.Diverged: in training, where a loss is NaN or infinite
     :raises TypeError: for another algorithm's policy
     """
@@ -81,17 +86,26 @@ class NFQ(OfflineMixin, SAC):
         cql_weight: float = 0.0,
         **kwargs: Any,
     ):
-        if not 0 < flow_lr_scale < np.inf:
-            raise ValueError(f"flow_lr_scale must be a number above zero, got {flow_lr_scale!r}.")
-        if not 0 <= importance_floor <= 1:
-            raise ValueError(f"importance_floor must be a number from zero to one, got {importance_floor!r}.")
         if kwargs.get("_init_setup_model", True):  # not in load, where an older model has none: see the class
             self.flow_lr_scale, self.importance_floor = flow_lr_scale, importance_floor
         self.max_grad_norm = max_grad_norm
         self.cql_weight = cql_weight
         super().__init__(policy, env, learning_rate, *args, ent_coef=ent_coef, **kwargs)  # type: ignore[misc, arg-type]
 
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """As SB3's (2.9, `BaseAlgorithm`), which then asserts that actions are continuous, without a cure."""
+        env = SAC._wrap_env(env, verbose, monitor_wrapper)
+        check_flow_arguments(env.action_space, False, "nsf", "mean", 1, critic=True)
+        return env
+
     def _setup_model(self) -> None:
+        check_policy_class(self, self.own_policies)  # before numbers, which mean something else in another's file
+        between("flow_lr_scale", self.flow_lr_scale, 0)
+        fraction("importance_floor", self.importance_floor)
+        not_negative("cql_weight", self.cql_weight)
+        if self.max_grad_norm is not None:
+            between("max_grad_norm", self.max_grad_norm, 0)
         given = self.ent_coef
         self._take_ent_coef()
         if self.ent_coef_schedule is not None:
@@ -103,7 +117,7 @@ class NFQ(OfflineMixin, SAC):
             warnings.warn(
                 f"NFQ asks its flow for densities of given actions and for samples, and of flow "
                 f"{self.policy.flow_spec['flow']!r} {reason}: it will be slow; nsf, realnvp and triangular are fast.",
-                stacklevel=3,
+                stacklevel=4,  # beyond SB3's and this class's __init__, or load
             )
 
     @classmethod
@@ -120,12 +134,7 @@ class NFQ(OfflineMixin, SAC):
 
     def _take_ent_coef(self) -> None:
         """From ``ent_coef`` to its schedule, which is None where alpha is learned."""
-        schedule = _schedule(self.ent_coef)
-        if schedule is not None and not (schedule(1.0) > 0 and schedule(0.0) >= 0):
-            raise ValueError(
-                f"ent_coef must be above zero, got {self.ent_coef!r}: Q = V + alpha log pi, by which pi learns."
-            )
-        self._taken_ent_coef, self.ent_coef_schedule = self.ent_coef, schedule
+        self._taken_ent_coef, self.ent_coef_schedule = self.ent_coef, _schedule(self.ent_coef)
 
     def _follow_schedule(self) -> None:
         if self.ent_coef is not self._taken_ent_coef:  # it was set by hand
@@ -190,11 +199,27 @@ class NFQ(OfflineMixin, SAC):
 
 
 def _schedule(ent_coef: Any) -> Schedule | None:
-    """None where alpha is learned. A number is a schedule too, so that ``NFQ.load(path, ent_coef=0.1)`` holds."""
-    if callable(ent_coef):
-        return ent_coef
-    if not isinstance(ent_coef, str):
-        return ConstantSchedule(float(ent_coef))
-    if ent_coef.startswith("auto"):
-        return None
-    return linear_schedule(ent_coef) if ent_coef.startswith(PREFIX) else ConstantSchedule(float(ent_coef))
+    """
+    None where alpha is learned. A number is a schedule too, so that ``NFQ.load(path, ent_coef=0.1)`` holds.
+
+    :raises ValueError: for what is none, or not above zero
+    """
+    schedule = ent_coef if callable(ent_coef) else _parsed(ent_coef)
+    if not (0 < schedule(1.0) < math.inf and 0 <= schedule(0.0) < math.inf):
+        raise ValueError(
+            'ent_coef must be above zero (a number, "linear_0.2_0.02", a schedule, "auto" or "auto_0.1"), got '
+            f"{ent_coef!r}: Q = V + alpha log pi, by which pi learns."
+        )
+    return None if isinstance(ent_coef, str) and ent_coef.startswith("auto") else schedule
+
+
+def _parsed(ent_coef: Any) -> Schedule:
+    """The schedule of a number or a text, that of NaN for anything else; where alpha is learned, its first value."""
+    try:
+        if not isinstance(ent_coef, str):
+            return ConstantSchedule(float(ent_coef))
+        if ent_coef.startswith(PREFIX):
+            return linear_schedule(ent_coef)
+        return ConstantSchedule(1.0 if ent_coef == "auto" else float(ent_coef.removeprefix("auto_")))
+    except (TypeError, ValueError):
+        return ConstantSchedule(math.nan)
