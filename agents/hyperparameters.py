@@ -165,6 +165,8 @@ for name in ("EnergyBandit", "MultiGoal"):  # measured before there were weights
 NFQ["EnergyBandit"] |= dict(steps=15_000)
 # Warm at first: what it leaves before it has found all goals is seldom found again.
 NFQ["HiddenGoal"] |= dict(steps=50_000, learning_rate="linear_3e-3_1e-4", ent_coef="linear_0.1_0.02")
+# Colder in the end: at 0.02 some of its actions still hit the obstacle.
+NFQ["Corridor"] |= dict(ent_coef="linear_0.02_0.01")
 # One V, since a minimum of two is low by what they differ in, ten times over at gamma = 0.9; alpha such that the box
 # hardly cuts off the best policy.
 NFQ["NoisyLQR"] |= dict(steps=100_000, batch_size=512, ent_coef=0.3)
