@@ -150,8 +150,8 @@ def natural(text: str) -> int:
 def print_list() -> None:
     """Print agents, flows and the environments that have hyperparameters of their own."""
     import flowrl
-    from agents import AGENTS, SAC
-    from agents.hyperparameters import NFAC
+    from agents import AGENTS
+    from agents.hyperparameters import TABLES
     from experiments.training.environments import newest_ids
     from flowrl.flows.recipes import find_flow
 
@@ -165,7 +165,7 @@ def print_list() -> None:
     print(
         "\nenvironments with hyperparameters of their own (--env); any other with continuous actions has the defaults:"
     )
-    for name, full_id in newest_ids(SAC | NFAC).items():
+    for name, full_id in newest_ids(dict.fromkeys(name for _, table in TABLES.values() for name in table)).items():
         print(f"  {name:<24} {full_id}")
 
 

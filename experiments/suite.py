@@ -20,7 +20,7 @@ from rich.live import Live
 from experiments.run import positive
 from experiments.scheduling import local, ray_cluster
 from experiments.scheduling.job import INTERRUPTED, Job
-from experiments.scheduling.suite_file import Suite, read_suite
+from experiments.scheduling.suite_file import Suite, name_of, read_suite
 from experiments.training.errors import UsageError, one_line_errors
 from experiments.training.tables import write_csv
 
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         write(Suite(suite.name, finished), directory, add=True)
     failed = {entry: outcomes[entry.job] for entry in suite.entries if outcomes.get(entry.job, "").startswith("failed")}
     for entry, outcome in failed.items():
-        print(f"{entry.agent}, {entry.environment}, seed {entry.seed} {outcome}", file=sys.stderr)
+        print(f"{name_of(entry)} {outcome}", file=sys.stderr)
     return 1 if failed else INTERRUPTED if "interrupted" in outcomes.values() else 0
 
 
@@ -128,7 +128,7 @@ class Display:
             if entry.job in outcomes and entry.job not in self.said:
                 self.said.add(entry.job)
                 left = sum(other.job not in self.said for other in self.suite.entries)
-                what = f"{entry.agent}, {entry.environment}, seed {entry.seed}: {outcomes[entry.job]}, {left} to go"
+                what = f"{name_of(entry)}: {outcomes[entry.job]}, {left} to go"
                 print(what, flush=True)
 
 
@@ -145,7 +145,7 @@ def say_what_is_left(suite: Suite, side_by_side: int) -> None:
     left = [entry for entry in suite.entries if entry.job.run() is None]
     for entry in left:
         steps = f"{entry.job.step():,} of {entry.job.steps:,} steps" if entry.job.steps else "as run.py says"
-        print(f"{entry.agent}, {entry.environment}, seed {entry.seed}: {steps}")
+        print(f"{name_of(entry)}: {steps}")
     total, unknown = remaining_seconds(suite, speed(suite))
     print(f"{len(left)} of {len(suite.entries)} runs to train, {side_by_side} side by side")
     if len(left) > unknown:

@@ -42,20 +42,24 @@ def table(names: str, what: str, results: Path = RESULTS) -> str:
     for path in paths:
         if not path.exists():
             raise UsageError(f"<!-- report: {names} {what} -->: there is no {path}")
-    match what.split(" ", 2):
-        case ["final"]:
-            return final_table(read_curves(paths[0], "avg_return"))
-        case ["improvement", "over", agent]:
-            return improvement_table(read_curves(paths[0], "avg_return"), agent)
-        case ["seeds", *columns]:
-            return seeds_table(read_csv(paths[0]), " ".join(columns).split(", "))
-        case ["ratios"]:
-            return ratios_table(read_csv(paths[0]))
-        case ["medians"]:
-            return medians_table([read_csv(path) for path in paths])
-        case ["targets"]:
-            return targets_table(read_csv(paths[0]))
-    known = "final, improvement over AGENT, seeds COLUMN[, COLUMN], ratios, medians, targets"
+    path, *others = paths
+    try:
+        match what.split(" ", 2):
+            case ["medians"]:
+                return medians_table([read_csv(path) for path in paths])
+            case ["final"] if not others:
+                return final_table(read_curves(path, "avg_return"))
+            case ["improvement", "over", agent] if not others:
+                return improvement_table(read_curves(path, "avg_return"), agent)
+            case ["seeds", *columns] if not others:
+                return seeds_table(read_csv(path), " ".join(columns).split(", "))
+            case ["ratios"] if not others:
+                return ratios_table(read_csv(path))
+            case ["targets"] if not others:
+                return targets_table(read_csv(path))
+    except KeyError as error:
+        raise UsageError(f"<!-- report: {names} {what} -->: there is no column {error}") from None
+    known = "final, improvement over AGENT, seeds COLUMN[, COLUMN], ratios, medians (of several tables, too), targets"
     raise UsageError(f"<!-- report: {names} {what} -->: what stands of a table is one of {known}")
 
 

@@ -25,19 +25,21 @@ class ResultsParser(argparse.ArgumentParser):
 
     :param script: its file's name
     :param document: its docstring, whose first line describes it
-    :param choices: its options that say which rows of a table are made, and change none
+    :param selecting: its options that say which rows of a table are made, and how many at once, and change none
     """
 
-    def __init__(self, script: str, document: str | None, choices: Sequence[str] = ()) -> None:
+    def __init__(self, script: str, document: str | None, selecting: Sequence[str] = ()) -> None:
         super().__init__(prog=script, description=document.splitlines()[0] if document else None)
-        self.choices = {"help", "output", *choices}
+        self.harmless = {"help", "output", *selecting}
         self.unpublished = UNPUBLISHED / Path(script).stem
         where = f"where (default: experiments/results with the default settings, {self.unpublished} with any others)"
+        if selecting:
+            where += f"; {', '.join(f'--{name}' for name in selecting)} are no such settings"
         self.add_argument("--output", type=Path, help=where)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         arguments = super().parse_args(args, namespace)
-        settings = [a for a in self._actions if a.option_strings and a.dest not in self.choices]
+        settings = [a for a in self._actions if a.option_strings and a.dest not in self.harmless]
         changed = [a.option_strings[-1] for a in settings if getattr(arguments, a.dest) != a.default]
         arguments.output = arguments.output or (self.unpublished if changed else RESULTS)
         if changed and arguments.output.resolve() == RESULTS:

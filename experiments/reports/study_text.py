@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments.training.errors import UsageError, did_you_mean
-
 Rows = Sequence[Mapping[str, str]]
 
 
@@ -15,16 +13,16 @@ def seeds_table(rows: Rows, columns: Sequence[str]) -> str:
     :param rows: one an agent and seed, with ``agent`` or ``variant``, ``seed`` and the columns
     :param columns: which stand in the table
     :return: a Markdown table; a cell has the seeds' values, in the order of the seeds
-    :raises UsageError: for a column that is not there
+    :raises KeyError: for a column that is not there
     """
-    for column in columns:
-        if column not in rows[0]:
-            raise UsageError(f"there is no column {column!r}: {did_you_mean(column, rows[0])}")
     who = "agent" if "agent" in rows[0] else "variant"
-    lines = [[f"{who}: seed by seed", *(column.replace("_", " ") for column in columns)]]
+    lines = [[f"{who} (one value a seed)", *(column.replace("_", " ") for column in columns)]]
     for name in dict.fromkeys(row[who] for row in rows):
         of_agent = sorted((row for row in rows if row[who] == name), key=lambda row: int(row["seed"]))
-        lines.append([name, *(", ".join(_shown([row[column] for row in of_agent])) for column in columns)])
+        seeds = [row["seed"] for row in of_agent]
+        named = "" if seeds == [str(i) for i in range(len(seeds))] else f", seeds {', '.join(seeds)}"
+        cells = (", ".join(_shown([row[column] for row in of_agent])) for column in columns)
+        lines.append([name + named, *cells])
     return _markdown(lines)
 
 
@@ -35,11 +33,11 @@ def ratios_table(rows: Rows) -> str:
     :param rows: of a ``speed_MODE.csv``
     :return: a Markdown table; in brackets the lowest and the highest of the rounds' ratios
     """
-    lines = [["what", "contender", rows[0]["unit"], f"times {rows[0]['reference']}"]]
+    lines = [["what", "contender", rows[0]["unit"], "ratio", "to"]]
     for row in rows:
         if row["median"]:
             ratio = _range(row["ratio"], row["ratio_lowest"], row["ratio_highest"])
-            lines.append([row["what"], row["contender"], f"{float(row['median']):,.0f}", ratio])
+            lines.append([row["what"], row["contender"], f"{float(row['median']):,.0f}", ratio, row["reference"]])
     return _markdown(lines)
 
 
@@ -70,11 +68,11 @@ def targets_table(rows: Rows) -> str:
     :param rows: of ``speed_targets.csv``
     :return: a Markdown table
     """
-    lines = [["one / the other, in the unit", "wanted", "measured"]]
+    lines = [["ratio of", "unit", "wanted", "measured"]]
     for row in rows:
         missed = ", missed" if row["met"] == "no" else ""
         measured = _range(row["ratio"], row["lowest"], row["highest"])
-        lines.append([f"{row['case']}, {row['unit']}", row["target"], measured + missed])
+        lines.append([row["case"].replace(" / ", " to "), row["unit"], row["target"], measured + missed])
     return _markdown(lines)
 
 
@@ -83,12 +81,12 @@ def _range(median: str, lowest: str, highest: str) -> str:
 
 
 def _shown(values: Sequence[str]) -> list[str]:
-    """Numbers with three decimals, or with none where they are large; words as they are."""
+    """Numbers with three decimals, or with none where one is large; words as they are."""
     try:
         numbers = [float(value) for value in values]
     except ValueError:
         return list(values)
-    form = ",.0f" if max(map(abs, numbers)) >= 100 else ".3f"
+    form = ".0f" if max(map(abs, numbers)) >= 100 else ".3f"
     return [f"{number:{form}}" for number in numbers]
 
 

@@ -68,6 +68,16 @@ class Entry:
     job: Job = field(compare=False)
 
 
+def name_of(entry: Entry) -> str:
+    """What tells a run from the others of its suite."""
+    return f"{entry.agent}, {entry.environment}, seed {entry.seed}"
+
+
+def command_of(entry: Entry) -> str:
+    """What trains it, for a reader."""
+    return " ".join(["python experiments/run.py", *entry.job.arguments, *entry.job.steps_words()])
+
+
 @dataclass(frozen=True)
 class Suite:
     """
@@ -147,6 +157,8 @@ def seeds_of(value: Any, path: Path) -> list[int]:
     :return: the seeds
     """
     if isinstance(value, str) and (ends := re.fullmatch(r"(\d+)\.\.(\d+)", value)):
+        if int(ends[2]) < int(ends[1]):
+            raise UsageError(f"{path}: there are no seeds {value}: the last is below the first")
         return list(range(int(ends[1]), int(ends[2]) + 1))
     if isinstance(value, list) and all(isinstance(one, int) and one >= 0 for one in value):
         if len(set(value)) < len(value):

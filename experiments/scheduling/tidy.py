@@ -1,13 +1,13 @@
 """The results of a suite as one tidy table, in the columns that SimbaV2's repository publishes its results in."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.reports.results import Row, circumstances
 from experiments.reports.scores import COLUMNS
-from experiments.scheduling.suite_file import Suite
+from experiments.scheduling.suite_file import Suite, command_of, name_of
 from experiments.training.run_directory import RunDirectory
 from experiments.training.tables import read_csv
 
@@ -54,9 +54,7 @@ def made(suite: Suite) -> dict[str, Any]:
         path = entry.job.run_directory()
         if path is None or not RunDirectory(path).evaluations():
             continue
-        commands[f"{entry.agent}, {entry.environment}, seed {entry.seed}"] = " ".join(
-            ["python experiments/run.py", *entry.job.arguments, *entry.job.steps_words()]
-        )
+        commands[name_of(entry)] = command_of(entry)
         for session in json.loads((path / "config.json").read_text())["sessions"]:
             one = {key: session.get(key) for key in ("versions", "git", "platform", "device", "threads")}
             if one not in sessions:
@@ -109,21 +107,25 @@ def _last_steps(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int],
     return steps
 
 
-def measured(suite: Suite, path: Path | None = None) -> dict[str, Any]:
+def measured(suite: Suite, path: Path | None = None, kept: Sequence[str] = ()) -> dict[str, Any]:
     """
     How what a study says of a suite's runs was made: they were trained at one time, and measured at another.
 
-    :param suite: the suite
-    :param path: of the file that says it of the table to which these runs are added, if there is one
-    :return: this process's command, versions and commit (``measured``), those of the rows that were there
-        (``measured_before``), and what :func:`made` says of all
+    :param suite: of the runs that were measured now
+    :param path: of the file that says it of the table to which they are added
+    :param kept: the names of the runs whose rows stay in that table
+    :return: this process's command, versions and commit (``measured``), and what :func:`made` says of all; where rows
+        stay, how those were measured (``measured_before``)
     """
-    there = json.loads(path.read_text()) if path is not None and path.exists() else {}
-    now = circumstances()
-    before = [*there.get("measured_before", []), *([there["measured"]] if there else [])]
-    before = [one for i, one in enumerate(before) if one != now and one not in before[:i]]
-    said = dict(measured=now) | (dict(measured_before=before) if before else {})
-    return said | dict(trained=_merged(there.get("trained", {}), made(suite)))
+    now = dict(measured=circumstances())
+    if not kept or path is None:
+        return now | dict(trained=made(suite))
+    there = json.loads(path.read_text())
+    before = [*there.get("measured_before", []), there["measured"]]
+    trained = there["trained"]
+    trained["commands"] = {name: command for name, command in trained["commands"].items() if name in kept}
+    before = [one for i, one in enumerate(before) if one not in before[:i]]
+    return there | now | dict(measured_before=before, trained=_merged(trained, made(suite)))
 
 
 def speed(suite: Suite) -> dict[tuple[str, str], float]:

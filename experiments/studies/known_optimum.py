@@ -4,9 +4,10 @@ Trains the suite ``experiments/suites/known_optimum.yaml``, as ``suite.py`` does
 against its task's optimum (`experiments/studies/measures.py`). Writes ``known_optimum_TASK.csv`` and ``.json`` to
 ``experiments/results/``, and a picture where there is something to see. What is finished in ``runs/suites/`` is not
 trained again, so that a study that was stopped goes on, and one with more seeds trains those alone. Rows of other runs
-stay in the tables.
+stay in the tables, if today's suite would train them by the same command.
 """
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and expe
 
 from experiments.reports.results import ResultsParser, Row, write_results
 from experiments.scheduling.local import train
-from experiments.scheduling.suite_file import Entry, Suite, read_suite
+from experiments.scheduling.suite_file import Entry, Suite, command_of, name_of, read_suite
 from experiments.suite import RUNS
 from experiments.training.errors import one_line_errors
 from experiments.training.tables import read_csv
@@ -65,19 +66,30 @@ def rows_of(entries: Iterable[Entry]) -> Iterator[Row]:
         yield dict(agent=entry.agent, seed=entry.seed, **distances)
 
 
-def with_what_was_there(rows: list[Row], path: Path, entries: list[Entry]) -> list[Row]:
+def rows_that_stay(path: Path, now: list[Row], entries: list[Entry]) -> list[Row]:
     """
-    Rows that were measured now, and those of other runs.
+    Rows of a table whose runs are not measured now, and which the suite would train as they were trained.
 
-    :param rows: of now
-    :param path: of the table that is there, if there is one
-    :param entries: all of its task; rows of agents that it no longer has are left out
-    :return: seed by seed, in the suite's order of agents
+    :param path: of the table, if there is one
+    :param now: the rows that were measured now
+    :param entries: all of the task
+    :return: the rows; those of other agents, commands or columns are left out, and that is said
     """
-    agents = list(dict.fromkeys(entry.agent for entry in entries))
-    there = {(row["agent"], int(row["seed"])): dict(row) for row in read_csv(path) if row["agent"] in agents}
-    there |= {(row["agent"], row["seed"]): row for row in rows}
-    return [there[run] for run in sorted(there, key=lambda run: (run[1], agents.index(run[0])))]
+    how = path.with_suffix(".json")
+    commands = json.loads(how.read_text())["trained"]["commands"] if how.exists() else {}
+    known = {(entry.agent, entry.seed): entry for entry in entries}
+    measured = {(row["agent"], row["seed"]) for row in now}
+    there = {(row["agent"], int(row["seed"])): dict(row) for row in read_csv(path)}
+    stay = []
+    for run, row in there.items():
+        if run in measured:
+            continue
+        entry = known.get(run)
+        if entry and list(row) == list(now[0]) and commands.get(name_of(entry)) == command_of(entry):
+            stay.append(row)
+        else:
+            print(f"{path.name}: left out {run[0]}, seed {run[1]}, of other settings or columns")
+    return stay
 
 
 def draw(entries: list[Entry], path: Path) -> None:
@@ -90,9 +102,11 @@ def draw(entries: list[Entry], path: Path) -> None:
     from experiments.studies import pictures
 
     make = getattr(pictures, MEASURES[entries[0].env], None)
+    if make is None:
+        return
     runs = {entry.agent: run for entry in entries if (run := entry.job.run()) is not None}
     missing = [entry.agent for entry in entries if entry.agent not in runs]
-    if make is None or not runs:
+    if not runs:
         return
     if path.exists() and missing:
         print(f"{path} stays as it is: seed {entries[0].seed} of {', '.join(missing)} is not here")
@@ -108,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = ResultsParser("known_optimum.py", __doc__, ("agents", "seeds", "jobs", "collect"))
+    parser = ResultsParser("known_optimum.py", __doc__, selecting=("agents", "seeds", "jobs", "collect"))
     parser.add_argument("tasks", nargs="*", metavar="TASK", default=[], help="some of the suite's (default: all)")
     parser.add_argument("--agents", nargs="+", metavar="NAME", help="some of the suite's")
     parser.add_argument("--seeds", help="how many, or FIRST..LAST (default: the suite's)")
@@ -117,6 +131,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     seeds = int(arguments.seeds) if (arguments.seeds or "").isdigit() else arguments.seeds
     entries = entries_of(arguments.tasks or None, arguments.agents, seeds)
+    for entry in entries:
+        entry.job.check()
     if not arguments.collect:
         train([entry.job for entry in entries], arguments.jobs)
     from experiments.scheduling.tidy import measured  # SB3 takes seconds to import
@@ -126,9 +142,13 @@ def main(argv: list[str] | None = None) -> int:
         rows, whole = list(rows_of(of_task)), entries_of([task])
         if rows:
             stem = arguments.output / f"known_optimum_{task}".replace("-", "_")
-            table, how = stem.with_suffix(".csv"), stem.with_suffix(".json")
-            rows = with_what_was_there(rows, table, whole)
-            write_results(arguments.output, stem.name, rows, measured(Suite(task, of_task), how))
+            kept = rows_that_stay(stem.with_suffix(".csv"), rows, whole)
+            stayed = {(row["agent"], int(row["seed"])) for row in kept}
+            names = [name_of(entry) for entry in whole if (entry.agent, entry.seed) in stayed]
+            how = measured(Suite(task, of_task), stem.with_suffix(".json"), names)
+            order = list(dict.fromkeys(entry.agent for entry in whole))
+            table = sorted([*kept, *rows], key=lambda row: (int(row["seed"]), order.index(row["agent"])))
+            write_results(arguments.output, stem.name, table, how)
             draw([entry for entry in whole if entry.seed == 0], stem.with_suffix(".png"))
     return 0
 

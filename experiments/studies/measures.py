@@ -93,13 +93,13 @@ def noisy_lqr(path: Path) -> dict[str, Any]:
     starts = np.stack([wrapped.reset(seed=seed)[0] for seed in range(STATES)])
     observations = torch.as_tensor(starts)
     value, expected = model.critic(observations).numpy().mean(1), best.value(starts)
-    u = model.actor.get_distribution(observations).distribution.rsample((SAMPLES,))
-    actions, means = np.tanh(u.numpy()), best.mean(starts)
-    covariances = np.stack([np.cov(actions[:, i].T) for i in range(STATES)])
+    of_states = (model.actor.get_distribution(one).distribution for one in observations.split(1))
+    actions = [np.tanh(pi.rsample((SAMPLES,)).numpy())[:, 0] for pi in of_states]
+    means, covariances = np.stack([a.mean(0) for a in actions]), np.stack([np.cov(a.T) for a in actions])
     return dict(
         alpha=round(model.temperature, 4),
         value_error=relative_error(value, expected),
-        mean_error=relative_error(actions.mean(0), means),
+        mean_error=relative_error(means, best.mean(starts)),
         covariance_error=relative_error(covariances, np.broadcast_to(best.covariance, covariances.shape)),
     )
 

@@ -18,7 +18,6 @@ from experiments.training.errors import UsageError
 from experiments.training.run_directory import RunDirectory, first_line
 from experiments.training.trust import warn_of_foreign_pickles
 from flowrl.algorithms import NFQ
-from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.flows.flow import LOG_STD_MAX
 from flowrl.flows.recipes import find_flow
 
@@ -46,7 +45,8 @@ def open_source(path: Path, agent: Agent, environment: str) -> RunDirectory:
     run = RunDirectory.open(path)
     config, source = run.config, run.agent
     if agent.table not in SOURCES:
-        raise UsageError(f"--from: {agent.name} starts from no other run; flow-sac, sac and nfq do")
+        able = [other.name for other in AGENTS.values() if other.table in SOURCES]
+        raise UsageError(f"--from: {agent.name} starts from no other run; {', '.join(able)} do")
     if not starts_from(agent, source):
         able = [other.name for other in AGENTS.values() if starts_from(other, source)]
         cure = f"use --agent {' or '.join(able)}" if able else "no agent does"
@@ -58,7 +58,7 @@ def open_source(path: Path, agent: Agent, environment: str) -> RunDirectory:
 
 def settings_of_source(settings: dict[str, Any], source: RunDirectory) -> dict[str, Any]:
     """
-    Hyperparameters with the policy of another run, and, where that is its own critic, its last temperature.
+    Hyperparameters with the policy of another run, and, where that is its own critic, its temperature.
 
     :param settings: the agent's own
     :param source: the other run
@@ -68,7 +68,7 @@ def settings_of_source(settings: dict[str, Any], source: RunDirectory) -> dict[s
     config, steps = source.config, settings["learning_starts"]
     new_critics = not source.agent.is_its_own_critic
     if not new_critics:  # Q = V + alpha log pi is another at another alpha
-        settings = settings | dict(ent_coef=_last(config["hyperparameters"]["ent_coef"]))
+        settings = settings | dict(ent_coef=temperature_of(source))
     return settings | dict(
         policy_kwargs=policy_kwargs_of(source),
         normalize=config["normalize"],
@@ -76,10 +76,32 @@ def settings_of_source(settings: dict[str, Any], source: RunDirectory) -> dict[s
     )
 
 
-def _last(ent_coef: float | str) -> float | str:
-    """A temperature, or where its schedule ends; a learned one is learned on (see `take_policy`)."""
-    is_schedule = isinstance(ent_coef, str) and ent_coef.startswith(PREFIX)
-    return (is_schedule and linear_schedule(ent_coef).end) or ent_coef  # type: ignore[arg-type]
+def temperature_of(source: RunDirectory) -> float | str:
+    """That of the model which `take_policy` takes; where it is learned, how."""
+    ent_coef = source.config["hyperparameters"]["ent_coef"]
+    if str(ent_coef).startswith("auto"):
+        return ent_coef
+    return float(saved_model(source)[2]["ent_coef_tensor"])
+
+
+def saved_model(source: RunDirectory, device: Any = "cpu") -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """
+    The model that another run starts from: its best one, or its last where none was evaluated.
+
+    :param source: the run
+    :param device: of the tensors
+    :return: ``"best"`` or ``"last"``, the weights of its policy, and its further tensors
+    """
+    which = next((which for which in ("best", "last") if (source.path / f"{which}_model.zip").exists()), None)
+    if which is None:
+        raise UsageError(f"--from {source.path}: it has no model yet")
+    path = source.path / f"{which}_model.zip"
+    warn_of_foreign_pickles(path)
+    try:
+        _, parameters, variables = load_from_zip_file(path, device=device)
+        return which, parameters["policy"], variables or {}  # type: ignore[return-value]
+    except Exception as error:  # a broken file can fail in any way
+        raise UsageError(f"--from {source.path}: {path.name} does not load ({first_line(error)})") from error
 
 
 def policy_kwargs_of(source: RunDirectory) -> dict[str, Any]:
@@ -121,16 +143,7 @@ def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:
     :param model: a model of SAC's form
     :param source: the other run
     """
-    which = next((which for which in ("best", "last") if (source.path / f"{which}_model.zip").exists()), None)
-    if which is None:
-        raise UsageError(f"--from {source.path}: it has no model yet")
-    path = source.path / f"{which}_model.zip"
-    warn_of_foreign_pickles(path)
-    try:
-        _, parameters, variables = load_from_zip_file(path, device=model.device)
-        weights: Any = parameters["policy"]
-    except Exception as error:  # a broken file can fail in any way
-        raise UsageError(f"--from {source.path}: {path.name} does not load ({first_line(error)})") from error
+    which, weights, variables = saved_model(source, model.device)
     if differences := differing(model.policy_kwargs, policy_kwargs_of(source)):
         raise UsageError(
             f"--from {source.path}: its {', its '.join(differences)}; leave out --flow and --set policy_kwargs..., "
@@ -139,7 +152,7 @@ def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:
     try:
         if isinstance(model, NFQ):
             model.policy.load_state_dict(weights)
-            model.take_temperature(variables or {})
+            model.take_temperature(variables)
             model.random_start = False
         else:
             actor = {name.removeprefix("actor."): value for name, value in weights.items() if name.startswith("actor.")}

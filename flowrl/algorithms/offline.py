@@ -115,27 +115,28 @@ def check_transitions(transitions: Transitions, model: Any) -> None:
     :param transitions: the data set
     :param model: the algorithm that shall learn from it
     :raises ValueError: where an observation or action has another shape than the environment's, or there is not one
-        finite reward and one boolean of each end a step; for no transitions, or a replay buffer that relabels goals
+        reward and one boolean of each end a step; for NaN, for no transitions, or a replay buffer that relabels goals
     """
     if issubclass(model.replay_buffer_class, HerReplayBuffer):
         raise ValueError("HerReplayBuffer relabels goals of its own environment: learn from a data set without it.")
     names = ("observations", "next_observations")
     check_steps(model, transitions.actions, **{name: getattr(transitions, name) for name in names})
-    for name, allowed, right in (
-        ("rewards", "finite", np.isfinite),
-        ("terminations", "booleans, or zeros and ones", _is_zero_or_one),
-        ("truncations", "booleans, or zeros and ones", _is_zero_or_one),
-    ):
-        data = np.asarray(getattr(transitions, name))
-        if data.shape != (len(transitions),):
-            raise ValueError(f"The data set's {name} have shape {data.shape}: expected {(len(transitions),)}.")
-        wrong = np.flatnonzero(~right(data))
-        if wrong.size:
-            raise ValueError(f"The data set's {name} must be {allowed}, got {data[wrong[0]]} in row {wrong[0]}.")
+    for name in ("rewards", "terminations", "truncations"):
+        if (shape := np.shape(getattr(transitions, name))) != (len(transitions),):
+            raise ValueError(f"The data set's {name} have shape {shape}: expected {(len(transitions),)}.")
+    for name in ("actions", "rewards", *names):
+        data = getattr(transitions, name)
+        for part in data.values() if isinstance(data, dict) else (data,):
+            _refuse_unless(np.isfinite(part), part, name, "finite")
+    for name in ("terminations", "truncations"):
+        ends = np.asarray(getattr(transitions, name))
+        _refuse_unless((ends == 0) | (ends == 1), ends, name, "booleans, or zeros and ones")
 
 
-def _is_zero_or_one(data: NDArray[Any]) -> NDArray[np.bool_]:
-    return (data == 0) | (data == 1)
+def _refuse_unless(holds: NDArray[np.bool_], data: NDArray[Any], name: str, expected: str) -> None:
+    if not holds.all():
+        row = np.argwhere(~holds)[0][0]
+        raise ValueError(f"The data set's {name} must be {expected}, got {data[row]} in row {row}.")
 
 
 def check_steps(model: Any, actions: NDArray[Any], **observations: Observations) -> None:

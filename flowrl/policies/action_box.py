@@ -32,20 +32,10 @@ def precision_of(action_space: spaces.Box, like: Tensor) -> torch.dtype:
     return torch.promote_types(torch.from_numpy(action_space.low.flatten()).dtype, like.dtype)
 
 
-def check_flow_arguments(
-    action_space: spaces.Space, use_sde: bool, flow: AnyFlow, deterministic_action: str, n_candidates: int, critic: bool
-) -> None:
-    """Refuse what a flow policy cannot be, before anything is built.
-
-    :raises ValueError: for gSDE, an action space that is no Box, is one of whole numbers or has an edge of no width, an
-        unknown flow or deterministic action, or one by the critic where ``critic`` is False: the policy has none of
-        actions
+def check_action_space(action_space: spaces.Space) -> None:
     """
-    if use_sde:
-        raise ValueError(
-            "use_sde=True is not available for flow policies: gSDE replaces the noise whose density the flow computes. "
-            "Set use_sde=False."
-        )
+    :raises ValueError: for an action space that is no Box, is one of whole numbers or has an edge of no width
+    """
     if not isinstance(action_space, spaces.Box):
         raise ValueError(
             f"Flow policies need a continuous action space (gymnasium.spaces.Box), got {action_space}; use SB3's "
@@ -63,6 +53,23 @@ def check_flow_arguments(
             f"The box of actions has no width at index {fixed.tolist()} (low == high, or nearly): what cannot vary has "
             "no density. Leave it out of the action space and add it in the environment."
         )
+
+
+def check_flow_arguments(
+    action_space: spaces.Space, use_sde: bool, flow: AnyFlow, deterministic_action: str, n_candidates: int, critic: bool
+) -> None:
+    """Refuse what a flow policy cannot be, before anything is built.
+
+    :raises ValueError: for gSDE, an action space that is no Box, is one of whole numbers or has an edge of no width, an
+        unknown flow or deterministic action, or one by the critic where ``critic`` is False: the policy has none of
+        actions
+    """
+    if use_sde:
+        raise ValueError(
+            "use_sde=True is not available for flow policies: gSDE replaces the noise whose density the flow computes. "
+            "Set use_sde=False."
+        )
+    check_action_space(action_space)
     if deterministic_action not in ("mean", "densest", "best")[: 2 + critic]:
         allowed = (
             '"mean", "densest" or "best"'

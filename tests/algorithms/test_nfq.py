@@ -184,15 +184,15 @@ def test_one_update_moves_flow_values_temperature_and_targets():
 
 
 @pytest.mark.parametrize(
-    ("flow", "options", "alpha", "least"),
+    ("flow", "options", "alpha", "least", "most"),
     [
-        ("triangular", {}, 0.005, 0.6),
-        ("triangular", {}, 1.0, 0.75),
-        ("nsf", {}, 0.02, 0.3),
-        ("nsf", dict(bound=12.0), 0.02, 0.9),
+        ("triangular", {}, 0.005, 0.6, 1.4),
+        ("triangular", {}, 1.0, 0.75, 1.25),
+        ("nsf", {}, 0.02, 0.25, 0.6),
+        ("nsf", dict(bound=12.0), 0.02, 0.85, 1.15),
     ],
 )
-def test_log_pi_spans_the_range_of_q_over_alpha(flow, options, alpha, least):
+def test_log_pi_spans_the_range_of_q_over_alpha(flow, options, alpha, least, most):
     """The base's tail reaches any depth, but beyond the splines' interval in a Gaussian's shape: see docs/nfq.md."""
     policy_kwargs = dict(n_critics=1, flow_kwargs=options)
     model = nfq(flow=flow, double=True, ent_coef=alpha, learning_rate=1e-2, policy_kwargs=policy_kwargs)
@@ -211,7 +211,7 @@ def test_log_pi_spans_the_range_of_q_over_alpha(flow, options, alpha, least):
             optimizer.step()
     with torch.no_grad():
         log_prob = model.actor.get_distribution(state).log_prob(data.actions)
-    assert least < ((log_prob.max() - log_prob.min()) / span).item() < 1.4
+    assert least < ((log_prob.max() - log_prob.min()) / span).item() < most
 
 
 def test_what_is_stored_is_the_flows_own_u():

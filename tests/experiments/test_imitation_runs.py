@@ -180,7 +180,7 @@ def test_normalised_clones_take_their_statistics_along(expert, root):
         (["--agent", "flow-bc", "--demos", NAME, "--plain"], "--plain"),
         (["--agent", "flow-bc", "--demos", "nothing/here-v0"], "no Minari data set 'nothing/here-v0'"),
         (["--agent", "flow-bc", "--demos", NAME, "--num-envs", "2"], "--num-envs"),
-        (["--agent", "flow-ppo", "--from", "EXPERT"], "flow-sac, sac and nfq do"),
+        (["--agent", "flow-ppo", "--from", "EXPERT"], "flow-sac, nfq, sac do"),
         (["--agent", "sac", "--from", "EXPERT"], "--agent flow-sac"),
         (["--agent", "flow-sac", "--from", "EXPERT", "--flow", "radial"], "its flow is triangular, not radial"),
         (
@@ -257,12 +257,17 @@ def test_nfq_starts_from_its_own_kind_alone(expert, capsys):
 
 
 def test_nfqs_temperature_goes_with_it_and_the_cure_for_another_agent_is_none_of_a_circle(root, capsys):
-    more = ("--flow", "gaussian", "--eval-every", "0")
-    path = train(root / "warm", "nfq", *more, "--set", "ent_coef=linear_0.9_0.5", steps=20)
-    for asked, alpha in (((), 0.5), (("--set", "ent_coef=0.3"), 0.3)):
+    more = ("--flow", "gaussian", "--eval-every")
+    path = train(
+        root / "warm", "nfq", *more, "15", "--set", "ent_coef=linear_0.9_0.1", "--set", "learning_starts=5", steps=30
+    )
+    source = RunDirectory.open(path)
+    alpha = source.load_model(NFQ, "best", None, "cpu").temperature
+    assert 0.1 < alpha < 0.9, "the best model was saved on the way"
+    for asked, expected in (((), alpha), (("--set", "ent_coef=0.3"), 0.3)):
         tuned = RunDirectory.open(
-            train(root / f"tuned{alpha}", "nfq", "--from", str(path), *more[2:], *asked, steps=20)
+            train(root / f"{expected}", "nfq", "--from", str(path), *more[2:], "0", *asked, steps=20)
         )
-        assert tuned.load_model(NFQ, "last", None, "cpu").temperature == pytest.approx(alpha)
+        assert tuned.load_model(NFQ, "last", None, "cpu").temperature == pytest.approx(expected)
     assert main(["--env", "Pendulum", "--agent", "flow-sac", "--from", str(path)]) == 2
     assert "flow-sac cannot start with the actor of nfq; use --agent nfq" in capsys.readouterr().err

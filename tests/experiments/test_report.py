@@ -132,7 +132,13 @@ def test_a_documents_tables_are_those_that_results_give(tmp_path):
     assert "old" not in new and "| flow | " in new and "better than gaussian" in new
     assert with_tables(new, tmp_path) == new
     assert re.sub(QUOTED, r"\1\4", new) == re.sub(QUOTED, r"\1\4", text), "nothing else has changed"
-    for name, what in (("cheetah", "last"), ("nothing", "final"), ("cheetah", "seeds returns")):
+    for name, what in (
+        ("cheetah", "last"),
+        ("nothing", "final"),
+        ("cheetah", "seeds returns"),
+        ("cheetah,cheetah", "final"),
+        ("cheetah", "medians"),
+    ):
         (tmp_path / "a.md").write_text(f"<!-- report: {name} {what} -->\n<!-- end of report -->\n")
         with pytest.raises(UsageError, match=rf"a\.md: .*{what.split()[-1]}"):
             update_documents([tmp_path / "a.md"], tmp_path)
@@ -141,11 +147,11 @@ def test_a_documents_tables_are_those_that_results_give(tmp_path):
 def test_a_studys_table_has_each_agents_values_in_the_order_of_the_seeds():
     rows = [
         dict(agent="b", seed="1", success="0.25", branch="safe", value="-1234.4"),
-        dict(agent="a", seed="0", success="0.5", branch="risky", value="2"),
+        dict(agent="a", seed="3", success="0.5", branch="risky", value="2"),
         dict(agent="b", seed="0", success="0.70001", branch="risky", value="5"),
     ]
     lines = seeds_table(rows, ["success", "branch", "value"]).splitlines()
-    assert lines[2:] == ["| b | 0.700, 0.250 | risky, safe | 5, -1,234 |", "| a | 0.500 | risky | 2.000 |"]
+    assert lines[2:] == ["| b | 0.700, 0.250 | risky, safe | 5, -1234 |", "| a, seeds 3 | 0.500 | risky | 2.000 |"]
 
 
 def test_tables_of_speed():
@@ -166,11 +172,11 @@ def test_tables_of_speed():
         for who, flow in (("SBX", "Gaussian"), ("flowrl", "nsf"))
     ]
     lines = ratios_table(sac).splitlines()
-    assert len(lines) == 5 and lines[3] == "| SAC | flowrl SAC, nsf | 88 | 2.35 (0.50 to 9.00) |"
+    assert len(lines) == 5 and lines[3] == "| SAC | flowrl SAC, nsf | 88 | 2.35 (0.50 to 9.00) | SB3 SAC, Gaussian |"
     lines = medians_table([sac, ppo]).splitlines()
     assert lines[2:] == ["| flowrl, nsf | 2.35 | 3.00 |"], "what both have, without the references"
     target = dict(case="a / b", unit="ms", target="at most 2", ratio="2.5", lowest="1", highest="3", met="no")
-    assert targets_table([target]).splitlines()[2] == "| a / b, ms | at most 2 | 2.50 (1.00 to 3.00), missed |"
+    assert targets_table([target]).splitlines()[2] == "| a to b | ms | at most 2 | 2.50 (1.00 to 3.00), missed |"
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,15 @@ def test_only_the_defaults_of_a_script_write_published_results(options, output):
     assert parser().parse_args(options).output == output
 
 
+def test_options_that_select_rows_are_no_other_settings(capsys):
+    parser = ResultsParser("known.py", "A title.", selecting=("seeds",))
+    parser.add_argument("--seeds", type=int, default=5)
+    assert parser.parse_args(["--seeds", "1"]).output == RESULTS
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    assert "--seeds are no such settings" in " ".join(capsys.readouterr().out.split())
+
+
 def test_other_settings_are_refused_over_published_results(capsys):
     with pytest.raises(SystemExit):
         parser().parse_args(["--seed", "1", "--quick", "--output", str(RESULTS)])

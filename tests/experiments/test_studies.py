@@ -10,6 +10,7 @@ from experiments.reports.results import write_results
 from experiments.run import main
 from experiments.scheduling.job import Job
 from experiments.scheduling.local import train
+from experiments.scheduling.suite_file import Entry, command_of
 from experiments.studies import calibration, known_optimum, measures, nfq_options, pictures
 from experiments.studies.known_optimum import MEASURES, entries_of
 from experiments.studies.transfer import first_step
@@ -63,29 +64,68 @@ def test_the_command_refuses_unknown_tasks_and_agents(capsys):
     assert "energy-bandit-4" in errors and "nfq nsf" in errors
 
 
-def test_measured_runs_are_added_to_the_table_that_is_there(tmp_path, monkeypatch):
-    """Other seeds and agents stay; what is measured again is replaced, and agents that are gone go."""
+@pytest.fixture
+def measure(tmp_path, monkeypatch):
+    """Measures `nfq nsf` in corridor-2 as ``success``, trains and draws nothing, and reads what is written."""
     monkeypatch.setattr(known_optimum, "draw", lambda *_: None)
-    old = [("nfq nsf", 0), ("an old name", 0), ("flow-ppo nsf", 1)]
-    rows = [dict(agent=agent, seed=seed, success=0.1) for agent, seed in old]
-    write_results(tmp_path, "known_optimum_corridor_2", rows, dict(measured=dict(command="first"), trained={}))
-    for success, seeds in ((0.2, "0..0"), (0.3, "2..3")):
 
-        def rows_of(entries, success=success):
+    def measure(success, seeds):
+        def rows_of(entries):
             return [dict(agent=entry.agent, seed=entry.seed, success=success) for entry in entries]
 
         monkeypatch.setattr(known_optimum, "rows_of", rows_of)
         words = ["corridor-2", "--agents", "nfq nsf", "--seeds", seeds, "--collect", "--output", str(tmp_path)]
         assert known_optimum.main(words) == 0
-    table = read_csv(tmp_path / "known_optimum_corridor_2.csv")
-    assert [(row["agent"], row["seed"], row["success"]) for row in table] == [
-        ("nfq nsf", "0", "0.2"),
-        ("flow-ppo nsf", "1", "0.1"),
-        ("nfq nsf", "2", "0.3"),
-        ("nfq nsf", "3", "0.3"),
-    ]
-    how = json.loads((tmp_path / "known_optimum_corridor_2.json").read_text())
-    assert how["measured_before"][0] == dict(command="first")
+        table = read_csv(tmp_path / "known_optimum_corridor_2.csv")
+        how = json.loads((tmp_path / "known_optimum_corridor_2.json").read_text())
+        return [(row["agent"], row["seed"], row["success"]) for row in table], how
+
+    return measure
+
+
+def written(tmp_path, rows, **commands):
+    how = dict(measured=dict(command="first"), trained=dict(commands=commands, circumstances=["one"], note="kept"))
+    write_results(tmp_path, "known_optimum_corridor_2", rows, how)
+
+
+def test_measured_runs_are_added_to_the_table_that_is_there(tmp_path, measure, capsys):
+    """Other seeds and agents stay; what is measured again is replaced, and what would be trained otherwise goes."""
+    old = [("nfq nsf", 0), ("an old name", 0), ("flow-ppo nsf", 1), ("flow-ppo nsf", 2)]
+    (entry,) = entries_of(["corridor-2"], ["flow-ppo nsf"], [1])
+    commands = {"flow-ppo nsf, corridor-2, seed 1": command_of(entry), "flow-ppo nsf, corridor-2, seed 2": "another"}
+    written(tmp_path, [dict(agent=agent, seed=seed, success=0.1) for agent, seed in old], **commands)
+    measure(0.2, "0..0")
+    said = capsys.readouterr().out
+    assert "left out an old name, seed 0" in said and "left out flow-ppo nsf, seed 2" in said
+    rows, how = measure(0.3, "0..0")
+    assert rows == [("nfq nsf", "0", "0.3"), ("flow-ppo nsf", "1", "0.1")]
+    assert how["measured_before"][0] == dict(command="first") and how["trained"]["note"] == "kept"
+    assert list(how["trained"]["commands"]) == ["flow-ppo nsf, corridor-2, seed 1"], "none was trained here"
+
+
+def test_a_table_of_which_nothing_stays_says_nothing_of_before(tmp_path, measure):
+    (entry,) = entries_of(["corridor-2"], ["flow-ppo nsf"], [1])
+    rows = [dict(agent="flow-ppo nsf", seed=1, other_column=0.1)]
+    written(tmp_path, rows, **{"flow-ppo nsf, corridor-2, seed 1": command_of(entry)})
+    rows, how = measure(0.2, "0..1")
+    assert rows == [("nfq nsf", "0", "0.2"), ("nfq nsf", "1", "0.2")]
+    assert "measured_before" not in how and how["trained"]["circumstances"] == []
+
+
+def test_a_picture_of_runs_that_are_not_all_here_stays(tmp_path, capsys):
+    entries = [entry for entry in entries_of(["hidden-goal"]) if entry.seed == 0]
+    there, gone = (Entry(e.agent, e.environment, e.env, 0, Finished(here)) for e, here in zip(entries, (True, False)))
+    picture = tmp_path / "picture.png"
+    picture.write_text("as it is")
+    known_optimum.draw([there, gone], picture)
+    assert picture.read_text() == "as it is" and gone.agent in capsys.readouterr().out
+
+
+class Finished:
+    """Stands in for a job."""
+
+    def __init__(self, here):
+        self.run = lambda: "somewhere" if here else None
 
 
 def test_entropies_of_histograms():

@@ -132,6 +132,7 @@ def test_an_environment_may_have_options_and_a_name(tmp_path):
         ("agents: {flow-sac: {floww: nsf}}\n", "did you mean flow"),
         ("agents: {flow-sac: }\n", "flow-sac has no seeds"),
         ("agents: {flow-sac: }\nseeds: 0\nenvironments: [Hopper]\n", "seeds must be a whole number"),
+        ("agents: {flow-sac: }\nseeds: 3..1\nenvironments: [Hopper]\n", "there are no seeds 3..1"),
         ("agents: {flow-sac: }\nseeds: 1\nenvironments: Hopper\n", "environments must be a list"),
         ("agents: {flow-sac: }\nseeds: .inf\nenvironments: [Hopper]\n", "seeds must be a whole number"),
         ("agents: {flow-sac: }\nseeds: [0, 0]\nenvironments: [Hopper]\n", "stands twice"),

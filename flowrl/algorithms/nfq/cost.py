@@ -10,7 +10,7 @@ from flowrl.flows.flow import Flow
 from flowrl.layers import AutoregressiveLayer, ContinuousLayer, Elementwise, PlanarLayer
 from flowrl.layers.bijectors import SigmoidalBijector
 
-ENOUGH_CALLS = 3
+MAX_CALLS = 3
 """Of one network, as many as zuko makes for a sample of a coupling (``passes=2``): more are slow."""
 
 
@@ -21,7 +21,7 @@ def why_slow(flow: Flow) -> str:
         seen, not a root finding without any
     :raises ValueError: where it gives no densities of given actions, or no samples
     """
-    calls = {"a density": most_calls(flow, "log_prob"), "a sample": most_calls(flow, "rsample")}
+    calls = {"a density": max_network_calls(flow, "log_prob"), "a sample": max_network_calls(flow, "rsample")}
     for layer in flow.layers:
         if isinstance(layer, AutoregressiveLayer):
             what = "root findings" if isinstance(layer.conditioner.bijector, SigmoidalBijector) else "passes"
@@ -33,12 +33,12 @@ def why_slow(flow: Flow) -> str:
             return "a density takes a root finding a layer"
         if isinstance(layer, Elementwise) and isinstance(layer.bijector, SigmoidalBijector):
             return f"{'a sample' if layer.inverse else 'a density'} takes a root finding a layer"
-    slow = (f"{way} calls one of its networks {n} times" for way, n in calls.items() if n > ENOUGH_CALLS)
+    slow = (f"{way} calls one of its networks {n} times" for way, n in calls.items() if n > MAX_CALLS)
     return next(slow, "")
 
 
 @torch.no_grad()
-def most_calls(flow: Flow, method: str) -> int:
+def max_network_calls(flow: Flow, method: str) -> int:
     """
     :param flow: of a policy; it is asked in evaluation mode, and torch's random numbers are left alone
     :param method: ``"log_prob"`` of an action, or ``"rsample"``, in one state
@@ -47,10 +47,13 @@ def most_calls(flow: Flow, method: str) -> int:
     """
     like = next(flow.parameters(), torch.zeros(()))
     calls: Counter[nn.Module] = Counter()
-    was_training = flow.training
+    training = [module for module in flow.modules() if module.training]
     flow.eval()
     try:
-        with torch.random.fork_rng(), register_module_forward_pre_hook(lambda module, _: calls.update([module])):
+        with (
+            torch.random.fork_rng([like.device] if like.is_cuda else []),
+            register_module_forward_pre_hook(lambda module, _: calls.update([module])),
+        ):
             pi = flow(like.new_zeros(1, flow.context))
             if method == "log_prob":
                 pi.log_prob(like.new_zeros(1, flow.features))
@@ -62,5 +65,6 @@ def most_calls(flow: Flow, method: str) -> int:
             f'its {method} fails ({error!r}): "nsf", "realnvp" and "triangular" give both.'
         ) from error
     finally:
-        flow.train(was_training)
+        for module in training:
+            module.training = True
     return max((calls[module] for module in flow.modules() if [*module.parameters(recurse=False)]), default=0)

@@ -25,7 +25,7 @@ from flowrl.algorithms.sac.update import temperature
 from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.critics.soft_q import soft_q
 from flowrl.options import between, fraction, not_negative
-from flowrl.policies.action_box import EDGE, check_flow_arguments, inside_box
+from flowrl.policies.action_box import EDGE, check_action_space, inside_box
 from flowrl.policies.soft_q import SoftQCnnPolicy, SoftQMultiInputPolicy, SoftQPolicy
 
 
@@ -96,7 +96,7 @@ class NFQ(OfflineMixin, SAC):
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         """As SB3's (2.9, `BaseAlgorithm`), which then asserts that actions are continuous, without a cure."""
         env = SAC._wrap_env(env, verbose, monitor_wrapper)
-        check_flow_arguments(env.action_space, False, "nsf", "mean", 1, critic=True)
+        check_action_space(env.action_space)
         return env
 
     def _setup_model(self) -> None:
@@ -104,7 +104,7 @@ class NFQ(OfflineMixin, SAC):
         between("flow_lr_scale", self.flow_lr_scale, 0)
         fraction("importance_floor", self.importance_floor)
         not_negative("cql_weight", self.cql_weight)
-        if self.max_grad_norm is not None:
+        if self.max_grad_norm not in (None, math.inf):
             between("max_grad_norm", self.max_grad_norm, 0)
         given = self.ent_coef
         self._take_ent_coef()
