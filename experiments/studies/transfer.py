@@ -41,8 +41,9 @@ def learn(seed: int, source: RunDirectory | None, steps: int) -> list[Row]:
     environment = Environment("flowrl/MultiGoal-v0", "MultiGoal", dict(goals=GOALS))
     settings = hyperparameters("nfq", environment.name)
     env = make_vector_environment(environment, 1, settings["normalize"], settings["gamma"])
-    settings["learning_starts"] = MAX_STEPS_BEFORE_LEARNING
     settings["learning_rate"] = 1e-3
+    if source is not None:
+        settings["learning_starts"] = MAX_STEPS_BEFORE_LEARNING
     model = make_agent("nfq", env, model_arguments(settings), seed=seed, device="cpu")
     if source is not None:
         take_policy(model, source)
