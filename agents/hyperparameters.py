@@ -168,8 +168,8 @@ NFQ["HiddenGoal"] |= dict(steps=50_000, learning_rate="linear_3e-3_1e-4", ent_co
 # Colder in the end: at 0.02 some of its actions still hit the obstacle.
 NFQ["Corridor"] |= dict(ent_coef="linear_0.02_0.01")
 # One V, since a minimum of two is low by what they differ in, ten times over at gamma = 0.9; alpha such that the box
-# hardly cuts off the best policy; all starts of episodes, since nothing else is so far from the origin.
-NFQ["NoisyLQR"] |= dict(steps=150_000, buffer_size=150_000, batch_size=512, ent_coef=0.3)
+# hardly cuts off the best policy.
+NFQ["NoisyLQR"] |= dict(steps=150_000, batch_size=512, ent_coef=0.3)
 NFQ["NoisyLQR"]["policy_kwargs"] |= dict(n_critics=1)
 # From a data set, which its own policy did not collect: the penalty of conservative Q-learning keeps its mass there.
 OFFLINE: dict[str, Hyperparameters] = {"nfq": dict(cql_weight=0.3, importance_floor=1.0, replay_buffer_class=None)}
