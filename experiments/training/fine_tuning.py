@@ -25,7 +25,7 @@ from flowrl.flows.recipes import find_flow
 # from the start or after 200 steps, to -1,200 after 1,000, and to -630 after 3,000, from where it was back in 1,500.
 MIN_CRITIC_WARMUP = 3_000
 # Of a policy that brings its critic: as many as make minibatches differ. When MultiGoal's goals had moved, NFQ reached
-# all of them after 6,000 to 6,500 steps with 1,000, and on two seeds of three after 2,500 and 3,500 with 200.
+# all of them after 6,000 to 6,500 steps with 1,000, and after 3,500, 6,000 and 2,500 with 200 (transfer.csv).
 MAX_STEPS_BEFORE_LEARNING = 200
 SOURCES = {"sac": ("sac", "bc"), "nfq": ("nfq",)}  # whose runs the agents of a table start from
 
