@@ -86,21 +86,31 @@ def multi_goal(path: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def noisy_lqr(path: Path) -> dict[str, Any]:
-    """NFQ's V, and its policy's mean and covariance, against the closed form, in starts of episodes."""
+    """
+    NFQ's V, and its policy's mean and covariance, against the closed form, in starts of episodes.
+
+    Also in those alone that are within two standard deviations of the origin: nothing but a start is farther away, so
+    that there the agent has seen little.
+    """
     model, wrapped = open_model(path)
     gamma = RunDirectory.open(path).config["hyperparameters"]["gamma"]
     best = wrapped.unwrapped.optimum(model.temperature, gamma)
     starts = np.stack([wrapped.reset(seed=seed)[0] for seed in range(STATES)])
     observations = torch.as_tensor(starts)
-    value, expected = model.critic(observations).numpy().mean(1), best.value(starts)
     of_states = (model.actor.get_distribution(one).distribution for one in observations.split(1))
     actions = [np.tanh(pi.rsample((SAMPLES,)).numpy())[:, 0] for pi in of_states]
-    means, covariances = np.stack([a.mean(0) for a in actions]), np.stack([np.cov(a.T) for a in actions])
+    covariances = np.stack([np.cov(a.T) for a in actions])
+    pairs = dict(
+        value_error=(model.critic(observations).numpy().mean(1), best.value(starts)),
+        mean_error=(np.stack([a.mean(0) for a in actions]), best.mean(starts)),
+        covariance_error=(covariances, np.broadcast_to(best.covariance, covariances.shape)),
+    )
+    near = np.linalg.norm(starts, axis=1) < 2 * wrapped.unwrapped.spread
     return dict(
         alpha=round(model.temperature, 4),
-        value_error=relative_error(value, expected),
-        mean_error=relative_error(means, best.mean(starts)),
-        covariance_error=relative_error(covariances, np.broadcast_to(best.covariance, covariances.shape)),
+        **{name: relative_error(*pair) for name, pair in pairs.items()},
+        near=int(near.sum()),
+        **{f"{name}_near": relative_error(ours[near], truth[near]) for name, (ours, truth) in pairs.items()},
     )
 
 
