@@ -1,7 +1,7 @@
 """The results of a suite as one tidy table, in the columns that SimbaV2's repository publishes its results in."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def _last_steps(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int],
     return steps
 
 
-def measured(suite: Suite, path: Path | None = None, kept: Sequence[str] = ()) -> dict[str, Any]:
+def measured(suite: Suite, path: Path | None = None, kept: Collection[str] = ()) -> dict[str, Any]:
     """
     How what a study says of a suite's runs was made: they were trained at one time, and measured at another.
 

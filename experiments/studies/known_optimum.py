@@ -66,27 +66,27 @@ def rows_of(entries: Iterable[Entry]) -> Iterator[Row]:
         yield dict(agent=entry.agent, seed=entry.seed, **distances)
 
 
-def rows_that_stay(path: Path, now: list[Row], entries: list[Entry]) -> list[Row]:
+def rows_that_stay(path: Path, now: list[Row], entries: list[Entry]) -> dict[str, Row]:
     """
     Rows of a table whose runs are not measured now, and which the suite would train as they were trained.
 
     :param path: of the table, if there is one
     :param now: the rows that were measured now
     :param entries: all of the task
-    :return: the rows; those of other agents, commands or columns are left out, and that is said
+    :return: the rows by their runs' names; those of other agents, commands or columns are left out, and that is said
     """
     how = path.with_suffix(".json")
     commands = json.loads(how.read_text())["trained"]["commands"] if how.exists() else {}
     known = {(entry.agent, entry.seed): entry for entry in entries}
     measured = {(row["agent"], row["seed"]) for row in now}
-    there = {(row["agent"], int(row["seed"])): dict(row) for row in read_csv(path)}
-    stay = []
-    for run, row in there.items():
+    stay: dict[str, Row] = {}
+    for row in read_csv(path):
+        run = row["agent"], int(row["seed"])
         if run in measured:
             continue
         entry = known.get(run)
         if entry and list(row) == list(now[0]) and commands.get(name_of(entry)) == command_of(entry):
-            stay.append(row)
+            stay[name_of(entry)] = dict(row)
         else:
             print(f"{path.name}: left out {run[0]}, seed {run[1]}, of other settings or columns")
     return stay
@@ -143,11 +143,9 @@ def main(argv: list[str] | None = None) -> int:
         if rows:
             stem = arguments.output / f"known_optimum_{task}".replace("-", "_")
             kept = rows_that_stay(stem.with_suffix(".csv"), rows, whole)
-            stayed = {(row["agent"], int(row["seed"])) for row in kept}
-            names = [name_of(entry) for entry in whole if (entry.agent, entry.seed) in stayed]
-            how = measured(Suite(task, of_task), stem.with_suffix(".json"), names)
+            how = measured(Suite(task, of_task), stem.with_suffix(".json"), kept)
             order = list(dict.fromkeys(entry.agent for entry in whole))
-            table = sorted([*kept, *rows], key=lambda row: (int(row["seed"]), order.index(row["agent"])))
+            table = sorted([*kept.values(), *rows], key=lambda row: (int(row["seed"]), order.index(row["agent"])))
             write_results(arguments.output, stem.name, table, how)
             draw([entry for entry in whole if entry.seed == 0], stem.with_suffix(".png"))
     return 0
