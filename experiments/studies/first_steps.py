@@ -3,7 +3,7 @@
 Adam and RMSprop move every weight by about the learning rate, so that what a linear map gives moves by as much for each
 of its inputs. SB3's Gaussian has a log-std that depends on no state; a flow's log-std and layers come from the context
 map, and move many times as far in the first updates. ``flow_kwargs=dict(context_gain=g)`` makes these steps smaller by
-g. Measured:
+g, ``conditioner_gain=g`` those of the last weights of a coupling's network. Measured, with g for both:
 
 - PPO on Pendulum with the Zoo's settings, its learning rate of 1e-3 among them: KL(old || new) in the last of the ten
   epochs of the first update, the highest of any update, and the mean return of the last 100 of 100,000 steps' episodes;
@@ -79,7 +79,8 @@ def policy_of(flow: str | None, gain: float) -> dict[str, Any]:
     """What the constructor of an algorithm takes: a policy and its arguments."""
     if flow is None:
         return dict(policy="MlpPolicy")
-    return dict(policy="FlowPolicy", policy_kwargs=dict(flow=flow, flow_kwargs=dict(context_gain=gain)))
+    gains = dict(context_gain=gain) | (dict(conditioner_gain=gain) if flow == "nsf" else {})  # which has couplings
+    return dict(policy="FlowPolicy", policy_kwargs=dict(flow=flow, flow_kwargs=gains))
 
 
 def ppo(flow: str | None, gain: float, seed: int, steps: int) -> Iterator[tuple[str, float]]:
@@ -87,7 +88,7 @@ def ppo(flow: str | None, gain: float, seed: int, steps: int) -> Iterator[tuple[
     Train PPO on Pendulum.
 
     :param flow: the recipe; None: SB3's Gaussian
-    :param gain: of the context map
+    :param gain: of the context map and the couplings' networks
     :param seed: of everything
     :param steps: of training
     :return: what was measured, and how much it is

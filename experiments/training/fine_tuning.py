@@ -133,7 +133,11 @@ def _in_full(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
         return options
     recipe = inspect.signature(find_flow(flow)).parameters.values()
     defaults = {one.name: one.default for one in recipe if one.default is not one.empty}
-    options |= dict(context_gain=1.0, log_std_max=LOG_STD_MAX) | defaults | (policy_kwargs.get("flow_kwargs") or {})
+    options |= (
+        dict(context_gain=1.0, conditioner_gain=1.0, log_std_max=LOG_STD_MAX)
+        | defaults
+        | (policy_kwargs.get("flow_kwargs") or {})
+    )
     return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
 
 

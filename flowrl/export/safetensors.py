@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
 from flowrl.export.description import FORMAT, build, describe, policy_of, tensors_of
-from flowrl.flows.flow import ContextMap
+from flowrl.layers.gain import Gained
 
 KEY = "flowrl"  # of the description in the file's header
 MAX_DESCRIPTION = 2**23
@@ -134,7 +134,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _gains_of_before(policy: BasePolicy, missing: set[str]) -> dict[str, Tensor]:
     """Files of earlier versions do not say the gains of their weights, which are their constructor's."""
-    maps = {f"{name}.weight_gain": part for name, part in policy.named_modules() if isinstance(part, ContextMap)}
+    maps = {f"{name}.weight_gain": part for name, part in policy.named_modules() if isinstance(part, Gained)}
     return {name: torch.full_like(maps[name].weight_gain, maps[name].first_gain) for name in missing & maps.keys()}
 
 

@@ -20,6 +20,8 @@ from flowrl.flows.distribution import NormalizingFlow, ReparameterizedDistributi
 from flowrl.flows.precision import InFullPrecision, full_precision
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow, FlowParts, find_flow
 from flowrl.layers import Constant, Layer
+from flowrl.layers.conditioner import Conditioner
+from flowrl.layers.gain import Gained, check_gain
 from flowrl.layers.layer import initialize_layers
 from flowrl.layers.linear import MIN_STD
 from flowrl.transforms import Affine, Transform
@@ -43,8 +45,9 @@ class Flow(nn.Module):
     :param context_gain: by what the context's weights for the log-std and the layers are multiplied; they start so much
         larger that the flow starts the same. A step of Adam moves every weight by the learning rate, so that an output
         moves by as much for each feature of the context: with a gain below one the flow's shape follows the context in
-        smaller steps, and its biases and the mean move as before. (Yang et al. 2021, "Tensor Programs V", scale the
-        steps of output weights by 1 / width for this reason.)
+        smaller steps, and its biases and the mean move as before
+    :param conditioner_gain: the same of the last weights, not the biases, of the networks in coupling and
+        autoregressive layers, which start at zero. See :class:`flowrl.layers.gain.Gained`
     :param log_std_max: beyond which the log-std that the context gives goes by at most one unit; SB3's bound unless
         given. Data whose deviation is much more than e^log_std_max need a larger one, or are better standardised.
         (NFQ's flows have -1 at most.)
@@ -63,6 +66,7 @@ class Flow(nn.Module):
         context: int = 0,
         flow: AnyFlow = DEFAULT_FLOW,
         context_gain: float = 1.0,
+        conditioner_gain: float = 1.0,
         log_std_max: float = LOG_STD_MAX,
         **options: Any,
     ):
@@ -90,6 +94,8 @@ class Flow(nn.Module):
             outputs = sum(self._sizes)
             self.context_map = ContextMap(context, outputs, features, context_gain) if context else _Bias(outputs)
             self._reset()
+        if conditioner_gain != 1.0:
+            self.set_conditioner_gain(conditioner_gain)
 
     @property
     def is_external(self) -> bool:
@@ -164,6 +170,26 @@ class Flow(nn.Module):
         gain = check_gain(gain)
         self.context_map.weight[self.features :] *= self.context_map.gain / gain
         self.context_map.take_gain(gain)
+
+    @torch.no_grad()
+    def set_conditioner_gain(self, gain: float) -> None:
+        """
+        Another gain for the networks of the layers that it has now; as :meth:`set_context_gain`.
+
+        :raises ValueError: for a gain that is none, or of a flow none of whose layers has such a network
+        """
+        gain = check_gain(gain, "conditioner_gain")
+        if not (conditioners := self.conditioners):
+            raise ValueError("A flow without coupling or autoregressive layers has no conditioner_gain.")
+        for conditioner in conditioners:
+            last: Any = conditioner.linears[-1]
+            last.weight *= conditioner.gain / gain
+            conditioner.take_gain(gain)
+
+    @property
+    def conditioners(self) -> list[Conditioner]:
+        """The networks of coupling and autoregressive layers."""
+        return [part for part in self.modules() if isinstance(part, Conditioner)]
 
     @torch.no_grad()
     def set_gaussian(
@@ -260,12 +286,11 @@ class Flow(nn.Module):
             self.context_map.weight[self.features :] /= self.context_map.gain
 
 
-class ContextMap(nn.Linear):
+class ContextMap(Gained, nn.Linear):
     """
     The linear map of a context, whose output has the batch contiguous: the order in which layers and C read it.
 
-    Its weights mean nothing without their gain, which is therefore saved with them. Files of version 1 do not say it:
-    theirs is the constructor's.
+    Files of version 1, which do not say the gain, have the constructor's.
 
     :param context: size of the context
     :param outputs: size of the output
@@ -273,22 +298,12 @@ class ContextMap(nn.Linear):
     :param gain: by what the others' weights, not their biases, are multiplied
     """
 
-    _version = 2
-    plain, gain, first_gain = 0, 1.0, 1.0  # of one that an earlier version pickled
-    compiled_numbers = ("gain",)
-    weight_gain: Tensor
+    plain = 0  # of one that an earlier version pickled
 
     def __init__(self, context: int, outputs: int, plain: int, gain: float):
         super().__init__(context, outputs)
-        self.plain, self.first_gain = plain, gain
-        self.register_buffer("weight_gain", torch.tensor(0.0))
-        self.take_gain(gain)
-
-    def take_gain(self, gain: float) -> None:
-        """Have another gain, of weights that are already those for it."""
-        self.weight_gain.fill_(gain)
-        # The same as a number, lest a pass wait for a GPU; rounded as in a file
-        self.gain = gain if self.weight_gain.is_meta else self.weight_gain.item()
+        self.plain = plain
+        self.start_gain(gain)
 
     def forward(self, context: Tensor) -> Tensor:
         weight = self.weight
@@ -297,21 +312,6 @@ class ContextMap(nn.Linear):
         if context.dim() != 2:
             return nn.functional.linear(context, weight, self.bias)
         return torch.addmm(self.bias.unsqueeze(1), weight, context.t()).t()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, metadata: Any, *args: Any) -> None:
-        name = f"{prefix}weight_gain"
-        if name in state_dict and not state_dict[name].is_meta:
-            self.gain = check_gain(state_dict[name].item())
-        elif name not in state_dict:  # not the whole of it, or no more than parameters: of weights with this gain
-            if metadata.get("version") == 1 and f"{prefix}weight" in state_dict:
-                self.gain = self.first_gain
-            state_dict[name] = torch.full_like(self.weight_gain, self.gain)
-        super()._load_from_state_dict(state_dict, prefix, metadata, *args)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "weight_gain" not in self._buffers:  # an earlier version pickled it
-            self.register_buffer("weight_gain", torch.full((), self.gain, dtype=self.weight.dtype))
 
 
 class _Bias(nn.Module):
@@ -326,13 +326,6 @@ class _Bias(nn.Module):
 
     def forward(self, context: None) -> Tensor:
         return self.bias
-
-
-def check_gain(gain: Any) -> float:
-    """:raises ValueError: for what is no number above zero"""
-    if not (isinstance(gain, Real) and 0 < float(gain) < math.inf):
-        raise ValueError(f"context_gain must be a number above zero, got {gain!r}.")
-    return float(gain)
 
 
 def check_log_std_max(bound: Any) -> float:

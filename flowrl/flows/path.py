@@ -59,6 +59,7 @@ class PathFlow(Flow):
         noise_layers: int = NOISE_LAYERS,
         noise_std: float = NOISE_STD,
         context_gain: float = 1.0,
+        conditioner_gain: float = 1.0,
         log_std_max: float = LOG_STD_MAX,
         **options: Any,
     ):
@@ -80,7 +81,7 @@ class PathFlow(Flow):
         mixed: Any = segments[0]
         for segment in segments[1:]:
             mixed += [GaussianNoise(features, noise_std), *segment]
-        super().__init__(features, context, mixed, context_gain, log_std_max)
+        super().__init__(features, context, mixed, context_gain, conditioner_gain, log_std_max)
 
     def from_parameters(self, parameters: Tensor) -> "PathDistribution":  # type: ignore[override]
         runs: list[list[Layer]] = [[]]

@@ -26,6 +26,7 @@ class Step(NamedTuple):
     :param keep: a coupling's features that condition
     :param change: and those that move
     :param widths: of the layers of a coupling's network, two or more
+    :param gain: of that network's last weights
     """
 
     kind: int
@@ -35,6 +36,7 @@ class Step(NamedTuple):
     keep: tuple[int, ...] = ()
     change: tuple[int, ...] = ()
     widths: tuple[int, ...] = ()
+    gain: float = 1.0
 
 
 @singledispatch
@@ -72,15 +74,16 @@ def _(layer: Elementwise, offset: int) -> Step | None:
 @lower.register
 def _(layer: CouplingLayer, offset: int) -> Step | None:
     bijector: Any = layer.conditioner.bijector
+    gain = layer.conditioner.gain
     linears = list(layer.conditioner.linears)
     if type(layer) is not CouplingLayer or {type(linear) for linear in linears} != {nn.Linear}:
         return None
     widths = tuple(int(linear.out_features) for linear in linears)  # type: ignore[arg-type]
     features = tuple(layer.keep.tolist()), tuple(layer.change.tolist())
     if type(bijector) is AffineBijector:
-        return Step(KINDS["AFFINE_COUPLING"], offset, 0, LOG_SCALE_LIMIT, *features, widths)
+        return Step(KINDS["AFFINE_COUPLING"], offset, 0, LOG_SCALE_LIMIT, *features, widths, gain)
     if _is_spline(bijector):
-        return Step(KINDS["SPLINE_COUPLING"], offset, bijector.bins, bijector.bound, *features, widths)
+        return Step(KINDS["SPLINE_COUPLING"], offset, bijector.bins, bijector.bound, *features, widths, gain)
     return None
 
 

@@ -38,7 +38,7 @@ class Program:
                 step_type(
                     *step[:4],
                     *(len(step.keep), self._pointer(step.keep + step.change)),
-                    *(len(step.widths), self._pointer(step.widths), first_weight, first_output),
+                    *(len(step.widths), self._pointer(step.widths), first_weight, first_output, step.gain),
                 )
                 for step, first_weight, first_output in zip(steps, weights, accumulate(rows, initial=0))
             )

@@ -7,13 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowrl.layers.bijectors import Bijector
+from flowrl.layers.gain import Gained
 from flowrl.transforms import Transform
 
 
-class Conditioner(nn.Module):
+class Conditioner(Gained):
     """A ReLU network whose first linear layer is split, W [x; context] = W_x x + slice of the flow's context map.
 
-    Its last layer starts at zero, hence the bijector at the identity.
+    Its last layer starts at zero, hence the bijector at the identity. It is g W h + b, and the gain g is 1
+    until another is set, as it is for the weights in files of version 1.
 
     :param linears: the linear layers, the first without a bias (the slice has it)
     :param bijector: what the outputs are parameters of
@@ -25,6 +27,7 @@ class Conditioner(nn.Module):
         self.linears = nn.ModuleList(linears)
         nn.init.zeros_(linears[-1].weight)
         nn.init.zeros_(linears[-1].bias)
+        self.start_gain(1.0)
 
     def forward(self, x: Tensor, context: Tensor, feature: int | None = None) -> Transform:
         """
@@ -40,6 +43,8 @@ class Conditioner(nn.Module):
         if feature is not None:
             rows = slice(feature * size, (feature + 1) * size)
             weights[-1], biases[-1] = weights[-1][rows], biases[-1][rows]
+        if self.gain != 1.0:
+            weights[-1] = self.gain * weights[-1]
         h = F.linear(x, weights[0]) + context
         for weight, bias in zip(weights[1:], biases, strict=True):
             h = F.linear(h.relu(), weight, bias)

@@ -27,7 +27,7 @@ from flowrl.policies.density import ActionDensity
 from flowrl.policies.pre_squash import PreSquashMixin
 from flowrl.policies.training_mode import TrainingModeMixin
 
-CONTEXT_GAIN = 0.125
+GAIN = 0.125
 """Of the flow's scale and shape, see :class:`flowrl.Flow`: a policy gradient is noisy, and a learning rate that suits a
 Gaussian, whose log-std depends on no state, moves them too far in a step (docs/policies.md has what it does)."""
 
@@ -38,7 +38,8 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
     """Turns an `ActorCriticPolicy` (SB3 2.9, common/policies.py) into a flow policy.
 
     :param flow: see :class:`flowrl.Flow`
-    :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`, whose ``context_gain`` is 1/8 here
+    :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`, whose ``context_gain`` and
+        ``conditioner_gain`` are 1/8 here
     :param deterministic_action: ``"mean"``, ``"densest"``, see :class:`FlowDistribution`
     :param n_candidates: how many samples are compared with the mean
     :param squash_output: whether actions are squashed by tanh onto the action box; False: SB3 clips them to it, as it
@@ -81,8 +82,11 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
         self.action_dist = self._make_action_dist()
         flow = self.action_dist.proba_distribution_net(self.mlp_extractor.latent_dim_pi)
         if not flow.is_external:
-            if "context_gain" not in (self.flow_spec["flow_kwargs"] or {}):
-                flow.set_context_gain(CONTEXT_GAIN)
+            given = self.flow_spec["flow_kwargs"] or {}
+            if "context_gain" not in given:
+                flow.set_context_gain(GAIN)
+            if "conditioner_gain" not in given and flow.conditioners:
+                flow.set_conditioner_gain(GAIN)
             flow.set_gaussian(self.action_net.weight, self.action_net.bias, None, self.log_std)  # type: ignore[arg-type]
         del self.log_std  # SB3 would log it as train/std
         self.action_net = flow

@@ -83,7 +83,7 @@ def test_numbers_that_no_training_can_use_are_refused(agent, text):
         ("nsf", {"bins": 8.0}, "flow_kwargs.bins=8.0: expected int, got float"),
         ("nsf", {"hidden": 64}, "flow_kwargs.hidden=64: expected"),
         ("nsf", {"hiden": [64]}, "nsf has no option 'hiden'; did you mean hidden"),
-        ("affine", {"layers": 1}, "affine has no option 'layers'; valid names are context_gain"),
+        ("affine", {"layers": 1}, "affine has no option 'layers'; valid names are conditioner_gain, context_gain"),
     ],
     ids=str,
 )

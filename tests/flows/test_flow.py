@@ -86,6 +86,42 @@ def test_a_gain_changes_steps_and_not_the_start(name):
 def test_a_gain_where_it_has_no_meaning_is_refused(arguments, what):
     with pytest.raises(ValueError, match=f"{what}.*has no context_gain"):
         Flow(*arguments, context_gain=0.5)
+    with pytest.raises(ValueError, match="without coupling or autoregressive layers has no conditioner_gain"):
+        Flow(3, 4, "triangular", conditioner_gain=0.5)
+
+
+@pytest.mark.parametrize("name", ["nsf", "nsf-ar", "realnvp", "iaf", "naf"])
+def test_a_gain_of_the_conditioners_multiplies_their_last_weights(name):
+    flow, context = Flow(3, 4, name, conditioner_gain=0.25).double(), torch.randn(6, 4).double()
+    assert PathFlow(3, 4, name, conditioner_gain=0.25).conditioners[0].gain == 0.25
+    perturb(flow, 0.5)
+    x = flow(context).sample()
+    plain = Flow(3, 4, name).double()
+    plain.load_state_dict(flow.state_dict())
+    assert all(conditioner.gain == 0.25 for conditioner in plain.conditioners), "the weights' own"
+    with torch.no_grad():
+        for conditioner in plain.conditioners:
+            conditioner.linears[-1].weight *= 0.25
+            conditioner.take_gain(1.0)
+    torch.testing.assert_close(flow(context).log_prob(x), plain(context).log_prob(x))
+    before = flow(context).log_prob(x)
+    flow.set_conditioner_gain(0.5)
+    assert all(conditioner.gain == 0.5 for conditioner in flow.conditioners)
+    torch.testing.assert_close(flow(context).log_prob(x), before)
+
+
+def test_a_gain_of_the_conditioners_makes_their_steps_smaller():
+    change = []
+    for gain in (1.0, 0.125):
+        torch.manual_seed(0)
+        flow = Flow(3, 4, "nsf", conditioner_gain=gain).double()
+        context, x = torch.randn(200, 4).double(), torch.randn(200, 3).double()
+        before = flow(context).log_prob(x)
+        optimizer = torch.optim.Adam([conditioner.linears[-1].weight for conditioner in flow.conditioners], 1e-3)
+        before.sum().backward()
+        optimizer.step()
+        change.append((flow(context).log_prob(x) - before).abs().mean())
+    assert change[1] < 0.2 * change[0]
 
 
 def test_a_gain_multiplies_the_weights_of_all_but_the_mean():
@@ -101,6 +137,21 @@ def test_a_gain_multiplies_the_weights_of_all_but_the_mean():
     for shape in ((5,), (4, 5), ()):
         context = torch.randn(*shape, 3).double()
         torch.testing.assert_close(flow.context_map(context), plain.context_map(context))
+
+
+@torch.no_grad()
+def test_files_of_before_have_no_gain_of_the_conditioners():
+    saved, context = Flow(3, 4, "nsf"), torch.randn(5, 4)
+    perturb(saved, 0.5)
+    before = saved.state_dict()
+    for name in [name for name in before if name.endswith("conditioner.weight_gain")]:
+        del before[name]
+        before._metadata[name.removesuffix(".weight_gain")]["version"] = 1
+    flow = Flow(3, 4, "nsf")
+    flow.set_conditioner_gain(0.125)  # a policy's default of today
+    flow.load_state_dict(before)
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(flow(context).log_prob(x), saved(context).log_prob(x), rtol=0, atol=0)
 
 
 @torch.no_grad()
@@ -158,8 +209,9 @@ def test_with_a_gain_it_still_starts_as_the_gaussian_that_it_is_given():
 
 @pytest.mark.parametrize("gain", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_gain_that_is_none_is_refused(gain):
-    with pytest.raises(ValueError, match="context_gain must be a number above zero"):
-        Flow(2, 3, context_gain=gain)
+    for name in ("context_gain", "conditioner_gain"):
+        with pytest.raises(ValueError, match=f"{name} must be a number above zero"):
+            Flow(2, 3, "nsf", **{name: gain})
 
 
 def test_a_registered_module_is_used_as_it_is(registered):
@@ -385,3 +437,11 @@ def test_two_flows_of_one_list_share_nothing():
     with torch.no_grad():
         first.layers[0].shift += 1
     assert second.layers[0].shift.abs().sum() == 0 and layers[0].shift.abs().sum() == 0
+
+
+@pytest.mark.parametrize("gain", [0.0, float("nan")])
+def test_a_broken_gain_is_refused_where_it_is_loaded(gain):
+    flow = Flow(2, 3, "nsf")
+    broken = flow.state_dict() | {"layers.0.conditioner.weight_gain": torch.tensor(gain)}
+    with pytest.raises(ValueError, match=r"layers.0.conditioner.weight_gain of the saved flow is"):
+        flow.load_state_dict(broken)

@@ -160,10 +160,10 @@ def test_ppo(flow, d):
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "NFAC", "NFQ", "PPO"])
-def test_with_a_gain_of_the_context(algorithm):
+def test_with_gains(algorithm):
     settings, sizes = (dict(n_epochs=1, batch_size=150), ()) if algorithm == "PPO" else ({}, (130,))
-    policy = dict(flow_kwargs=dict(context_gain=0.2))
-    assert_same([make(algorithm, 2, policy=policy, **settings) for _ in range(2)], *sizes, tolerance=1e-8)
+    policy = dict(flow_kwargs=dict(context_gain=0.2, conditioner_gain=0.3))
+    assert_same([make(algorithm, 2, "nsf", policy, **settings) for _ in range(2)], *sizes, tolerance=1e-8)
 
 
 def test_sac_with_batches_of_several_sizes_in_turn():

@@ -94,7 +94,7 @@ class NFQ(OfflineMixin, SAC):
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        """As SB3's (2.9, `BaseAlgorithm`), which then asserts that actions are continuous, without a cure."""
+        """Refuses what flows have no density on before anything is built, too."""
         env = SAC._wrap_env(env, verbose, monitor_wrapper)
         check_action_space(env.action_space)
         return env

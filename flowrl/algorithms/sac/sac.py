@@ -4,9 +4,11 @@ import math
 from typing import Any, ClassVar
 
 import torch
+from gymnasium import spaces
 from stable_baselines3 import sac
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
 
 from flowrl.algorithms.finite import check_losses
 from flowrl.algorithms.gradients import gradient_norm
@@ -26,6 +28,7 @@ class SAC(UpdateFormMixin, sac.SAC):
     :attr:`update_form` says which, :attr:`update_reason` why.
 
     :param target_entropy: as SB3's; ``"auto_0.5"``: -0.5 d, for d action dimensions
+    :raises ValueError: for an action space that is not continuous
     :raises flowrl.Diverged: in training, where a loss is NaN or infinite
     """
 
@@ -34,6 +37,17 @@ class SAC(UpdateFormMixin, sac.SAC):
     _torch_update = update
     own_policies: ClassVar[str | None] = None
     """The algorithm whose policies it needs, see :func:`check_policy_class`."""
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """As SB3's (2.9, `BaseAlgorithm`), which then asserts that actions are continuous, without a cure."""
+        env = sac.SAC._wrap_env(env, verbose, monitor_wrapper)
+        if not isinstance(env.action_space, spaces.Box):
+            raise ValueError(
+                f"SAC, NFAC and NFQ need a continuous action space (gymnasium.spaces.Box), got {env.action_space}; for "
+                'discrete actions take SB3\'s DQN, PPO or A2C with "MlpPolicy".'
+            )
+        return env
 
     def _setup_model(self) -> None:
         check_policy_class(self, self.own_policies)

@@ -25,6 +25,7 @@ typedef struct {
     const Size *widths;
     Size weights; /* its network's first matrix among all of the flow's */
     Size outputs; /* its network's first row among the outputs of all networks */
+    double gain;  /* of its network's last weights */
 } Step;
 
 /* Row of the shear's entry (i, j) in numpy's order of tril (upper: triu) without the diagonal. */
@@ -120,7 +121,7 @@ static inline REAL soft_clamp(REAL x, REAL low, REAL high, REAL *slope) {
 }
 
 static inline Network network_of(const Step *step) {
-    return (Network){step->kept, step->depth, step->widths, step->order};
+    return (Network){step->kept, step->depth, step->widths, step->order, step->gain};
 }
 
 /* y_f = shift + x_f exp(bound tanh(s / bound)) of the feature f, (shift, s) its rows of raw */

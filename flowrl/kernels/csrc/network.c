@@ -1,5 +1,6 @@
 /* A coupling's small network over a batch, and its gradients. */
 #pragma once
+#include "gain.c"
 #include "products.c"
 
 /* A network of two layers or more. Its weights: every layer's matrix, each followed by its bias but the first, whose place
@@ -8,6 +9,7 @@ typedef struct {
     Size inputs, depth;
     const Size *widths; /* of the layers' outputs, (depth) */
     const Size *from;   /* the inputs' rows */
+    double gain;        /* of the last layer's weights */
 } Network;
 
 static inline Size width_before(const Network *net, Size layer) { return layer ? net->widths[layer - 1] : net->inputs; }
@@ -19,7 +21,7 @@ static inline Size last_layer(const Network *net) {
     return row;
 }
 
-/* W_n relu(... relu(W_1 x + context) ...) + b_n; outputs: of all layers, one after the other, (widths, batch). */
+/* g W_n relu(... relu(W_1 x + context) ...) + b_n; outputs: of all layers, one after the other, (widths, batch). */
 static void network_forward(Size n, Size lanes, const Network *net, const REAL *const *weights,
                             const REAL *context, const REAL *x, REAL *outputs) {
     for (Size layer = 0; layer < net->depth; layer++) {
@@ -30,6 +32,7 @@ static void network_forward(Size n, Size lanes, const Network *net, const REAL *
                             .base = layer ? NULL : context, .bias = layer ? weights[2 * layer] : NULL,
                             .end = layer < net->depth - 1 ? RELU : LINEAR, .out = outputs},
                  lanes);
+        if (layer == net->depth - 1) apply_gain(net->gain, 0, width, n, lanes, outputs, weights[2 * layer]);
         x = outputs;
         outputs += width * n;
     }
@@ -41,6 +44,7 @@ static void network_forward(Size n, Size lanes, const Network *net, const REAL *
 static void network_backward(Size n, Size lanes, const Network *net, const REAL *const *weights,
                              const REAL *outputs, REAL *gradients, REAL *to_x) {
     Size start = last_layer(net) * n; /* of a layer's outputs */
+    apply_gain(net->gain, 0, net->widths[net->depth - 1], n, lanes, gradients + start, NULL);
     for (Size layer = net->depth - 1; layer > 0; layer--) {
         Size width = net->widths[layer], before = net->widths[layer - 1];
         const REAL *g = gradients + start;
@@ -72,4 +76,5 @@ static void network_panel(Size n, Size lanes, const Network *net, Size panel, co
     }
     panel_gradient(n, lanes, net->widths[layer], width_before(net, layer), gradients, x, layer ? NULL : net->from, panel,
                    to_weights[layer ? 2 * layer - 1 : 0], layer ? to_weights[2 * layer] : NULL);
+    if (layer == net->depth - 1 && panel == 0) without_gain(net->gain, 0, net->widths[layer], to_weights[2 * layer]);
 }

@@ -2,6 +2,7 @@
  * (network, feature, batch), the batch contiguous; those of several layers follow each other.
  */
 #pragma once
+#include "gain.c"
 #include "products.c"
 #include "threads.c"
 
@@ -50,16 +51,6 @@ static Layer layer_of(const Stack *s, Size layer, Size network) {
 /* Where the last layer of the first network begins, in the outputs or in the gradients in them. */
 static REAL *last_layers(const Stack *s, REAL *arrays) { return arrays + layer_of(s, s->depth - 1, 0).outputs; }
 
-/* In a block of the last layer's rows with a gain g: W h + b becomes g W h + b; in the gradients, b is left aside. */
-static void apply_gain(const Stack *s, Size rows, Size lanes, REAL *block, const REAL *bias) {
-    if (s->gain == 1) return;
-    REAL gain = (REAL)s->gain;
-    for (Size i = s->plain; i < rows; i++) {
-        REAL *row = block + i * s->n, rest = bias ? (1 - gain) * bias[i] : 0;
-        for (Size b = 0; b < lanes; b++) row[b] = gain * row[b] + rest;
-    }
-}
-
 /* A block of columns of one network, through all layers. */
 static void stack_forward_block(const void *job, Size number) {
     const Stack *s = job;
@@ -74,7 +65,7 @@ static void stack_forward_block(const void *job, Size number) {
                             .x = x + first, .bias = s->weights[at.matrix + 1], .end = end,
                             .out = s->outputs + at.outputs + first},
                  lanes);
-        if (l == s->depth - 1) apply_gain(s, at.width, lanes, s->outputs + at.outputs + first, s->weights[at.matrix + 1]);
+        if (l == s->depth - 1) apply_gain(s->gain, s->plain, at.width, s->n, lanes, s->outputs + at.outputs + first, s->weights[at.matrix + 1]);
     }
 }
 
@@ -116,7 +107,7 @@ static void stack_backward_block(const void *job, Size number) {
                 const REAL *h = s->outputs + here + i * s->n;
                 for (Size b = 0; b < lanes; b++) g[b] = s->is_tanh ? g[b] * (1 - h[b] * h[b]) : h[b] <= 0 ? 0 : g[b]; /* NaN passes */
             }
-        if (l == s->depth - 1) apply_gain(s, at.width, lanes, s->gradients + here, NULL);
+        if (l == s->depth - 1) apply_gain(s->gain, s->plain, at.width, s->n, lanes, s->gradients + here, NULL);
         if (l == s->depth - 1 && sparse) some = with_gradient(s->gradients + here, lanes, which);
         if (l == 0 && !s->to_x) return;
         REAL *out = l ? s->gradients + below : s->to_x + network * at.before * s->n + first;
@@ -150,8 +141,7 @@ static void stack_weights_panel(const void *job, Size number) {
     REAL *to_bias = s->to_weights[at.matrix + 1];
     panel_gradient(s->n, s->lanes, at.width, at.before, s->gradients + at.outputs, x, NULL, panel, s->to_weights[at.matrix],
                    to_bias);
-    if (l == s->depth - 1 && panel == 0 && s->gain != 1)
-        for (Size i = s->plain; i < at.width; i++) to_bias[i] /= (REAL)s->gain; /* biases have none */
+    if (l == s->depth - 1 && panel == 0) without_gain(s->gain, s->plain, at.width, to_bias);
 }
 
 /* Below this many multiplications a second thread is not worth waking. */
