@@ -8,7 +8,7 @@
 
 A comment names a CSV file of ``experiments/results/``, and what stands of it:
 
-- ``NAME final`` and ``NAME improvement over AGENT``: of a suite's table;
+- ``NAME[,NAME] final`` and ``NAME[,NAME] improvement over AGENT``: of suites' tables;
 - ``NAME seeds COLUMN, COLUMN``: of a study's table, each agent's values in these columns, seed by seed;
 - ``speed_MODE ratios``: every contender beside its reference; ``speed_MODE,speed_MODE medians``: those that all cases
   have; ``speed_targets targets``: what the speed should be.
@@ -20,7 +20,7 @@ from pathlib import Path
 from experiments.reports.report_figures import curves_figure
 from experiments.reports.report_text import final_table, improvement_table
 from experiments.reports.results import RESULTS
-from experiments.reports.scores import read_curves
+from experiments.reports.scores import Curves, read_curves
 from experiments.reports.study_text import medians_table, ratios_table, seeds_table, targets_table
 from experiments.training.errors import UsageError
 from experiments.training.tables import read_csv
@@ -47,10 +47,10 @@ def table(names: str, what: str, results: Path = RESULTS) -> str:
         match what.split(" ", 2):
             case ["medians"]:
                 return medians_table([read_csv(path) for path in paths])
-            case ["final"] if not others:
-                return final_table(read_curves(path, "avg_return"))
-            case ["improvement", "over", agent] if not others:
-                return improvement_table(read_curves(path, "avg_return"), agent)
+            case ["final"]:
+                return final_table(_curves(paths))
+            case ["improvement", "over", agent]:
+                return improvement_table(_curves(paths), agent)
             case ["seeds", *columns] if not others:
                 return seeds_table(read_csv(path), " ".join(columns).split(", "))
             case ["ratios"] if not others:
@@ -59,8 +59,21 @@ def table(names: str, what: str, results: Path = RESULTS) -> str:
                 return targets_table(read_csv(path))
     except KeyError as error:
         raise UsageError(f"<!-- report: {names} {what} -->: there is no column {error}") from None
-    known = "final, improvement over AGENT, seeds COLUMN[, COLUMN], ratios, medians (of several tables, too), targets"
+    known = (
+        "seeds COLUMN[, COLUMN], ratios, targets, and of several tables, too, final, improvement over AGENT, medians"
+    )
     raise UsageError(f"<!-- report: {names} {what} -->: what stands of a table is one of {known}")
+
+
+def _curves(paths: list[Path]) -> Curves:
+    """Of several suites, side by side."""
+    curves: Curves = {}
+    for path in paths:
+        more = read_curves(path, "avg_return")
+        if both := sorted(curves.keys() & more.keys()):
+            raise UsageError(f"{path}: {' in '.join(both[0])} stands in another of these tables, too")
+        curves |= more
+    return curves
 
 
 def with_tables(text: str, results: Path = RESULTS) -> str:

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowrl.critics.heads import Atoms, CategoricalHead, FlowHead
+from flowrl.critics.heads import Atoms, CategoricalHead, FlowHead, ScalarHead
 from flowrl.critics.return_critic import ReturnCritics
 from flowrl.critics.return_distribution import RAW_LIMIT
 from flowrl.critics.risk import measure, neutral
 from flowrl.kernels.library import Memory
 from flowrl.kernels.off_policy import Parts, read_parts
 from flowrl.kernels.sac import SACUpdate
-from flowrl.kernels.structures import constant, structure
+from flowrl.kernels.structures import constant, enumeration, structure
 
 Nfac = structure("Nfac")
-CATEGORICAL, FLOW = 0, 1
+HEADS = enumeration("Head")
 
 
 def read_nfac_parts(model: Any) -> tuple[Parts | None, str]:
@@ -27,7 +27,7 @@ def read_nfac_parts(model: Any) -> tuple[Parts | None, str]:
     """
     head = model.critic.head
     is_flow = type(head) is FlowHead and head.objective == "likelihood"
-    if not is_flow and type(head) is not CategoricalHead:
+    if not is_flow and type(head) not in (CategoricalHead, ScalarHead):
         return None, f"the critic's head is {type(head).__name__}, with an objective that the kernel does not know"
     if not is_flow and model.distortion is not neutral:
         return None, "the kernel measures the risk of a flow alone"
@@ -77,12 +77,13 @@ class NFACUpdate(SACUpdate):
         head, returns = self.head, job.returns
         returns.bound, returns.limit = head.bound, RAW_LIMIT
         if isinstance(head, FlowHead):
-            returns.head, returns.bins, returns.atoms = FLOW, head.n_bins, head.n_atoms
+            returns.head, returns.bins, returns.atoms = HEADS["FLOW"], head.n_bins, head.n_atoms
             returns.is_fixed = head.is_fixed
             returns.weights = self.weights.data_ptr()
             job.smoothing = new(n, head.n_atoms)
             noise = [*noise, new.kept[-1]]
         else:
-            returns.head, returns.bins, returns.atoms = CATEGORICAL, head.size, head.size
+            name = "SCALAR" if isinstance(head, ScalarHead) else "CATEGORICAL"
+            returns.head, returns.bins, returns.atoms = HEADS[name], head.size, head.size
         job.target = new(job.returns.atoms, n)
         return job, noise, new

@@ -12,7 +12,7 @@ from rliable import metrics
 
 from experiments.report import DOCUMENTS, main
 from experiments.reports import statistics
-from experiments.reports.quoted import QUOTED, update_documents, with_tables
+from experiments.reports.quoted import QUOTED, table, update_documents, with_tables
 from experiments.reports.report_figures import aggregate_figure
 from experiments.reports.report_text import improvement_table
 from experiments.reports.scores import COLUMNS, common_step, read_curves
@@ -137,11 +137,21 @@ def test_a_documents_tables_are_those_that_results_give(tmp_path):
         ("nothing", "final"),
         ("cheetah", "seeds returns"),
         ("cheetah,cheetah", "final"),
+        ("cheetah,cheetah", "ratios"),
         ("cheetah", "medians"),
     ):
         (tmp_path / "a.md").write_text(f"<!-- report: {name} {what} -->\n<!-- end of report -->\n")
-        with pytest.raises(UsageError, match=rf"a\.md: .*{what.split()[-1]}"):
+        with pytest.raises(UsageError, match=rf"a\.md: .*({what.split()[-1]}|flow in Hopper-v5 stands in another)"):
             update_documents([tmp_path / "a.md"], tmp_path)
+
+
+def test_tables_of_several_suites_are_side_by_side_at_the_step_that_they_share(tmp_path):
+    write(tmp_path / "a.csv", {"flow": 2.0, "gaussian": 1.0})
+    write(tmp_path / "b.csv", {"other": 3.0}, {"Hopper-v5": 3_000.0}, steps=(100, 200))
+    header, _, *rows = table("a,b", "final", tmp_path).splitlines()
+    assert header == "| interquartile mean of returns | Hopper-v5, 200 steps | Pendulum-v1, 300 steps |"
+    assert [row.split(" | ")[0] for row in rows] == ["| flow", "| gaussian", "| other"]
+    assert rows[2].endswith("12,300 (12,000 to 12,600), 3 seeds |  |")
 
 
 def test_a_studys_table_has_each_agents_values_in_the_order_of_the_seeds():

@@ -147,6 +147,8 @@ def test_nfac(critic, flow, d, size):
         dict(policy=dict(n_critics=3, net_arch=dict(pi=[8], qf=[24, 12, 8]), activation_fn=nn.Tanh)),
         dict(policy=dict(n_critics=1, critic_kwargs=dict(noise=4.0, n_atoms=40))),
         dict(policy=dict(critic="categorical", critic_kwargs=dict(bound=0.3))),
+        dict(policy=dict(critic="scalar")),
+        dict(policy=dict(critic="scalar", n_critics=3), actor_pessimism=False),
     ],
     ids=str,
 )

@@ -45,7 +45,7 @@ static void returns_targets(Size threads, Nfac *job, double alpha) {
             REAL reward = s->rewards[at] / (REAL)job->reward_scale, entropy = (REAL)alpha * log_prob[at];
             for (Size j = 0; j < atoms; j++) {
                 REAL y = reward + discount * (best[j][l] - entropy);
-                REAL inside = y > bound ? bound : y < -bound ? -bound : y;
+                REAL inside = r->head == SCALAR ? y : y > bound ? bound : y < -bound ? -bound : y;
                 if (inside != y) job->clipped += 1 / (double)(n * atoms);
                 job->value += inside * best_weights[j][l] / (double)n;
                 if (r->head == CATEGORICAL) {
@@ -55,6 +55,8 @@ static void returns_targets(Size threads, Nfac *job, double alpha) {
                     REAL upper = position - (REAL)low;
                     job->target[low * n + at] += best_weights[j][l] * (1 - upper);
                     job->target[(low + 1) * n + at] += best_weights[j][l] * upper;
+                } else if (r->head == SCALAR) {
+                    job->target[at] = y;
                 } else {
                     REAL noised = inside + (REAL)job->smoothing_std * job->smoothing[at * atoms + j];
                     noised = noised > bound ? 2 * bound - noised : noised;

@@ -5,7 +5,7 @@
 #include "spline.c"
 #include "stack.c"
 
-enum { CATEGORICAL, FLOW }; /* heads */
+enum Head { CATEGORICAL, FLOW, SCALAR }; /* the last has one atom, the mean */
 
 typedef struct {
     int head;
@@ -100,6 +100,9 @@ static void atoms_of(const Returns *r, const REAL *raw, Size n, int lanes, REAL 
         Lanes log_total;
         softmax(r->atoms, raw, n, lanes, weights, log_total);
         for (Size i = 0; i < r->atoms; i++) EACH_LANE values[i][l] = fixed_return(r, i);
+    } else if (r->head == SCALAR) {
+        gather(values[0], raw, 1, lanes);
+        EACH_LANE weights[0][l] = 1;
     } else {
         Splines s;
         prepare(r, &s, raw, n, lanes);
@@ -141,8 +144,8 @@ static inline void write_gradient(const Returns *r, const KnotSums *from, const 
     for (int i = 1; i < bins; i++) memcpy(to_raw + (axes * bins + i - 1) * n, from->d[i], (size_t)lanes * sizeof(REAL));
 }
 
-/* The loss of LANES samples of one network for target atoms (flow) or weights of the fixed returns (categorical), either
- * (atoms, n); the gradient of it times `scale`. */
+/* The loss of LANES samples of one network for target atoms (flow, scalar) or weights of the fixed returns (categorical),
+ * either (atoms, n); the gradient of it times `scale`. */
 static void learn_returns(const Returns *r, const REAL *raw, Size n, int lanes, const REAL *target, REAL scale, REAL *loss, REAL *to_raw) {
     EACH_LANE loss[l] = 0;
     if (r->head == CATEGORICAL) { /* cross-entropy: log sum exp - sum of t raw */
@@ -156,6 +159,14 @@ static void learn_returns(const Returns *r, const REAL *raw, Size n, int lanes, 
             EACH_LANE loss[l] += t[l] * (log_total[l] - x[l]);
             for (int l = 0; l < lanes; l++) to_raw[i * n + l] = scale * (p[i][l] - t[l]);
         }
+        return;
+    }
+    if (r->head == SCALAR) { /* (raw - y)^2 / 2 */
+        Lanes x, y;
+        gather(x, raw, 1, lanes);
+        gather(y, target, 1, lanes);
+        EACH_LANE loss[l] = (REAL)0.5 * (x[l] - y[l]) * (x[l] - y[l]);
+        for (int l = 0; l < lanes; l++) to_raw[l] = scale * (x[l] - y[l]);
         return;
     }
     Splines s; /* the mean of -log p(y) = log dz/dtau = log slope + log 2 B */
@@ -192,6 +203,11 @@ static void measure_returns(const Returns *r, const REAL *raw, Size n, int lanes
         if (to_raw)
             for (Size i = 0; i < r->atoms; i++)
                 for (int l = 0; l < lanes; l++) to_raw[i * n + l] = scale[l] * p[i][l] * (fixed_return(r, i) - value[l]);
+        return;
+    }
+    if (r->head == SCALAR) {
+        gather(value, raw, 1, lanes);
+        for (int l = 0; to_raw && l < lanes; l++) to_raw[l] = scale[l];
         return;
     }
     Splines s;
