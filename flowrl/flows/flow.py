@@ -46,8 +46,9 @@ class Flow(nn.Module):
         larger that the flow starts the same. A step of Adam moves every weight by the learning rate, so that an output
         moves by as much for each feature of the context: with a gain below one the flow's shape follows the context in
         smaller steps, and its biases and the mean move as before
-    :param conditioner_gain: the same of the last weights, not the biases, of the networks in coupling and
-        autoregressive layers, which start at zero. See :class:`flowrl.layers.gain.Gained`
+    :param conditioner_gain: the same, of the networks in coupling and autoregressive layers (not the convolutional
+        ones): by what their last weights, which start at zero, are multiplied; None: as the layers have it, a recipe's
+        1. See :class:`flowrl.layers.gain.Gained`
     :param log_std_max: beyond which the log-std that the context gives goes by at most one unit; SB3's bound unless
         given. Data whose deviation is much more than e^log_std_max need a larger one, or are better standardised.
         (NFQ's flows have -1 at most.)
@@ -66,7 +67,7 @@ class Flow(nn.Module):
         context: int = 0,
         flow: AnyFlow = DEFAULT_FLOW,
         context_gain: float = 1.0,
-        conditioner_gain: float = 1.0,
+        conditioner_gain: float | None = None,
         log_std_max: float = LOG_STD_MAX,
         **options: Any,
     ):
@@ -94,7 +95,7 @@ class Flow(nn.Module):
             outputs = sum(self._sizes)
             self.context_map = ContextMap(context, outputs, features, context_gain) if context else _Bias(outputs)
             self._reset()
-        if conditioner_gain != 1.0:
+        if conditioner_gain is not None and (conditioner_gain != 1.0 or self.conditioners):
             self.set_conditioner_gain(conditioner_gain)
 
     @property
@@ -174,13 +175,16 @@ class Flow(nn.Module):
     @torch.no_grad()
     def set_conditioner_gain(self, gain: float) -> None:
         """
-        Another gain for the networks of the layers that it has now; as :meth:`set_context_gain`.
+        Another gain for the networks of the layers that it has now; as :meth:`set_context_gain`, but that distributions
+        which the flow has given before are void.
 
         :raises ValueError: for a gain that is none, or of a flow none of whose layers has such a network
         """
         gain = check_gain(gain, "conditioner_gain")
         if not (conditioners := self.conditioners):
-            raise ValueError("A flow without coupling or autoregressive layers has no conditioner_gain.")
+            raise ValueError(
+                "A flow without coupling or autoregressive layers, convolutional ones aside, has no conditioner_gain."
+            )
         for conditioner in conditioners:
             last: Any = conditioner.linears[-1]
             last.weight *= conditioner.gain / gain

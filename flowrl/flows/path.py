@@ -59,7 +59,7 @@ class PathFlow(Flow):
         noise_layers: int = NOISE_LAYERS,
         noise_std: float = NOISE_STD,
         context_gain: float = 1.0,
-        conditioner_gain: float = 1.0,
+        conditioner_gain: float | None = None,
         log_std_max: float = LOG_STD_MAX,
         **options: Any,
     ):

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons as the kernel knows them: linear layers with ReLU or tanh between, several side by side."""
+"""Multilayer perceptrons as the kernel knows them: linear layers with ReLU or tanh, maybe normed before, between."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Perceptron(NamedTuple):
     """What a `torch.nn.Sequential` of linear layers with one activation function between them is made of."""
 
     layers: list[nn.Linear]
+    norms: list[nn.LayerNorm]  # of each layer that an activation follows; or none at all
     activation: type[nn.Module]
     active_end: bool  # whether the activation follows the last layer too
 
@@ -29,18 +30,27 @@ class Perceptron(NamedTuple):
         if not isinstance(network, nn.Sequential):
             return None
         modules: list[Any] = list(network._modules.values())
-        layers, activations = modules[::2], modules[1::2]
+        has_norm = len(modules) > 1 and type(modules[1]) is nn.LayerNorm
+        period = 2 + has_norm
+        layers, activations = modules[::period], modules[period - 1 :: period]
+        norms = modules[1::period] if has_norm else []
         kinds = {type(module) for module in activations}
-        if len(kinds) != 1 or not kinds <= {nn.ReLU, nn.Tanh}:
+        if len(kinds) != 1 or not kinds <= {nn.ReLU, nn.Tanh} or (has_norm and len(norms) != len(activations)):
             return None
         if any(type(layer) is not nn.Linear or layer.bias is None for layer in layers):
             return None
-        return cls(layers, kinds.pop(), len(layers) == len(activations))
+        if any(type(n) is not nn.LayerNorm or n.bias is None or n.eps != norms[0].eps for n in norms):
+            return None
+        if any(norm.normalized_shape != (layer.out_features,) for norm, layer in zip(norms, layers)):
+            return None
+        return cls(layers, norms, kinds.pop(), len(layers) == len(activations))
 
     def followed_by(self, head: nn.Module) -> Perceptron | None:
         """The network with one more linear layer, where it ends in its activation."""
         is_linear = type(head) in (nn.Linear, ContextMap) and head.bias is not None
-        return Perceptron([*self.layers, head], self.activation, False) if self.active_end and is_linear else None  # type: ignore[list-item]
+        if not self.active_end or not is_linear:
+            return None
+        return Perceptron([*self.layers, head], self.norms, self.activation, False)  # type: ignore[list-item]
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -50,7 +60,7 @@ class Perceptron(NamedTuple):
     @property
     def shape(self) -> tuple[Any, ...]:
         """What networks must share to be stacked."""
-        return self.widths, self.activation, self.active_end
+        return self.widths, tuple(norm.eps for norm in self.norms), self.activation, self.active_end
 
 
 class Networks:
@@ -66,6 +76,7 @@ class Networks:
         self.is_tanh, self.active_end = first.activation is nn.Tanh, first.active_end
         # All first layers, then all second ones, ...
         self._layers = [linear for layer in zip(*(network.layers for network in networks)) for linear in layer]
+        self._norms = [norm for layer in zip(*(network.norms for network in networks)) for norm in layer]
         head = first.layers[-1]
         self.plain, self.gain = (head.plain, head.gain) if isinstance(head, ContextMap) else (0, 1.0)
         self._widths = (ctypes.c_int64 * len(self.widths))(*self.widths)
@@ -80,11 +91,13 @@ class Networks:
             active_end=self.active_end,
             plain=self.plain,
             gain=self.gain,
+            has_norm=bool(self._norms),
+            epsilon=self._norms[0].eps if self._norms else 0.0,
         )
 
     def parameters(self) -> list[Tensor]:
-        """The matrices and biases as they are now, in the kernel's order."""
-        return [tensor for layer in self._layers for tensor in (layer.weight, layer.bias)]
+        """Matrices and biases as they are now, in the kernel's order, and after them the norms' scales and shifts."""
+        return [tensor for layer in (*self._layers, *self._norms) for tensor in (layer.weight, layer.bias)]
 
     @property
     def rows(self) -> int:
@@ -100,6 +113,9 @@ class Networks:
         :param fields: what else it is told
         """
         outputs, gradients = new(self.rows, size), new(self.rows, size)
+        if self._norms:
+            fields |= dict(normed=new(self.rows, size), to_normed=new(self.rows, size))
+            fields |= dict(deviations=new(self.count * (len(self.widths) - 1), size))
         return Stack(n=size, lanes=size, outputs=outputs, gradients=gradients, **self.fields(), **fields)
 
 

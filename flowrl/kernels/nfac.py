@@ -34,6 +34,8 @@ def read_nfac_parts(model: Any) -> tuple[Parts | None, str]:
     atoms, bins = (head.n_atoms, head.n_bins) if is_flow else (head.size, 1)
     if atoms > constant("MAX_ATOMS") or bins > constant("MAX_BINS"):
         return None, "the critic has more atoms or bins than the kernel has room for"
+    if model.critic.architecture.unit_norm or getattr(model.actor, "architecture", model.critic.architecture).unit_norm:
+        return None, "the kernel does not keep matrices at unit length"
     return read_parts(model, ReturnCritics)
 
 

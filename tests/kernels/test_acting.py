@@ -11,7 +11,8 @@ from gymnasium import spaces
 from flowrl import Flow, FlowDistribution, kernels
 from flowrl.kernels import library
 from flowrl.policies import FlowActorCriticPolicy, FlowPolicy
-from tests.models import KERNEL_CASES, KERNEL_FLOWS, OBSERVATIONS, build_policy, observations, perturb
+from flowrl.policies.return_critic import NFACPolicy
+from tests.models import KERNEL_CASES, KERNEL_FLOWS, OBSERVATIONS, Precise, build_policy, observations, perturb
 
 kernels_act = kernels.act
 pytestmark = pytest.mark.skipif(library.load(torch.float64) is None, reason="no C compiler: install gcc")
@@ -65,6 +66,17 @@ def test_it_acts_as_the_policy_does(algorithm, flow, d, batch):
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_it_acts_as_a_policy_with_a_gain_does(algorithm):
     assert_same_actions(policy_of(algorithm, flow_kwargs=dict(context_gain=0.2)), observations(5).double())
+
+
+@pytest.mark.parametrize("batch", [1, 70])
+def test_it_acts_as_a_policy_with_layer_norms_does(batch):
+    torch.manual_seed(0)
+    box = spaces.Box(-1.0, 1.0, (2,))
+    options = dict(net_arch=[16, 8], features_extractor_class=Precise, architecture=dict(norm="layer"))
+    policy = NFACPolicy(OBSERVATIONS, box, lambda _: 1e-3, **options).double()
+    perturb(policy, 0.1)
+    policy.set_training_mode(False)
+    assert_same_actions(policy, observations(batch).double())
 
 
 def test_it_acts_as_tqc_does():

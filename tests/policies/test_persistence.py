@@ -90,7 +90,7 @@ def test_training_logs_no_std(algorithm):
 def test_an_evolution_strategy_may_add_noise_to_every_weight(algorithm):
     """The example of SB3's documentation, at a flow that has orders and indices."""
     model = build(algorithm, policy_kwargs=dict(flow="glow"))
-    torch.manual_seed(0)  # a gain falls below zero
+    torch.manual_seed(0)  # a gain of PPO falls below zero
     before, _ = model.predict(states := observations(4).numpy(), deterministic=True)
     weights = {name: value + 0.1 * torch.randn_like(value) for name, value in model.policy.state_dict().items()}
     model.policy.load_state_dict(weights)

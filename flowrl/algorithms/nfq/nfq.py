@@ -94,7 +94,7 @@ class NFQ(OfflineMixin, SAC):
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        """Refuses what flows have no density on before anything is built, too."""
+        """Refuses, before anything is built, what a flow has no density on."""
         env = SAC._wrap_env(env, verbose, monitor_wrapper)
         check_action_space(env.action_space)
         return env

@@ -1,5 +1,5 @@
-/* The gain of a layer's weights: g W h + b, see layers/gain.py. The gradients in g W h + b times g serve W and h, and give
- * that in b too large by g.
+/* The gain of a layer's weights: g W h + b, see layers/gain.py. The gradients in its output times g are those that W and h
+ * take; what they give for b is divided by g again.
  */
 #pragma once
 #include "elementary.c"

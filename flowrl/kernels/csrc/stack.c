@@ -20,11 +20,16 @@ typedef struct {
     int active_end;     /* whether it follows the last layer too */
     Size plain;         /* the last layer's rows after these: their weights, not their biases, are multiplied by the gain */
     double gain;
-    const REAL *const *weights; /* of each layer the matrix and the bias of each network, (depth, networks, 2) pointers */
+    int has_norm; /* whether there is a layer norm (Ba et al. 2016) between each layer and its activation, not after the last layer */
+    double epsilon;
+    const REAL *const *weights; /* of each layer the matrix and the bias of each network, (depth, networks, 2) pointers; after
+                                   them of each norm the scale and the shift, (depth - 1, networks, 2) */
     const REAL *x;
     Size x_apart;   /* between the networks' inputs; 0 where they share them */
     REAL *outputs;  /* of all layers */
-    REAL *gradients; /* in these; at first the last layer's alone; at the end before the activations */
+    REAL *gradients; /* in these; at first the last layer's alone; at the end before the activations and norms */
+    REAL *normed, *to_normed; /* as outputs: before a norm's scale and shift, and the gradients after these; NULL: not kept */
+    REAL *deviations;         /* what a norm has divided by, (depth, networks, n) */
     REAL *to_x;              /* NULL where nobody asks */
     REAL *const *to_weights; /* as weights; NULL where nobody asks */
 } Stack;
@@ -33,6 +38,8 @@ typedef struct {
 typedef struct {
     Size before, width;
     Size matrix;            /* its matrix among the pointers to weights; its bias comes after it */
+    Size scale;             /* its norm's scale there; the shift comes after it */
+    Size deviations;        /* where what its norm has divided by begins */
     Size outputs, previous; /* where its outputs begin, and those of the layer before, among those of all */
 } Layer;
 
@@ -45,11 +52,73 @@ static Layer layer_of(const Stack *s, Size layer, Size network) {
     at.previous += network * at.before * s->n;
     at.outputs += network * at.width * s->n;
     at.matrix = 2 * (layer * s->networks + network);
+    at.scale = at.matrix + 2 * s->depth * s->networks;
+    at.deviations = (layer * s->networks + network) * s->n;
     return at;
 }
 
 /* Where the last layer of the first network begins, in the outputs or in the gradients in them. */
 static REAL *last_layers(const Stack *s, REAL *arrays) { return arrays + layer_of(s, s->depth - 1, 0).outputs; }
+
+static inline int has_norm(const Stack *s, Size layer) { return s->has_norm && layer < s->depth - 1; }
+
+/* z becomes f((z - mean) / deviation * scale + shift), mean and deviation over a layer's outputs, f the activation. */
+static void normalize(const Stack *s, const Layer *at, Size first, Size lanes) {
+    const REAL *scale = s->weights[at->scale], *shift = s->weights[at->scale + 1];
+    REAL *z = s->outputs + at->outputs + first, *kept = s->normed ? s->normed + at->outputs + first : NULL;
+    REAL mean[COLUMNS] = {0}, factor[COLUMNS] = {0}, share = 1 / (REAL)at->width;
+    for (Size i = 0; i < at->width; i++)
+        for (Size b = 0; b < lanes; b++) mean[b] += share * z[i * s->n + b];
+    for (Size i = 0; i < at->width; i++)
+        for (Size b = 0; b < lanes; b++) factor[b] += share * (z[i * s->n + b] - mean[b]) * (z[i * s->n + b] - mean[b]);
+    for (Size b = 0; b < lanes; b++) {
+        factor[b] = 1 / (REAL)sqrt((double)factor[b] + s->epsilon);
+        if (s->deviations) s->deviations[at->deviations + first + b] = 1 / factor[b];
+    }
+    for (Size i = 0; i < at->width; i++) {
+        REAL *row = z + i * s->n, unused;
+        for (Size b = 0; b < lanes; b++) row[b] = (row[b] - mean[b]) * factor[b];
+        if (kept) memcpy(kept + i * s->n, row, (size_t)lanes * sizeof(REAL));
+        for (Size b = 0; b < lanes; b++) row[b] = row[b] * scale[i] + shift[i];
+        if (s->is_tanh)
+            for (Size b = 0; b < lanes; b++) row[b] = tangent(row[b], &unused);
+        else
+            for (Size b = 0; b < lanes; b++) row[b] = row[b] < 0 ? 0 : row[b]; /* NaN stays NaN */
+    }
+}
+
+/* The gradients after a norm's scale and shift become those before the norm: with h what it has normed,
+ * (g - mean g - h mean(g h)) / deviation, g those before the scale. */
+static void normalize_backward(const Stack *s, const Layer *at, Size first, Size lanes) {
+    const REAL *scale = s->weights[at->scale], *h = s->normed + at->outputs + first;
+    const REAL *deviations = s->deviations + at->deviations + first;
+    REAL *g = s->gradients + at->outputs + first, *kept = s->to_normed + at->outputs + first;
+    REAL mean[COLUMNS] = {0}, along[COLUMNS] = {0}, share = 1 / (REAL)at->width;
+    for (Size i = 0; i < at->width; i++) {
+        REAL *row = g + i * s->n;
+        if (s->to_weights) memcpy(kept + i * s->n, row, (size_t)lanes * sizeof(REAL));
+        for (Size b = 0; b < lanes; b++) {
+            row[b] *= scale[i];
+            mean[b] += share * row[b];
+            along[b] += share * row[b] * h[i * s->n + b];
+        }
+    }
+    for (Size i = 0; i < at->width; i++)
+        for (Size b = 0; b < lanes; b++)
+            g[i * s->n + b] = (g[i * s->n + b] - mean[b] - h[i * s->n + b] * along[b]) / deviations[b];
+}
+
+/* The gradients in a norm's scale and shift. */
+static void norm_gradient(const Stack *s, const Layer *at) {
+    const REAL *h = s->normed + at->outputs, *g = s->to_normed + at->outputs;
+    REAL *to_scale = s->to_weights[at->scale], *to_shift = s->to_weights[at->scale + 1];
+    for (Size i = 0; i < at->width; i++, h += s->n, g += s->n) {
+        REAL along = 0, sum = 0;
+#pragma omp simd reduction(+ : along, sum)
+        for (Size b = 0; b < s->lanes; b++) along += g[b] * h[b], sum += g[b];
+        to_scale[i] = along, to_shift[i] = sum;
+    }
+}
 
 /* A block of columns of one network, through all layers. */
 static void stack_forward_block(const void *job, Size number) {
@@ -59,13 +128,15 @@ static void stack_forward_block(const void *job, Size number) {
     for (Size l = 0; l < s->depth; l++) {
         Layer at = layer_of(s, l, network);
         const REAL *x = l ? s->outputs + at.previous : s->x + network * s->x_apart;
-        End end = l == s->depth - 1 && !s->active_end ? LINEAR : s->is_tanh ? TANH : RELU;
+        int is_linear = has_norm(s, l) || (l == s->depth - 1 && !s->active_end);
+        End end = is_linear ? LINEAR : s->is_tanh ? TANH : RELU;
         multiply(&(Product){.n = s->n, .rows = at.width, .depth = at.before,
                             .weights = {s->weights[at.matrix], at.before, 1},
                             .x = x + first, .bias = s->weights[at.matrix + 1], .end = end,
                             .out = s->outputs + at.outputs + first},
                  lanes);
         if (l == s->depth - 1) apply_gain(s->gain, s->plain, at.width, s->n, lanes, s->outputs + at.outputs + first, s->weights[at.matrix + 1]);
+        if (has_norm(s, l)) normalize(s, &at, first, lanes);
     }
 }
 
@@ -96,7 +167,7 @@ static void stack_backward_block(const void *job, Size number) {
     Size first = block * COLUMNS, lanes = columns_of(s->lanes, block), some = lanes, which[COLUMNS];
     End slope = s->is_tanh ? TANH_SLOPE : RELU_SLOPE;
     /* In the smallest of several critics each action goes through one of them: half the columns of two are zero. */
-    int sparse = !s->to_weights && !s->active_end && s->widths[s->depth] == 1;
+    int sparse = !s->to_weights && !s->active_end && !s->has_norm && s->widths[s->depth] == 1;
     for (Size l = 1; l < s->depth; l++) sparse &= s->widths[l] <= BLOCK; /* or multiply() would write before it reads */
     for (Size l = s->depth - 1; l >= 0; l--) {
         Layer at = layer_of(s, l, network);
@@ -121,6 +192,10 @@ static void stack_backward_block(const void *job, Size number) {
                             .weights = {s->weights[at.matrix], 1, at.before},
                             .x = s->gradients + here, .end = l ? slope : LINEAR, .beside = beside, .out = out},
                  some);
+        if (l && has_norm(s, l - 1)) {
+            Layer before = layer_of(s, l - 1, network);
+            normalize_backward(s, &before, first, lanes);
+        }
         if (l == 0 && some < lanes)
             for (Size i = 0; i < at.before; i++) spread(out + i * s->n, lanes, some, which);
     }
@@ -141,6 +216,7 @@ static void stack_weights_panel(const void *job, Size number) {
     REAL *to_bias = s->to_weights[at.matrix + 1];
     panel_gradient(s->n, s->lanes, at.width, at.before, s->gradients + at.outputs, x, NULL, panel, s->to_weights[at.matrix],
                    to_bias);
+    if (has_norm(s, l) && panel == 0) norm_gradient(s, &at);
     if (l == s->depth - 1 && panel == 0) without_gain(s->gain, s->plain, at.width, to_bias);
 }
 
