@@ -95,8 +95,10 @@ class Flow(nn.Module):
             outputs = sum(self._sizes)
             self.context_map = ContextMap(context, outputs, features, context_gain) if context else _Bias(outputs)
             self._reset()
-        if conditioner_gain is not None and (conditioner_gain != 1.0 or self.conditioners):
-            self.set_conditioner_gain(conditioner_gain)
+        if conditioner_gain is not None:
+            gain = check_gain(conditioner_gain, "conditioner_gain")
+            if self.conditioners or (gain != 1.0 and features > 1):  # one feature has nothing to condition on
+                self.set_conditioner_gain(gain)
 
     @property
     def is_external(self) -> bool:

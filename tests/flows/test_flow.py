@@ -88,6 +88,7 @@ def test_a_gain_where_it_has_no_meaning_is_refused(arguments, what):
         Flow(*arguments, context_gain=0.5)
     with pytest.raises(ValueError, match="without coupling or autoregressive layers.* has no conditioner_gain"):
         Flow(3, 4, "triangular", conditioner_gain=0.5)
+    assert not Flow(1, 4, "nsf", conditioner_gain=0.5).conditioners
 
 
 @pytest.mark.parametrize("name", ["nsf", "nsf-ar", "realnvp", "iaf", "naf"])
