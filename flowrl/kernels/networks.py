@@ -115,7 +115,7 @@ class Networks:
         outputs, gradients = new(self.rows, size), new(self.rows, size)
         if self._norms:
             fields |= dict(normed=new(self.rows, size), to_normed=new(self.rows, size))
-            fields |= dict(deviations=new(self.count * (len(self.widths) - 1), size))
+            fields |= dict(factors=new(self.count * (len(self.widths) - 1), size))
         return Stack(n=size, lanes=size, outputs=outputs, gradients=gradients, **self.fields(), **fields)
 
 

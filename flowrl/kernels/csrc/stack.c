@@ -29,7 +29,7 @@ typedef struct {
     REAL *outputs;  /* of all layers */
     REAL *gradients; /* in these; at first the last layer's alone; at the end before the activations and norms */
     REAL *normed, *to_normed; /* as outputs: before a norm's scale and shift, and the gradients after these; NULL: not kept */
-    REAL *deviations;         /* what a norm has divided by, (depth, networks, n) */
+    REAL *factors;            /* 1 / deviation, (depth, networks, n) */
     REAL *to_x;              /* NULL where nobody asks */
     REAL *const *to_weights; /* as weights; NULL where nobody asks */
 } Stack;
@@ -39,7 +39,7 @@ typedef struct {
     Size before, width;
     Size matrix;            /* its matrix among the pointers to weights; its bias comes after it */
     Size scale;             /* its norm's scale there; the shift comes after it */
-    Size deviations;        /* where what its norm has divided by begins */
+    Size factors;           /* where what its norm has multiplied by begins */
     Size outputs, previous; /* where its outputs begin, and those of the layer before, among those of all */
 } Layer;
 
@@ -53,7 +53,7 @@ static Layer layer_of(const Stack *s, Size layer, Size network) {
     at.outputs += network * at.width * s->n;
     at.matrix = 2 * (layer * s->networks + network);
     at.scale = at.matrix + 2 * s->depth * s->networks;
-    at.deviations = (layer * s->networks + network) * s->n;
+    at.factors = (layer * s->networks + network) * s->n;
     return at;
 }
 
@@ -66,46 +66,62 @@ static inline int has_norm(const Stack *s, Size layer) { return s->has_norm && l
 static void normalize(const Stack *s, const Layer *at, Size first, Size lanes) {
     const REAL *scale = s->weights[at->scale], *shift = s->weights[at->scale + 1];
     REAL *z = s->outputs + at->outputs + first, *kept = s->normed ? s->normed + at->outputs + first : NULL;
-    REAL mean[COLUMNS] = {0}, factor[COLUMNS] = {0}, share = 1 / (REAL)at->width;
-    for (Size i = 0; i < at->width; i++)
-        for (Size b = 0; b < lanes; b++) mean[b] += share * z[i * s->n + b];
-    for (Size i = 0; i < at->width; i++)
-        for (Size b = 0; b < lanes; b++) factor[b] += share * (z[i * s->n + b] - mean[b]) * (z[i * s->n + b] - mean[b]);
-    for (Size b = 0; b < lanes; b++) {
-        factor[b] = 1 / (REAL)sqrt((double)factor[b] + s->epsilon);
-        if (s->deviations) s->deviations[at->deviations + first + b] = 1 / factor[b];
+    REAL mean[COLUMNS] = {0}, factor[COLUMNS] = {0}, share = 1 / (REAL)at->width, unused;
+    for (Size i = 0; i < at->width; i++) {
+        const REAL *row = z + i * s->n;
+#pragma omp simd
+        for (Size b = 0; b < lanes; b++) mean[b] += share * row[b];
     }
     for (Size i = 0; i < at->width; i++) {
-        REAL *row = z + i * s->n, unused;
-        for (Size b = 0; b < lanes; b++) row[b] = (row[b] - mean[b]) * factor[b];
-        if (kept) memcpy(kept + i * s->n, row, (size_t)lanes * sizeof(REAL));
-        for (Size b = 0; b < lanes; b++) row[b] = row[b] * scale[i] + shift[i];
-        if (s->is_tanh)
+        const REAL *row = z + i * s->n;
+#pragma omp simd
+        for (Size b = 0; b < lanes; b++) factor[b] += share * (row[b] - mean[b]) * (row[b] - mean[b]);
+    }
+    for (Size b = 0; b < lanes; b++) {
+        factor[b] = 1 / (REAL)sqrt((double)factor[b] + s->epsilon);
+        if (s->factors) s->factors[at->factors + first + b] = factor[b];
+    }
+    for (Size i = 0; i < at->width; i++) {
+        REAL *row = z + i * s->n, own[COLUMNS], *h = kept ? kept + i * s->n : own, by = scale[i], to = shift[i];
+#pragma omp simd
+        for (Size b = 0; b < lanes; b++) {
+            h[b] = (row[b] - mean[b]) * factor[b];
+            row[b] = h[b] * by + to;
+        }
+        if (s->is_tanh) {
+#pragma omp simd private(unused)
             for (Size b = 0; b < lanes; b++) row[b] = tangent(row[b], &unused);
-        else
+        } else {
+#pragma omp simd
             for (Size b = 0; b < lanes; b++) row[b] = row[b] < 0 ? 0 : row[b]; /* NaN stays NaN */
+        }
     }
 }
 
 /* The gradients after a norm's scale and shift become those before the norm: with h what it has normed,
- * (g - mean g - h mean(g h)) / deviation, g those before the scale. */
+ * (g - mean g - h mean(g h)) / deviation, g those times the scale. */
 static void normalize_backward(const Stack *s, const Layer *at, Size first, Size lanes) {
     const REAL *scale = s->weights[at->scale], *h = s->normed + at->outputs + first;
-    const REAL *deviations = s->deviations + at->deviations + first;
+    const REAL *factors = s->factors + at->factors + first;
     REAL *g = s->gradients + at->outputs + first, *kept = s->to_normed + at->outputs + first;
     REAL mean[COLUMNS] = {0}, along[COLUMNS] = {0}, share = 1 / (REAL)at->width;
     for (Size i = 0; i < at->width; i++) {
-        REAL *row = g + i * s->n;
+        REAL *row = g + i * s->n, by = scale[i];
+        const REAL *normed = h + i * s->n;
         if (s->to_weights) memcpy(kept + i * s->n, row, (size_t)lanes * sizeof(REAL));
+#pragma omp simd
         for (Size b = 0; b < lanes; b++) {
-            row[b] *= scale[i];
+            row[b] *= by;
             mean[b] += share * row[b];
-            along[b] += share * row[b] * h[i * s->n + b];
+            along[b] += share * row[b] * normed[b];
         }
     }
-    for (Size i = 0; i < at->width; i++)
-        for (Size b = 0; b < lanes; b++)
-            g[i * s->n + b] = (g[i * s->n + b] - mean[b] - h[i * s->n + b] * along[b]) / deviations[b];
+    for (Size i = 0; i < at->width; i++) {
+        REAL *row = g + i * s->n;
+        const REAL *normed = h + i * s->n;
+#pragma omp simd
+        for (Size b = 0; b < lanes; b++) row[b] = (row[b] - mean[b] - normed[b] * along[b]) * factors[b];
+    }
 }
 
 /* The gradients in a norm's scale and shift. */
