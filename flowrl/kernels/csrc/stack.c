@@ -62,66 +62,70 @@ static REAL *last_layers(const Stack *s, REAL *arrays) { return arrays + layer_o
 
 static inline int has_norm(const Stack *s, Size layer) { return s->has_norm && layer < s->depth - 1; }
 
-/* z becomes f((z - mean) / deviation * scale + shift), mean and deviation over a layer's outputs, f the activation. */
-static void normalize(const Stack *s, const Layer *at, Size first, Size lanes) {
+/* The first lanes of a vector. */
+static inline Vector lanes_of(const REAL *from, Size lanes) {
+    Vector v = {0};
+    memcpy(&v, from, (size_t)lanes * sizeof(REAL));
+    return v;
+}
+
+static inline void put_lanes(REAL *to, Vector v, Size lanes) { memcpy(to, &v, (size_t)lanes * sizeof(REAL)); }
+
+/* z becomes f((z - mean) / deviation * scale + shift), mean and deviation over a layer's outputs, f the activation; in up to a
+ * vector's columns, from the first on. */
+static inline __attribute__((always_inline)) void normalize_vector(const Stack *s, const Layer *at, Size first, Size lanes) {
     const REAL *scale = s->weights[at->scale], *shift = s->weights[at->scale + 1];
     REAL *z = s->outputs + at->outputs + first, *kept = s->normed ? s->normed + at->outputs + first : NULL;
-    REAL mean[COLUMNS] = {0}, factor[COLUMNS] = {0}, share = 1 / (REAL)at->width, unused;
+    REAL share = 1 / (REAL)at->width, unused;
+    Vector mean = {0}, factor = {0};
+    for (Size i = 0; i < at->width; i++) mean += share * lanes_of(z + i * s->n, lanes);
     for (Size i = 0; i < at->width; i++) {
-        const REAL *row = z + i * s->n;
-#pragma omp simd
-        for (Size b = 0; b < lanes; b++) mean[b] += share * row[b];
+        Vector centred = lanes_of(z + i * s->n, lanes) - mean;
+        factor += share * centred * centred;
     }
+    for (Size l = 0; l < WIDTH; l++) factor[l] = 1 / (REAL)sqrt((double)factor[l] + s->epsilon);
+    if (s->factors) put_lanes(s->factors + at->factors + first, factor, lanes);
     for (Size i = 0; i < at->width; i++) {
-        const REAL *row = z + i * s->n;
-#pragma omp simd
-        for (Size b = 0; b < lanes; b++) factor[b] += share * (row[b] - mean[b]) * (row[b] - mean[b]);
-    }
-    for (Size b = 0; b < lanes; b++) {
-        factor[b] = 1 / (REAL)sqrt((double)factor[b] + s->epsilon);
-        if (s->factors) s->factors[at->factors + first + b] = factor[b];
-    }
-    for (Size i = 0; i < at->width; i++) {
-        REAL *row = z + i * s->n, own[COLUMNS], *h = kept ? kept + i * s->n : own, by = scale[i], to = shift[i];
-#pragma omp simd
-        for (Size b = 0; b < lanes; b++) {
-            h[b] = (row[b] - mean[b]) * factor[b];
-            row[b] = h[b] * by + to;
-        }
-        if (s->is_tanh) {
-#pragma omp simd private(unused)
-            for (Size b = 0; b < lanes; b++) row[b] = tangent(row[b], &unused);
-        } else {
-#pragma omp simd
-            for (Size b = 0; b < lanes; b++) row[b] = row[b] < 0 ? 0 : row[b]; /* NaN stays NaN */
-        }
+        Vector h = (lanes_of(z + i * s->n, lanes) - mean) * factor, y = h * scale[i] + shift[i];
+        if (kept) put_lanes(kept + i * s->n, h, lanes);
+        if (s->is_tanh)
+            for (Size l = 0; l < WIDTH; l++) y[l] = tangent(y[l], &unused);
+        else
+            y = (Vector)((Mask)y & ~(y < 0)); /* NaN stays NaN */
+        put_lanes(z + i * s->n, y, lanes);
     }
 }
 
 /* The gradients after a norm's scale and shift become those before the norm: with h what it has normed,
  * (g - mean g - h mean(g h)) / deviation, g those times the scale. */
-static void normalize_backward(const Stack *s, const Layer *at, Size first, Size lanes) {
+static inline __attribute__((always_inline)) void normalize_vector_backward(const Stack *s, const Layer *at, Size first,
+                                                                            Size lanes) {
     const REAL *scale = s->weights[at->scale], *h = s->normed + at->outputs + first;
-    const REAL *factors = s->factors + at->factors + first;
-    REAL *g = s->gradients + at->outputs + first, *kept = s->to_normed + at->outputs + first;
-    REAL mean[COLUMNS] = {0}, along[COLUMNS] = {0}, share = 1 / (REAL)at->width;
+    REAL *g = s->gradients + at->outputs + first, *kept = s->to_weights ? s->to_normed + at->outputs + first : NULL;
+    REAL share = 1 / (REAL)at->width;
+    Vector mean = {0}, along = {0}, factor = lanes_of(s->factors + at->factors + first, lanes);
     for (Size i = 0; i < at->width; i++) {
-        REAL *row = g + i * s->n, by = scale[i];
-        const REAL *normed = h + i * s->n;
-        if (s->to_weights) memcpy(kept + i * s->n, row, (size_t)lanes * sizeof(REAL));
-#pragma omp simd
-        for (Size b = 0; b < lanes; b++) {
-            row[b] *= by;
-            mean[b] += share * row[b];
-            along[b] += share * row[b] * normed[b];
-        }
+        Vector scaled = lanes_of(g + i * s->n, lanes) * scale[i];
+        mean += share * scaled;
+        along += share * scaled * lanes_of(h + i * s->n, lanes);
     }
     for (Size i = 0; i < at->width; i++) {
-        REAL *row = g + i * s->n;
-        const REAL *normed = h + i * s->n;
-#pragma omp simd
-        for (Size b = 0; b < lanes; b++) row[b] = (row[b] - mean[b] - normed[b] * along[b]) * factors[b];
+        Vector given = lanes_of(g + i * s->n, lanes);
+        if (kept) put_lanes(kept + i * s->n, given, lanes);
+        put_lanes(g + i * s->n, (given * scale[i] - mean - lanes_of(h + i * s->n, lanes) * along) * factor, lanes);
     }
+}
+
+static void normalize(const Stack *s, const Layer *at, Size first, Size lanes) {
+    Size b = 0;
+    for (; b + WIDTH <= lanes; b += WIDTH) normalize_vector(s, at, first + b, WIDTH); /* a number that the compiler knows */
+    if (b < lanes) normalize_vector(s, at, first + b, lanes - b);
+}
+
+static void normalize_backward(const Stack *s, const Layer *at, Size first, Size lanes) {
+    Size b = 0;
+    for (; b + WIDTH <= lanes; b += WIDTH) normalize_vector_backward(s, at, first + b, WIDTH);
+    if (b < lanes) normalize_vector_backward(s, at, first + b, lanes - b);
 }
 
 /* The gradients in a norm's scale and shift. */
