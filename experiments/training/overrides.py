@@ -212,9 +212,7 @@ def check_flow_options(flow: str, options: dict[str, Any]) -> None:
         return
     annotations = get_type_hints(builder)
     known = {parameter.name: annotations.get(parameter.name, Any) for parameter in parameters}
-    known |= dict(
-        context_gain=float, conditioner_gain=float, log_std_max=float
-    )  # of every flow, the second where it has networks
+    known |= dict(context_gain=float, conditioner_gain=float, log_std_max=float)  # every flow's
     for name, value in options.items():
         if name not in known:
             hint = did_you_mean(name, known)

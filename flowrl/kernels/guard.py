@@ -7,13 +7,14 @@ from torch import nn
 
 from flowrl.kernels.torch_internals import has_global_hooks
 
+NUMBERS: dict[type[nn.Module], tuple[str, ...]] = {nn.LayerNorm: ("eps",)}
 AUTOCAST = "autocast is on, and a call of C computes in the weights' own precision"
 
 
 class Guard:
     """
     Notices a part or a parameter that was replaced, a hook, a method of an instance's own, and a change of the numbers
-    that a module's class says compiled forms hold (``compiled_numbers``).
+    that a module's class says compiled forms hold (``compiled_numbers``; of torch's classes, see ``NUMBERS``).
 
     :param modules: as they were when they were looked at
     """
@@ -24,7 +25,11 @@ class Guard:
         self._seen = [
             (m.__dict__, len(m.__dict__), list(m._modules.values()), list(m._parameters.values())) for m in modules
         ]
-        named = [(m.__dict__, name) for m in modules for name in getattr(type(m), "compiled_numbers", ())]
+        named = [
+            (m.__dict__, name)
+            for m in modules
+            for name in NUMBERS.get(type(m)) or getattr(type(m), "compiled_numbers", ())
+        ]
         self._numbers = [(attributes, name, attributes.get(name)) for attributes, name in named]
 
     def holds(self) -> bool:

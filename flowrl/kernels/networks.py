@@ -1,4 +1,4 @@
-"""Multilayer perceptrons as the kernel knows them: linear layers with ReLU or tanh, maybe normed before, between."""
+"""Multilayer perceptrons as the kernel knows them: linear layers, ReLU or tanh, before these maybe layer norms."""
 
 from __future__ import annotations
 

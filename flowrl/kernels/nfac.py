@@ -29,8 +29,8 @@ def read_nfac_parts(model: Any) -> tuple[Parts | None, str]:
     is_flow = type(head) is FlowHead and head.objective == "likelihood"
     if not is_flow and type(head) not in (CategoricalHead, ScalarHead):
         return None, f"the critic's head is {type(head).__name__}, with an objective that the kernel does not know"
-    if not is_flow and model.distortion is not neutral:
-        return None, "the kernel measures the risk of a flow alone"
+    if type(head) is CategoricalHead and model.distortion is not neutral:
+        return None, "the kernel does not measure the risk of a categorical critic"
     atoms, bins = (head.n_atoms, head.n_bins) if is_flow else (head.size, 1)
     if atoms > constant("MAX_ATOMS") or bins > constant("MAX_BINS"):
         return None, "the critic has more atoms or bins than the kernel has room for"

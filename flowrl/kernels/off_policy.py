@@ -188,7 +188,10 @@ def read_parts(model: SAC, critic_class: type) -> tuple[Parts | None, str]:
     critics, targets = read
     shapes = {net and net.shape for net in (*critics, *targets)}
     if network is None or len(shapes) != 1 or None in critics or critics[0].active_end:
-        return None, "a network is not made of linear layers with ReLU or tanh between them"
+        return (
+            None,
+            "a network is not made of linear layers, each maybe with a layer norm, and ReLU or tanh between them",
+        )
     if not are_silent([*model.policy.modules()]):
         return None, "a hook listens to a network"
     if load(network.layers[0].weight.dtype) is None:

@@ -176,7 +176,10 @@ def read_parts(model: PPO) -> tuple[Parts | None, str]:
     actor = actor and actor.followed_by(policy.action_net.context_map)
     critic = critic and critic.followed_by(policy.value_net)
     if actor is None or critic is None or type(extractor) is not MlpExtractor:
-        return None, "a network is not made of linear layers with ReLU or tanh between them"
+        return (
+            None,
+            "a network is not made of linear layers, each maybe with a layer norm, and ReLU or tanh between them",
+        )
     if not are_silent([*policy.modules()]):
         return None, "a hook listens to a network"
     if load(actor.layers[0].weight.dtype) is None:

@@ -12,6 +12,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 from torch import nn
 
+import flowrl
 from flowrl import algorithms
 from flowrl.algorithms import update_form
 from flowrl.flows import recipes
@@ -390,3 +391,67 @@ def test_a_model_that_nobody_holds_is_forgotten(algorithm):
     del model
     gc.collect()
     assert [reference() for reference in held] == [None, None]
+
+
+class OwnNorm(nn.LayerNorm):
+    """A user's."""
+
+
+def normed(**architecture: Any) -> Any:
+    """NFAC with layer norms."""
+    return make("NFAC", 2, policy=dict(architecture=dict(norm="layer") | architecture))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.LayerNorm(24, eps=1e-2),  # the others have another
+        nn.LayerNorm(24, elementwise_affine=False),
+        nn.LayerNorm(24, bias=False),
+        nn.LayerNorm((1, 24)),
+        nn.RMSNorm(24),
+        OwnNorm(24),
+    ],
+    ids=repr,
+)
+def test_norms_that_the_kernel_does_not_know_are_torchs(norm):
+    model = normed()
+    model.critic.networks[0][1] = norm
+    model.choose_update()
+    assert model.update_form == "torch" and "layer norm" in model.update_reason
+
+
+def test_matrices_of_unit_length_are_torchs():
+    model = normed(unit_norm=True)
+    assert model.update_form == "torch" and "unit length" in model.update_reason
+
+
+def test_a_norm_that_ends_a_network_is_torchs():
+    model = normed()
+    model.critic.networks[0].append(nn.LayerNorm(model.critic.head.size))
+    model.choose_update()
+    assert model.update_form == "torch"
+
+
+def test_a_norms_epsilon_is_its_own_at_every_update():
+    models = [normed() for _ in range(2)]
+    for model in models:
+        norms = [part for part in model.policy.modules() if isinstance(part, nn.LayerNorm)]
+        for norm in norms:
+            norm.eps = 0.3
+    assert_same(models, 32, 32, tolerance=1e-6)
+    norms[0].eps = 0.2
+    models[-1].choose_update()
+    assert models[-1].update_form == "torch"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e200])
+@pytest.mark.parametrize("part", ["actor", "critic"])
+def test_what_is_not_finite_is_so_after_a_norm(part, value):
+    model = normed()
+    network = model.actor.latent_pi if part == "actor" else model.critic.networks[0]
+    network[0].bias[0] = value  # 1e200: its square is infinite
+    with torch.enable_grad(), pytest.raises(flowrl.Diverged):
+        model.train(1, 32)
+    assert model.update_form == "C"

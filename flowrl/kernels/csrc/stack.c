@@ -77,13 +77,15 @@ static inline __attribute__((always_inline)) void normalize_vector(const Stack *
     const REAL *scale = s->weights[at->scale], *shift = s->weights[at->scale + 1];
     REAL *z = s->outputs + at->outputs + first, *kept = s->normed ? s->normed + at->outputs + first : NULL;
     REAL share = 1 / (REAL)at->width, unused;
-    Vector mean = {0}, factor = {0};
-    for (Size i = 0; i < at->width; i++) mean += share * lanes_of(z + i * s->n, lanes);
+    Vector base = lanes_of(z, lanes), mean = {0}, variance = {0}, factor; /* sums of small numbers round less */
+    for (Size i = 0; i < at->width; i++) mean += share * (lanes_of(z + i * s->n, lanes) - base);
+    mean += base;
     for (Size i = 0; i < at->width; i++) {
         Vector centred = lanes_of(z + i * s->n, lanes) - mean;
-        factor += share * centred * centred;
+        variance += share * centred * centred;
     }
-    for (Size l = 0; l < WIDTH; l++) factor[l] = 1 / (REAL)sqrt((double)factor[l] + s->epsilon);
+    for (Size l = 0; l < WIDTH; l++) factor[l] = 1 / (REAL)sqrt((double)variance[l] + s->epsilon);
+    factor += variance - variance; /* NaN where squares overflow, lest the state be taken for zeros */
     if (s->factors) put_lanes(s->factors + at->factors + first, factor, lanes);
     for (Size i = 0; i < at->width; i++) {
         Vector h = (lanes_of(z + i * s->n, lanes) - mean) * factor, y = h * scale[i] + shift[i];
