@@ -25,11 +25,8 @@ class Guard:
         self._seen = [
             (m.__dict__, len(m.__dict__), list(m._modules.values()), list(m._parameters.values())) for m in modules
         ]
-        named = [
-            (m.__dict__, name)
-            for m in modules
-            for name in NUMBERS.get(type(m)) or getattr(type(m), "compiled_numbers", ())
-        ]
+        numbers = [(m, getattr(type(m), "compiled_numbers", NUMBERS.get(type(m), ()))) for m in modules]
+        named = [(m.__dict__, name) for m, names in numbers for name in names]
         self._numbers = [(attributes, name, attributes.get(name)) for attributes, name in named]
 
     def holds(self) -> bool:
