@@ -14,6 +14,7 @@ from flowrl.kernels.structures import structure
 from flowrl.policies.normalized import NormalizedExtractor
 
 Stack = structure("Stack")
+NO_PERCEPTRON = "a network is not made of linear layers, each maybe with a layer norm, and ReLU or tanh between them"
 
 
 class Perceptron(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor
 from flowrl.kernels.adam import AdamStep, why_not_adam
 from flowrl.kernels.guard import AUTOCAST, Guard, are_same, are_silent
 from flowrl.kernels.library import MAX_SIZES, Memory, load, run
-from flowrl.kernels.networks import Networks, Perceptron, is_stateless
+from flowrl.kernels.networks import NO_PERCEPTRON, Networks, Perceptron, is_stateless
 from flowrl.kernels.program import LoweredFlow, lowered
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.off_policy import FlowActorMixin
@@ -188,10 +188,7 @@ def read_parts(model: SAC, critic_class: type) -> tuple[Parts | None, str]:
     critics, targets = read
     shapes = {net and net.shape for net in (*critics, *targets)}
     if network is None or len(shapes) != 1 or None in critics or critics[0].active_end:
-        return (
-            None,
-            "a network is not made of linear layers, each maybe with a layer norm, and ReLU or tanh between them",
-        )
+        return None, NO_PERCEPTRON
     if not are_silent([*model.policy.modules()]):
         return None, "a hook listens to a network"
     if load(network.layers[0].weight.dtype) is None:

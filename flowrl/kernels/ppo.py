@@ -19,7 +19,7 @@ from flowrl.kernels.adam import AdamStep, why_not_adam
 from flowrl.kernels.flow import flow_job
 from flowrl.kernels.guard import AUTOCAST, Guard, are_silent
 from flowrl.kernels.library import MAX_SIZES, POINTER, Memory, function, load, pointers
-from flowrl.kernels.networks import Networks, Perceptron, is_stateless
+from flowrl.kernels.networks import NO_PERCEPTRON, Networks, Perceptron, is_stateless
 from flowrl.kernels.program import LoweredFlow, lowered
 from flowrl.kernels.structures import enumeration, structure
 from flowrl.policies.action_distribution import FlowDistribution
@@ -176,10 +176,7 @@ def read_parts(model: PPO) -> tuple[Parts | None, str]:
     actor = actor and actor.followed_by(policy.action_net.context_map)
     critic = critic and critic.followed_by(policy.value_net)
     if actor is None or critic is None or type(extractor) is not MlpExtractor:
-        return (
-            None,
-            "a network is not made of linear layers, each maybe with a layer norm, and ReLU or tanh between them",
-        )
+        return None, NO_PERCEPTRON
     if not are_silent([*policy.modules()]):
         return None, "a hook listens to a network"
     if load(actor.layers[0].weight.dtype) is None:

@@ -14,8 +14,8 @@ from flowrl.transforms import Transform
 class Conditioner(Gained):
     """A ReLU network whose first linear layer is split, W [x; context] = W_x x + slice of the flow's context map.
 
-    Its last layer starts at zero, hence the bijector at the identity. It is g W h + b, and the gain g is 1
-    until another is set, as it is for the weights in files of version 1.
+    Its last layer starts at zero, hence the bijector at the identity. It is g W h + b; the gain g is
+    1 until another is set, and in files of version 1.
 
     :param linears: the linear layers, the first without a bias (the slice has it)
     :param bijector: what the outputs are parameters of

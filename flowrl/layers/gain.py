@@ -25,9 +25,9 @@ class Gained(nn.Module):
 
     def start_gain(self, gain: float) -> None:
         """
-        Have the first gain.
+        Take the constructor's gain, to be called there.
 
-        :param gain: the constructor's
+        :param gain: the first one
         """
         self.first_gain = gain
         self.register_buffer("weight_gain", torch.tensor(0.0))

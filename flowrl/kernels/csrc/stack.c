@@ -20,8 +20,8 @@ typedef struct {
     int active_end;     /* whether it follows the last layer too */
     Size plain;         /* the last layer's rows after these: their weights, not their biases, are multiplied by the gain */
     double gain;
-    int has_norm; /* whether there is a layer norm (Ba et al. 2016) between each layer and its activation, not after the last layer */
-    double epsilon;
+    int has_norm;       /* whether each layer but the last has a layer norm (Ba et al. 2016) before its activation */
+    double epsilon;     /* of the norms */
     const REAL *const *weights; /* of each layer the matrix and the bias of each network, (depth, networks, 2) pointers; after
                                    them of each norm the scale and the shift, (depth - 1, networks, 2) */
     const REAL *x;
@@ -157,7 +157,9 @@ static void stack_forward_block(const void *job, Size number) {
                             .x = x + first, .bias = s->weights[at.matrix + 1], .end = end,
                             .out = s->outputs + at.outputs + first},
                  lanes);
-        if (l == s->depth - 1) apply_gain(s->gain, s->plain, at.width, s->n, lanes, s->outputs + at.outputs + first, s->weights[at.matrix + 1]);
+        if (l == s->depth - 1)
+            apply_gain(s->gain, s->plain, at.width, s->n, lanes, s->outputs + at.outputs + first,
+                       s->weights[at.matrix + 1]);
         if (has_norm(s, l)) normalize(s, &at, first, lanes);
     }
 }
