@@ -292,7 +292,10 @@ def test_an_extractor_that_actor_and_critic_share_is_trained_as_sb3_trains_it():
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("algorithm", "policy"), [("SAC", "FlowPolicy"), ("SAC", "MlpPolicy"), ("NFAC", "FlowPolicy")])
+@pytest.mark.parametrize(
+    ("algorithm", "policy"),
+    [("SAC", "FlowPolicy"), ("SAC", "MlpPolicy"), ("NFAC", "FlowPolicy"), ("BehaviourCloning", "FlowPolicy")],
+)
 def test_discrete_actions_are_refused_with_a_cure(algorithm, policy):
     with pytest.raises(ValueError, match=r"continuous action space .*got Discrete\(2\); for discrete actions take"):
         getattr(algorithms, algorithm)(policy, "CartPole-v1")

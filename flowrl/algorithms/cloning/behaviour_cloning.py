@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import RolloutReturn, Schedule, Train
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor
 
+from flowrl.algorithms.continuous_actions import ContinuousActionsMixin
 from flowrl.algorithms.finite import check_losses, marked, step_if_finite
 from flowrl.algorithms.offline import Observations, check_steps, fit_normalizations, step_without_environment, take
 from flowrl.algorithms.policy_class import check_policy_class
@@ -44,7 +45,7 @@ class Demonstrations:
         return Demonstrations(take(self.observations, index), self.actions[index])
 
 
-class BehaviourCloning(sac.SAC):
+class BehaviourCloning(ContinuousActionsMixin, sac.SAC):
     """
     Maximum-likelihood imitation with SAC's policy: it learns, saves, loads and predicts as SAC does.
 
@@ -53,7 +54,7 @@ class BehaviourCloning(sac.SAC):
 
     Arguments are those of SB3's SAC, but that ``learning_starts`` is 0, ``train_freq`` 1 and ``gradient_steps`` 1.
 
-    :raises ValueError: for others of these three
+    :raises ValueError: for others of these three, or an action space that is not continuous
     :raises flowrl.Diverged: in training, where the log-likelihood or its gradient is NaN or infinite
     :raises TypeError: for another algorithm's policy
     """

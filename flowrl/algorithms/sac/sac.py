@@ -4,12 +4,11 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from gymnasium import spaces
 from stable_baselines3 import sac
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
 
+from flowrl.algorithms.continuous_actions import ContinuousActionsMixin
 from flowrl.algorithms.finite import check_losses
 from flowrl.algorithms.gradients import gradient_norm
 from flowrl.algorithms.policy_class import check_policy_class
@@ -18,7 +17,7 @@ from flowrl.algorithms.sac.update import update
 from flowrl.algorithms.update_form import UpdateFormMixin
 
 
-class SAC(UpdateFormMixin, sac.SAC):
+class SAC(ContinuousActionsMixin, UpdateFormMixin, sac.SAC):
     """
     Soft Actor-Critic (Haarnoja et al. 2018) with the update of Stable-Baselines3 2.9, `SAC.train`, computed faster.
 
@@ -37,17 +36,6 @@ class SAC(UpdateFormMixin, sac.SAC):
     _torch_update = update
     own_policies: ClassVar[str | None] = None
     """The algorithm whose policies it needs, see :func:`check_policy_class`."""
-
-    @staticmethod
-    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        """As SB3's (2.9, `BaseAlgorithm`), which then asserts that actions are continuous, without a cure."""
-        env = sac.SAC._wrap_env(env, verbose, monitor_wrapper)
-        if not isinstance(env.action_space, spaces.Box):
-            raise ValueError(
-                f"SAC, NFAC and NFQ need a continuous action space (gymnasium.spaces.Box), got {env.action_space}; for "
-                'discrete actions take SB3\'s DQN, PPO or A2C with "MlpPolicy".'
-            )
-        return env
 
     def _setup_model(self) -> None:
         check_policy_class(self, self.own_policies)
