@@ -41,6 +41,8 @@ class Gained(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, metadata: Any, *args: Any) -> None:
         name = f"{prefix}weight_gain"
+        if f"{prefix}gain" in state_dict:  # as the first files of version 2 say it
+            state_dict[name] = state_dict.pop(f"{prefix}gain")
         if name in state_dict and not state_dict[name].is_meta:
             gain = state_dict[name].item()
             if not math.isfinite(gain) or gain == 0:  # below zero it may have come by an evolution strategy's noise

@@ -171,6 +171,17 @@ def test_files_of_before_have_the_gain_of_their_constructor(gain):
 
 
 @torch.no_grad()
+def test_files_that_call_the_gain_of_the_context_gain_are_read():
+    saved, context = Flow(2, 3, "triangular", context_gain=0.25), torch.randn(5, 3)
+    before = saved.state_dict()
+    before["context_map.gain"] = before.pop("context_map.weight_gain")
+    flow = Flow(2, 3, "triangular")
+    flow.load_state_dict(before)
+    assert flow.context_map.gain == 0.25
+    torch.testing.assert_close(flow.context_map(context), saved.context_map(context), rtol=0, atol=0)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("of", ["parameters", "layers alone", "state_dict"])
 def test_what_is_put_back_is_of_the_gain_that_it_was_taken_with(of):
     flow, context = Flow(2, 3, "nsf"), torch.randn(5, 3)
