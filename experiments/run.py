@@ -77,6 +77,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
     how.add_argument(
+        "--matmul-precision",
+        choices=("highest", "high", "medium"),
+        help="torch.set_float32_matmul_precision; medium: products in bfloat16 where that is faster (default: highest)",
+    )
+    how.add_argument(
         "--resume", metavar="RUN_DIR", help="go on with a run, or from one of its newest two checkpoints/step_*"
     )
     how.add_argument(

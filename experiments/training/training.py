@@ -41,6 +41,7 @@ from experiments.training.fine_tuning import CriticWarmup, open_source, settings
 from experiments.training.full_disk import when_there_is_space
 from experiments.training.lessons import missing_lessons
 from experiments.training.overrides import agent_on_base, apply_overrides, check_flow_options
+from experiments.training.precision import PRECISIONS, matmul_precision
 from experiments.training.progress import ProgressDisplay, say
 from experiments.training.provenance import ROOT, session
 from experiments.training.run_directory import RunDirectory
@@ -107,6 +108,7 @@ def start(arguments: Namespace) -> int:
         vec_env=arguments.vec_env or "dummy",
         normalize=settings["normalize"],
         plain=bool(arguments.plain),
+        matmul_precision=arguments.matmul_precision or PRECISIONS[0],
         demonstrations=arguments.demos,
         source=None if source is None else str(source.path.resolve()),
         critic_warmup=critic_warmup,
@@ -128,7 +130,7 @@ def start(arguments: Namespace) -> int:
         take_policy(model, source)
     imitate(model, config)
     run = RunDirectory.create(Path(arguments.logdir), environment.id, agent.name, seed)
-    with run.locked():
+    with run.locked(), matmul_precision(config):
         return train(run, config, model, TrainingClock(), not arguments.no_progress, arguments.track)
 
 
@@ -229,7 +231,8 @@ def resume(arguments: Namespace) -> int:
     :param arguments: the command line
     :return: the exit code
     """
-    for name in ("env", "env_set", "agent", "seed", "num_envs", "vec_env", "flow", "set", "plain", "demos", "source"):
+    fixed = ("env", "env_set", "agent", "seed", "num_envs", "vec_env", "flow", "set", "plain", "demos", "source")
+    for name in (*fixed, "matmul_precision"):
         if getattr(arguments, name) is not None:
             flag = {"source": "from"}.get(name, name.replace("_", "-"))
             raise UsageError(f"--{flag} cannot change when a run is resumed; drop --{flag}, or start a new run")
@@ -267,7 +270,8 @@ def resume(arguments: Namespace) -> int:
             model.set_random_seed(config["seed"] + step)
         bar = not arguments.no_progress
         tracker = arguments.track or before.get("track")
-        return train(run, config, model, run.clock(step), bar, tracker, continues)
+        with matmul_precision(config):
+            return train(run, config, model, run.clock(step), bar, tracker, continues)
 
 
 def train(

@@ -78,9 +78,15 @@ class Networks:
         # All first layers, then all second ones, ...
         self._layers = [linear for layer in zip(*(network.layers for network in networks)) for linear in layer]
         self._norms = [norm for layer in zip(*(network.norms for network in networks)) for norm in layer]
-        head = first.layers[-1]
+        self.head = head = first.layers[-1]
         self.plain, self.gain = (head.plain, head.gain) if isinstance(head, ContextMap) else (0, 1.0)
         self._widths = (ctypes.c_int64 * len(self.widths))(*self.widths)
+
+    @property
+    def last_rounded(self) -> int:
+        """The last layer whose products may be rounded, from 0: none that gives a flow's parameters or one number."""
+        last = len(self.widths) - 2
+        return max(last - (isinstance(self.head, ContextMap) or self.widths[-1] == 1), 0)
 
     def fields(self) -> dict[str, Any]:
         """What a C `Stack` is told of its shapes."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from stable_baselines3 import SAC
 
+from flowrl.kernels.bfloat16 import is_rounded
 from flowrl.kernels.flow import flow_job
 from flowrl.kernels.library import POINTER, Memory
 from flowrl.kernels.off_policy import OffPolicyUpdate
@@ -23,6 +24,9 @@ class SACUpdate(OffPolicyUpdate):
 
     def _prepare(self, job: Any, model: SAC) -> None:
         job.of_actor, job.of_critics = self.of_actor.job, self.of_critics.job
+        rounded = is_rounded(self.dtype)
+        job.actor.rounded = rounded * self.actor.last_rounded
+        job.critics.rounded = job.targets.rounded = rounded * self.critics.last_rounded
 
     def _new_memory(self, n: int) -> tuple[Any, Any, Memory]:
         new = Memory(self.dtype)

@@ -24,6 +24,7 @@ import flowrl
 from agents import AGENTS
 from experiments.evaluate import main as evaluate_main
 from experiments.run import main, parse_arguments
+from experiments.training import training
 from experiments.training.callbacks import Interruption
 from experiments.training.clock import TrainingClock
 from experiments.training.lessons import missing_lessons
@@ -544,3 +545,16 @@ def test_a_fall_back_is_recorded_and_shown_once(tmp_path, capsys, caplog, monkey
     assert "update: in C" in capsys.readouterr().out
     (record,) = caplog.records
     assert second["reason"] in record.message
+
+
+def test_matrices_are_multiplied_as_asked_and_in_this_run_alone(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "missing_lessons", lambda *_: seen.append(torch.get_float32_matmul_precision()) or [])
+    words = ["--steps", "40", "--eval-every", "0", "--set", "learning_starts=10", "--no-progress"]
+    run = ["--env", "Pendulum", "--agent", "flow-sac", "--logdir", str(tmp_path), *words]
+    assert main([*run, "--matmul-precision", "medium"]) == 0
+    (path,) = tmp_path.glob("*/*/*")
+    assert RunDirectory.open(path).config["matmul_precision"] == "medium"
+    assert main(["--resume", str(path), "--steps", "60", "--no-progress"]) == 0
+    assert seen == ["medium", "medium"] and torch.get_float32_matmul_precision() == "highest"
+    assert main(["--resume", str(path), "--steps", "80", "--matmul-precision", "highest"]) == 2

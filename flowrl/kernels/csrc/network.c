@@ -74,7 +74,7 @@ static void network_panel(Size n, Size lanes, const Network *net, Size panel, co
         outputs += net->widths[layer] * n;
         gradients += net->widths[layer] * n;
     }
-    panel_gradient(n, lanes, net->widths[layer], width_before(net, layer), gradients, x, layer ? NULL : net->from, panel,
+    panel_gradient(0, n, lanes, net->widths[layer], width_before(net, layer), gradients, x, layer ? NULL : net->from, panel,
                    to_weights[layer ? 2 * layer - 1 : 0], layer ? to_weights[2 * layer] : NULL);
     if (layer == net->depth - 1 && panel == 0) without_gain(net->gain, 0, net->widths[layer], to_weights[2 * layer]);
 }

@@ -1,16 +1,6 @@
 /* Products of a matrix of weights with activations (feature, batch), the batch contiguous, and their gradients. */
 #pragma once
-#include "elementary.c"
-
-#if defined(__AVX512F__)
-#define VECTOR_BYTES 64
-#elif defined(__AVX__)
-#define VECTOR_BYTES 32
-#else
-#define VECTOR_BYTES 16
-#endif
-
-typedef REAL Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+#include "bfloat16.c"
 
 /* A tile is TILE rows times up to VECTORS vectors of the batch: more sums than hide a multiplication's latency, few enough to
  * stay in registers with one row of activations. */
@@ -19,21 +9,14 @@ enum { VECTORS = 4, LANE_BLOCK = 128 }; /* 32 registers */
 #else
 enum { VECTORS = 2, LANE_BLOCK = 256 }; /* 16 registers */
 #endif
-enum { WIDTH = VECTOR_BYTES / sizeof(REAL), SPAN = VECTORS * WIDTH, TILE = 6 };
+enum { SPAN = VECTORS * WIDTH, TILE = 6 };
 
 /* Activations are packed BLOCK rows (where the sums go over the batch: LANE_BLOCK of its columns) at a time, which stay in
- * the nearest caches. Packing is not worth it for FEW rows of weights. */
-enum { BLOCK = 256, FEW = 4 * TILE };
-
-typedef struct {
-    const REAL *entries;
-    Size row, column; /* strides: a transposed matrix swaps them */
-} Matrix;
+ * the nearest caches. Packing is not worth it for FEW rows of weights; in pairs, PAIRED rows of these are packed at a time. */
+enum { BLOCK = 256, FEW = 4 * TILE, PAIRED = 16 * TILE };
 
 /* An activation function, or the slope of one at the output that lies beside: what a sum goes through at the end. */
 typedef enum { LINEAR, RELU, TANH, RELU_SLOPE, TANH_SLOPE } End;
-
-typedef __typeof__((Vector){0} < 0) Mask; /* all bits of a lane or none */
 
 /* Where the rows of a tile lie. */
 typedef struct {
@@ -41,9 +24,10 @@ typedef struct {
     REAL *out[TILE];
 } Rows;
 
-/* out[r] = end(start + sum over k of weights[r, k] x[k]), x's rows x_n apart; start: bias[r], or base[r] if no bias */
-static inline __attribute__((always_inline)) void tile(int rows, int vectors, Size depth, Matrix weights, const REAL *x,
-                                                       Size x_n, const REAL *bias, End end, const Rows *at) {
+/* out[r] = end(start + sum over k of weights[r, k] x[k]), x's rows x_n apart; start: bias[r], or base[r] if no bias; in_pairs:
+ * of weights and x that are packed so, depth pairs */
+static inline __attribute__((always_inline)) void tile(int in_pairs, int rows, int vectors, Size depth, Matrix weights,
+                                                       const REAL *x, Size x_n, const REAL *bias, End end, const Rows *at) {
     Vector sum[TILE][VECTORS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) {
@@ -61,8 +45,14 @@ static inline __attribute__((always_inline)) void tile(int rows, int vectors, Si
         __builtin_prefetch(weights.entries + (k + 8) * weights.column); /* far apart in a transposed matrix */
         for (int v = 0; v < vectors; v++) row[v] = *(const Vector *)(x + k * x_n + v * WIDTH);
         for (int r = 0; r < rows; r++) {
-            Vector w = weights.entries[r * weights.row + k * weights.column] - (Vector){0};
-            for (int v = 0; v < vectors; v++) sum[r][v] += w * row[v];
+            const REAL *entry = weights.entries + r * weights.row + k * weights.column;
+            if (in_pairs) {
+                Vector w = pair_everywhere(entry);
+                for (int v = 0; v < vectors; v++) sum[r][v] = add_pairs(sum[r][v], row[v], w);
+            } else {
+                Vector w = *entry - (Vector){0};
+                for (int v = 0; v < vectors; v++) sum[r][v] += w * row[v];
+            }
         }
     }
 #define EACH_SUM(result)                                                   \
@@ -87,17 +77,28 @@ static inline __attribute__((always_inline)) void tile(int rows, int vectors, Si
         }
 }
 
-static void tile_of(int rows, int vectors, Size depth, Matrix weights, const REAL *x, Size x_n, const REAL *bias,
-                    End end, const Rows *at) {
-    switch ((vectors - 1) * TILE + rows) { /* so that each is compiled with its numbers known */
-#define CASE(rows, vectors) \
-    case (vectors - 1) * TILE + rows: tile(rows, vectors, depth, weights, x, x_n, bias, end, at); break;
-#define CASES(vectors) CASE(1, vectors) CASE(2, vectors) CASE(3, vectors) CASE(4, vectors) CASE(5, vectors) CASE(TILE, vectors)
-        CASES(1)
-        CASES(2)
-#if defined(__AVX512F__)
-        CASES(3)
-        CASES(4)
+static void tile_of(int in_pairs, int rows, int vectors, Size depth, Matrix weights, const REAL *x, Size x_n,
+                    const REAL *bias, End end, const Rows *at) {
+    switch ((in_pairs * VECTORS + vectors - 1) * TILE + rows) { /* so that each is compiled with its numbers known */
+#define CASE(pairs, rows, vectors)                                              \
+    case (pairs * VECTORS + vectors - 1) * TILE + rows:                         \
+        tile(pairs, rows, vectors, depth, weights, x, x_n, bias, end, at); break;
+#define CASES(pairs, vectors)                                                                  \
+    CASE(pairs, 1, vectors) CASE(pairs, 2, vectors) CASE(pairs, 3, vectors) CASE(pairs, 4, vectors) \
+    CASE(pairs, 5, vectors) CASE(pairs, TILE, vectors)
+        CASES(0, 1)
+        CASES(0, 2)
+#ifdef SINGLE
+        CASES(1, 1)
+        CASES(1, 2)
+#endif
+#ifdef __AVX512F__
+        CASES(0, 3)
+        CASES(0, 4)
+#ifdef SINGLE
+        CASES(1, 3)
+        CASES(1, 4)
+#endif
 #endif
     }
 }
@@ -108,8 +109,6 @@ static inline void copy_lanes(REAL *to, const REAL *from, int lanes) {
     else
         memcpy(to, from, (size_t)lanes * sizeof(REAL));
 }
-
-static inline Size smaller(Size a, Size b) { return a < b ? a : b; }
 
 static const REAL zeros[TILE];
 
@@ -125,40 +124,8 @@ typedef struct {
     const REAL *beside; /* as out; for the slopes */
     REAL *out;
     const Size *to;
+    int rounded; /* whether the factors are rounded to bfloat16: of float, from NULL; a batch of one never is */
 } Product;
-
-/* Lanes of a, then of b, by number. */
-static inline Vector shuffled(Vector a, Vector b, Mask lanes) {
-#ifdef __clang__
-    Vector out;
-    for (int l = 0; l < WIDTH; l++) out[l] = lanes[l] < WIDTH ? a[lanes[l]] : b[lanes[l] - WIDTH];
-    return out;
-#else
-    return __builtin_shuffle(a, b, lanes);
-#endif
-}
-
-/* out[l, i] = rows[i][l], out's rows out_n apart: a square of vectors whose first half is interleaved with the second, as often
- * as halves a vector to one lane, is transposed. */
-static inline void transpose_rows(const REAL *const rows[WIDTH], Size lanes, REAL *out, Size out_n) {
-    Mask low, high;
-    for (int l = 0; l < WIDTH; l++) low[l] = l / 2 + l % 2 * WIDTH, high[l] = low[l] + WIDTH / 2;
-    Size first = 0;
-    for (; first + WIDTH <= lanes; first += WIDTH) {
-        Vector squares[2][WIDTH];
-        int now = 0;
-        for (int i = 0; i < WIDTH; i++) squares[0][i] = *(const Vector *)(rows[i] + first);
-        for (int size = 1; size < WIDTH; size *= 2, now = !now)
-            for (int i = 0; i < WIDTH / 2; i++) {
-                Vector a = squares[now][i], b = squares[now][i + WIDTH / 2];
-                squares[!now][2 * i] = shuffled(a, b, low);
-                squares[!now][2 * i + 1] = shuffled(a, b, high);
-            }
-        for (int i = 0; i < WIDTH; i++) *(Vector *)(out + (first + i) * out_n) = squares[now][i];
-    }
-    for (Size l = first; l < lanes; l++)
-        for (int i = 0; i < WIDTH; i++) out[l * out_n + i] = rows[i][l];
-}
 
 /* out[i] = sum over l of matrix[from[i], l] x[l], rows matrix_n apart; x NULL: of ones. The sums' lanes are added up for many
  * rows at once. */
@@ -210,7 +177,7 @@ static void multiply(const Product *p, Size count) {
         multiply_one(p);
         return;
     }
-    REAL packed[BLOCK * SPAN] __attribute__((aligned(64)));
+    REAL packed[BLOCK * SPAN] __attribute__((aligned(64))), paired[PAIRED * BLOCK / 2] __attribute__((aligned(64)));
     REAL copies[3][TILE][SPAN] = {{{0}}}; /* of rows that end within a vector */
     for (Size b = 0; b < count; b += SPAN) {
         int lanes = (int)smaller(count - b, SPAN), vectors = (lanes + WIDTH - 1) / WIDTH, whole = lanes == vectors * WIDTH;
@@ -221,12 +188,18 @@ static void multiply(const Product *p, Size count) {
             End end = start + depth < p->depth ? LINEAR : p->end;
             const REAL *x = p->x + start * p->n + b;
             Size x_n = p->n;
-            if (!whole || p->from || p->rows > FEW) {
+            if (p->rounded) {
+                x_n = vectors * WIDTH;
+                for (Size k = 0; k < depth; k += 2)
+                    pack_two_rows(x + k * p->n, k + 1 < depth ? x + (k + 1) * p->n : NULL, lanes, packed + k / 2 * x_n);
+                x = packed;
+            } else if (!whole || p->from || p->rows > FEW) {
                 x_n = vectors * WIDTH;
                 for (Size k = 0; k < depth; k++)
                     copy_lanes(packed + k * x_n, p->x + (p->from ? p->from[start + k] : start + k) * p->n + b, lanes);
                 x = packed;
             }
+            Matrix pairs = {0};
             for (Size i = 0; i < p->rows; i += TILE) {
                 int rows = (int)smaller(p->rows - i, TILE);
                 Rows at;
@@ -243,7 +216,12 @@ static void multiply(const Product *p, Size count) {
                 }
                 Matrix weights = {p->weights.entries + i * p->weights.row + start * p->weights.column, p->weights.row,
                                   p->weights.column};
-                tile_of(rows, vectors, depth, weights, x, x_n, base ? NULL : p->bias ? p->bias + i : zeros, end, &at);
+                if (p->rounded) {
+                    if (i % PAIRED == 0) pairs = pack_weights(weights, smaller(p->rows - i, PAIRED), depth, paired, PAIRED);
+                    weights = (Matrix){pairs.entries + i % PAIRED * pairs.row, pairs.row, pairs.column};
+                }
+                tile_of(p->rounded, rows, vectors, p->rounded ? (depth + 1) / 2 : depth, weights, x, x_n,
+                        base ? NULL : p->bias ? p->bias + i : zeros, end, &at);
                 if (!whole)
                     for (int r = 0; r < rows; r++)
                         copy_lanes(p->out + (p->to ? p->to[i + r] : i + r) * p->n + b, at.out[r], lanes);
@@ -253,11 +231,12 @@ static void multiply(const Product *p, Size count) {
 }
 
 /* The gradient in the weights: to_weights[i, k] = sum over the lanes of g[i] x[from[k]], for k from first to last; rows of
- * g and x lie n apart, those of to_weights depth. */
-static void weight_gradient(Size n, Size lanes, Size rows, const REAL *g, const REAL *x, const Size *from, Size first,
-                            Size last, REAL *to_weights, Size depth) {
+ * g and x lie n apart, those of to_weights depth. rounded: g and x to bfloat16, where there is more than one row. */
+static void weight_gradient(int rounded, Size n, Size lanes, Size rows, const REAL *g, const REAL *x, const Size *from,
+                            Size first, Size last, REAL *to_weights, Size depth) {
     REAL packed[LANE_BLOCK * SPAN] __attribute__((aligned(64)));
     REAL copies[TILE][SPAN] = {{0}}; /* of rows that end within a vector */
+    REAL pairs[WIDTH + TILE][LANE_BLOCK / 2] __attribute__((aligned(64)));
     if (rows == 1) {
         dots(last - first, lanes, from ? x : x + first * n, n, from ? from + first : NULL, g, to_weights + first);
         return;
@@ -273,7 +252,11 @@ static void weight_gradient(Size n, Size lanes, Size rows, const REAL *g, const 
                     Size column = smaller(k + c + i, last - 1);
                     columns_of_x[i] = x + (from ? from[column] : column) * n + start;
                 }
-                transpose_rows(columns_of_x, some, packed + c, width);
+                for (int i = 0; rounded && i < WIDTH; i++) {
+                    pack_row(columns_of_x[i], some, pairs[i]);
+                    columns_of_x[i] = pairs[i];
+                }
+                transpose_rows(columns_of_x, rounded ? (some + 1) / 2 : some, packed + c, width);
             }
             for (Size i = 0; i < rows; i += TILE) {
                 int count = (int)smaller(rows - i, TILE);
@@ -283,8 +266,13 @@ static void weight_gradient(Size n, Size lanes, Size rows, const REAL *g, const 
                     at.base[r] = at.out[r];
                     if (!whole && start) copy_lanes(copies[r], to_weights + (i + r) * depth + k, columns);
                 }
-                tile_of(count, vectors, some, (Matrix){g + i * n + start, n, 1}, packed, width, start ? NULL : zeros, LINEAR,
-                        &at);
+                Matrix weights = {g + i * n + start, n, 1};
+                if (rounded) {
+                    for (int r = 0; r < count; r++) pack_row(g + (i + r) * n + start, some, pairs[r]);
+                    weights = (Matrix){pairs[0], LANE_BLOCK / 2, 1};
+                }
+                tile_of(rounded, count, vectors, rounded ? (some + 1) / 2 : some, weights, packed, width,
+                        start ? NULL : zeros, LINEAR, &at);
                 if (!whole)
                     for (int r = 0; r < count; r++) copy_lanes(to_weights + (i + r) * depth + k, copies[r], columns);
             }
@@ -295,8 +283,9 @@ static void weight_gradient(Size n, Size lanes, Size rows, const REAL *g, const 
 /* A task of the gradients in a layer's weights: one panel of their columns; the first of them gives that in the bias too. */
 static inline Size panels(Size depth) { return (depth + SPAN - 1) / SPAN; }
 
-static void panel_gradient(Size n, Size lanes, Size rows, Size depth, const REAL *g, const REAL *x, const Size *from,
-                           Size panel, REAL *to_weights, REAL *to_bias) {
-    weight_gradient(n, lanes, rows, g, x, from, panel * SPAN, smaller((panel + 1) * SPAN, depth), to_weights, depth);
+static void panel_gradient(int rounded, Size n, Size lanes, Size rows, Size depth, const REAL *g, const REAL *x,
+                           const Size *from, Size panel, REAL *to_weights, REAL *to_bias) {
+    Size last = smaller((panel + 1) * SPAN, depth);
+    weight_gradient(rounded, n, lanes, rows, g, x, from, panel * SPAN, last, to_weights, depth);
     if (panel == 0 && to_bias) dots(rows, lanes, g, n, NULL, NULL, to_bias);
 }

@@ -22,6 +22,7 @@ typedef struct {
     double gain;
     int has_norm;       /* whether each layer but the last has a layer norm (Ba et al. 2016) before its activation */
     double epsilon;     /* of the norms */
+    Size rounded;       /* of float: the layers after the first up to this one multiply factors rounded to bfloat16; 0: none */
     const REAL *const *weights; /* of each layer the matrix and the bias of each network, (depth, networks, 2) pointers; after
                                    them of each norm the scale and the shift, (depth - 1, networks, 2) */
     const REAL *x;
@@ -62,14 +63,8 @@ static REAL *last_layers(const Stack *s, REAL *arrays) { return arrays + layer_o
 
 static inline int has_norm(const Stack *s, Size layer) { return s->has_norm && layer < s->depth - 1; }
 
-/* The first lanes of a vector. */
-static inline Vector lanes_of(const REAL *from, Size lanes) {
-    Vector v = {0};
-    memcpy(&v, from, (size_t)lanes * sizeof(REAL));
-    return v;
-}
-
-static inline void put_lanes(REAL *to, Vector v, Size lanes) { memcpy(to, &v, (size_t)lanes * sizeof(REAL)); }
+/* Not the first layer: what it reads may be large, with little in the last digits. */
+static inline int is_rounded(const Stack *s, Size layer) { return layer > 0 && layer <= s->rounded; }
 
 /* z becomes f((z - mean) / deviation * scale + shift), mean and deviation over a layer's outputs, f the activation; in up to a
  * vector's columns, from the first on. */
@@ -155,7 +150,7 @@ static void stack_forward_block(const void *job, Size number) {
         multiply(&(Product){.n = s->n, .rows = at.width, .depth = at.before,
                             .weights = {s->weights[at.matrix], at.before, 1},
                             .x = x + first, .bias = s->weights[at.matrix + 1], .end = end,
-                            .out = s->outputs + at.outputs + first},
+                            .out = s->outputs + at.outputs + first, .rounded = is_rounded(s, l)},
                  lanes);
         if (l == s->depth - 1)
             apply_gain(s->gain, s->plain, at.width, s->n, lanes, s->outputs + at.outputs + first,
@@ -214,7 +209,8 @@ static void stack_backward_block(const void *job, Size number) {
         }
         multiply(&(Product){.n = s->n, .rows = at.before, .depth = at.width,
                             .weights = {s->weights[at.matrix], 1, at.before},
-                            .x = s->gradients + here, .end = l ? slope : LINEAR, .beside = beside, .out = out},
+                            .x = s->gradients + here, .end = l ? slope : LINEAR, .beside = beside, .out = out,
+                            .rounded = is_rounded(s, l)},
                  some);
         if (l && has_norm(s, l - 1)) {
             Layer before = layer_of(s, l - 1, network);
@@ -238,8 +234,8 @@ static void stack_weights_panel(const void *job, Size number) {
     Layer at = layer_of(s, l, network);
     const REAL *x = l ? s->outputs + at.previous : s->x + network * s->x_apart;
     REAL *to_bias = s->to_weights[at.matrix + 1];
-    panel_gradient(s->n, s->lanes, at.width, at.before, s->gradients + at.outputs, x, NULL, panel, s->to_weights[at.matrix],
-                   to_bias);
+    panel_gradient(is_rounded(s, l), s->n, s->lanes, at.width, at.before, s->gradients + at.outputs, x, NULL, panel,
+                   s->to_weights[at.matrix], to_bias);
     if (has_norm(s, l) && panel == 0) norm_gradient(s, &at);
     if (l == s->depth - 1 && panel == 0) without_gain(s->gain, s->plain, at.width, to_bias);
 }

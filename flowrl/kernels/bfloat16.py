@@ -1,0 +1,19 @@
+"""Whether the kernels may round what they multiply to bfloat16: see csrc/bfloat16.c."""
+
+import ctypes
+
+import torch
+
+from flowrl.kernels.library import load
+
+
+def is_rounded(dtype: torch.dtype) -> bool:
+    """
+    Whether products round their factors: where ``torch.set_float32_matmul_precision("medium")`` allows it, and the
+    processor is the faster for it.
+
+    :param dtype: of the factors, for which there is a compiled library
+    """
+    if dtype != torch.float32 or torch.get_float32_matmul_precision() != "medium":
+        return False
+    return bool(ctypes.c_int.in_dll(load(dtype), "bfloat16_is_fast").value)  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""Products of factors rounded to bfloat16, `torch.set_float32_matmul_precision("medium")`, in the updates in C."""
+
+import ctypes
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from flowrl import Flow, algorithms
+from flowrl.kernels import bfloat16
+from flowrl.kernels.library import Memory, load, pointers, run
+from flowrl.kernels.networks import Networks, Perceptron
+from tests.environments import Aim
+
+pytestmark = pytest.mark.skipif(load(torch.float32) is None, reason="no C compiler")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def medium():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+class RoundedLinear(torch.autograd.Function):
+    """x W^T + b, of which every product, forward and backward, is of rounded factors and summed in float64."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return (rounded(x) @ rounded(weight).T).float() + bias
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight = ctx.saved_tensors
+        return (rounded(g) @ rounded(weight)).float(), (rounded(g).T @ rounded(x)).float(), g.sum(0)
+
+
+def rounded(x):
+    return x.bfloat16().double()
+
+
+def forward(network, x, last_rounded):
+    for i, layer in enumerate(network[::2]):
+        is_rounded = 0 < i <= last_rounded
+        x = RoundedLinear.apply(x, layer.weight, layer.bias) if is_rounded else layer(x)
+        x = torch.tanh(x) if 2 * i + 1 < len(network) else x
+    return x
+
+
+@pytest.mark.parametrize("batch", [2, 17, 64, 77, 256])
+@pytest.mark.parametrize("last_rounded", [0, 1, 2])
+@pytest.mark.parametrize("widths", [(3, 8, 5, 2), (5, 70, 33, 9), (17, 256, 256, 101), (4, 300, 290, 2)], ids=str)
+def test_forward_and_backward_are_those_of_rounded_factors(widths, last_rounded, batch):
+    sizes = list(pairwise(widths))
+    modules = [[nn.Linear(*sizes[0]), nn.Tanh(), nn.Linear(*sizes[1]), nn.Tanh(), nn.Linear(*sizes[2])] for _ in "ab"]
+    networks = [nn.Sequential(*each) for each in modules]
+    x, g = torch.randn(batch, widths[0]), torch.randn(2, batch, widths[-1])
+    expected = [forward(network, x, last_rounded) for network in networks]
+    torch.autograd.backward(expected, list(g))
+
+    stack, new = Networks([Perceptron.read(network) for network in networks]), Memory(torch.float32)
+    parameters = stack.parameters()
+    values, gradients = pointers(parameters), pointers(to_parameters := [torch.zeros_like(p) for p in parameters])
+    columns = x.T.contiguous()
+    memory = dict(weights=ctypes.addressof(values), to_weights=ctypes.addressof(gradients))
+    job = stack.job(batch, new, rounded=last_rounded, x=columns.data_ptr(), **memory)
+    outputs, to_outputs = (part[-2 * widths[-1] :].view(2, widths[-1], batch) for part in new.kept[:2])
+    run(torch.float32, "stack_forward", job)
+    to_outputs.copy_(g.mT)
+    run(torch.float32, "stack_backward", job)
+    for i in range(2):
+        near(outputs[i].T, expected[i].detach())
+    for parameter, gradient in zip(parameters, to_parameters):
+        near(gradient, parameter.grad)
+
+
+def near(ours, theirs):
+    """But for some that an almost equal sum rounds the other way (tanh, since it would switch a ReLU on or off)."""
+    scale = theirs.abs().max().clamp_min(1e-6)
+    assert (ours - theirs).abs().max() < 5e-3 * scale
+    assert (ours - theirs).abs().mean() < 1e-4 * scale
+
+
+def test_a_flows_parameters_and_single_numbers_are_not_rounded():
+    def last_rounded(*modules, head=None):
+        network = Perceptron.read(nn.Sequential(*modules))
+        return Networks([network if head is None else network.followed_by(head)]).last_rounded
+
+    wide = nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()
+    assert last_rounded(*wide, nn.Linear(8, 5)) == 2
+    assert last_rounded(*wide, nn.Linear(8, 1)) == 1
+    assert last_rounded(*wide, head=Flow(2, 8).context_map) == 1
+    assert last_rounded(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)) == 0
+
+
+def updated(algorithm):
+    """A model after three updates, and the losses of the last."""
+    model = getattr(algorithms, algorithm)(
+        "FlowPolicy", Aim(), seed=0, device="cpu", learning_starts=99, buffer_size=99
+    )
+    model.learn(64)
+    model.train(3, 48)
+    assert model.update_form == "C", model.update_reason
+    losses = {key: value for key, value in model.logger.name_to_value.items() if key.endswith("_loss")}
+    return model, torch.tensor(list(losses.values()))
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "NFAC"])
+def test_updates_are_nearly_those_of_float32(monkeypatch, algorithm):
+    exact, losses = updated(algorithm)
+    monkeypatch.setattr("flowrl.kernels.sac.is_rounded", lambda _: True)
+    rounded, rounded_losses = updated(algorithm)
+    torch.testing.assert_close(rounded_losses, losses, rtol=0.02, atol=0.02)
+    apart = moved = 0.0
+    for start, ours, theirs in zip(*([*model.policy.parameters()] for model in (first(algorithm), rounded, exact))):
+        apart += (ours - theirs).square().sum().item()
+        moved += (theirs - start).square().sum().item()
+    assert 0 < apart < 0.1 * moved
+
+
+def first(algorithm):
+    return getattr(algorithms, algorithm)("FlowPolicy", Aim(), seed=0, device="cpu")
+
+
+def test_it_is_asked_of_torch_and_of_the_processor(medium):
+    assert bfloat16.is_rounded(torch.float64) is False
+    fast = ctypes.c_int.in_dll(load(torch.float32), "bfloat16_is_fast").value
+    assert bfloat16.is_rounded(torch.float32) is bool(fast)
+    for precision in ("highest", "high"):
+        torch.set_float32_matmul_precision(precision)
+        assert bfloat16.is_rounded(torch.float32) is False
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="a processor without the instruction")
+def test_the_instruction_is_found_where_there_is_one():
+    assert ctypes.c_int.in_dll(load(torch.float32), "bfloat16_is_fast").value == 1
+
+
+def test_acting_is_never_rounded(medium):
+    model = first("SAC")
+    obs = torch.randn(33, 3)
+    found = model.predict(obs.numpy(), deterministic=True)[0]
+    torch.set_float32_matmul_precision("highest")
+    assert (model.predict(obs.numpy(), deterministic=True)[0] == found).all()
