@@ -12,6 +12,7 @@ from experiments.benchmarks.mode import Options
 from experiments.benchmarks.peers import NotAvailable, load
 from experiments.benchmarks.turns import Work
 from experiments.training.environments import find_environment, make_vector_environment
+from experiments.training.precision import matmul_precision
 
 SHORT = {"stable_baselines3": "SB3", "flowrl.algorithms": "flowrl", "sbx": "SBX"}
 
@@ -24,16 +25,19 @@ class Learner:
     :param library: the module that has the algorithm
     :param algorithm: ``SAC``, ``PPO``, ``NFQ``, ``NFAC`` or ``SNF``
     :param flow: a recipe; None for the library's Gaussian
+    :param rounded: whether products may be of factors rounded to bfloat16 (``run.py --matmul-precision medium``)
     """
 
     library: str
     algorithm: str
     flow: str | None = None
+    rounded: bool = False
 
     @property
     def name(self) -> str:
         """What the tables call it."""
-        return f"{SHORT[self.library]} {self.algorithm}, {self.flow or 'Gaussian'}"
+        rounded = ", bfloat16" if self.rounded else ""
+        return f"{SHORT[self.library]} {self.algorithm}, {self.flow or 'Gaussian'}{rounded}"
 
     def build(self, options: Options, n_envs: int = 1, **changes: Any) -> BaseAlgorithm:
         """
@@ -70,7 +74,8 @@ class Learner:
 
         def turn() -> float:
             before = model.num_timesteps
-            model.learn(steps, reset_num_timesteps=False)
+            with matmul_precision("medium" if self.rounded else "highest"):
+                model.learn(steps, reset_num_timesteps=False)
             if is_jax(model):
                 load("jax").block_until_ready(_jax_states(model))
             return model.num_timesteps - before

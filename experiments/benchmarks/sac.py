@@ -6,6 +6,7 @@ from experiments.benchmarks.commands import training_command
 from experiments.benchmarks.learners import Learner, flow_learners, gaussian
 from experiments.benchmarks.mode import Mode, Options
 from experiments.benchmarks.turns import STEPS_PER_SECOND, Case, Contender
+from flowrl import DEFAULT_FLOW
 
 SETTINGS = dict(learning_starts=2, buffer_size=100_000)  # update from the start; a buffer that several models can have
 
@@ -26,6 +27,12 @@ def cases(options: Options) -> list[Case]:
         Learner("flowrl.algorithms", "SAC"),
         Learner("sbx", "SAC"),
     ]
+    if options.device == "cpu":
+        alike = [
+            ("stable_baselines3", "SAC", None),
+            *(("flowrl.algorithms", name, DEFAULT_FLOW) for name in ("SAC", "NFAC")),
+        ]
+        learners += [Learner(*names, rounded=True) for names in alike]
     makers = {learner.name: partial(learner.learning, options, options.amount, **SETTINGS) for learner in learners}
     makers["run.py sac"] = partial(training_command, options, "sac", None, **SETTINGS)
     for flow in options.flows:

@@ -2,23 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
 PRECISIONS = ("highest", "high", "medium")
-"""Torch's: float32; TensorFloat32 on GPUs that have it; bfloat16 where that is faster."""
+"""Torch's: float32; TensorFloat32 on GPUs that have it; bfloat16 where that is faster. The first is its default."""
 
 
 @contextmanager
-def matmul_precision(config: dict[str, Any]) -> Iterator[None]:
+def matmul_precision(precision: str) -> Iterator[None]:
     """
-    Multiply as a run does, and afterwards as before.
+    Multiply so for a time, and afterwards as before.
 
-    :param config: the run's; those of earlier versions say nothing, and were of the highest
+    :param precision: one of :data:`PRECISIONS`
     """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(config.get("matmul_precision", PRECISIONS[0]))
+    torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:

@@ -130,7 +130,7 @@ def start(arguments: Namespace) -> int:
         take_policy(model, source)
     imitate(model, config)
     run = RunDirectory.create(Path(arguments.logdir), environment.id, agent.name, seed)
-    with run.locked(), matmul_precision(config):
+    with run.locked(), matmul_precision(config["matmul_precision"]):
         return train(run, config, model, TrainingClock(), not arguments.no_progress, arguments.track)
 
 
@@ -270,7 +270,7 @@ def resume(arguments: Namespace) -> int:
             model.set_random_seed(config["seed"] + step)
         bar = not arguments.no_progress
         tracker = arguments.track or before.get("track")
-        with matmul_precision(config):
+        with matmul_precision(config.get("matmul_precision", PRECISIONS[0])):  # earlier versions said nothing
             return train(run, config, model, run.clock(step), bar, tracker, continues)
 
 
