@@ -76,7 +76,7 @@ def report(arguments: argparse.Namespace) -> None:
     tables = [final_table(curves)]
     figures = {f"{name}_curves": curves_figure(curves, seconds, theirs)}
     if len(agents_of(curves)) > 1:
-        tables.append(improvement_table(curves, baseline))
+        tables.append(improvement_table(curves, {baseline: []}))
         profiles = aggregate_figure(curves, baseline)
         if profiles is not None:
             figures[f"{name}_profiles"] = profiles

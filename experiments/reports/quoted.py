@@ -8,7 +8,7 @@
 
 A comment names a CSV file of ``experiments/results/``, and what stands of it:
 
-- ``NAME[,NAME] final`` and ``NAME[,NAME] improvement over AGENT``: of suites' tables;
+- ``NAME[,NAME] final`` and ``NAME[,NAME] improvement [of AGENT, AGENT] over AGENT[; ...]``: of suites' tables;
 - ``NAME seeds COLUMN, COLUMN``: of a study's table, each agent's values in these columns, seed by seed;
 - ``speed_MODE ratios``: every contender beside its reference; ``speed_MODE,speed_MODE medians``: those that all cases
   have; ``speed_targets targets``: what the speed should be.
@@ -20,7 +20,7 @@ from pathlib import Path
 from experiments.reports.report_figures import curves_figure
 from experiments.reports.report_text import final_table, improvement_table
 from experiments.reports.results import RESULTS
-from experiments.reports.scores import Curves, read_curves
+from experiments.reports.scores import Curves, agents_of, read_curves
 from experiments.reports.study_text import medians_table, ratios_table, seeds_table, targets_table
 from experiments.training.errors import UsageError
 from experiments.training.tables import read_csv
@@ -49,8 +49,12 @@ def table(names: str, what: str, results: Path = RESULTS) -> str:
                 return medians_table([read_csv(path) for path in paths])
             case ["final"]:
                 return final_table(_curves(paths))
-            case ["improvement", "over", agent]:
-                return improvement_table(_curves(paths), agent)
+            case ["improvement", *_] if compared := _compared(what):
+                curves = _curves(paths)
+                for agent in {*compared, *(agent for agents in compared.values() for agent in agents)}:
+                    if agent not in agents_of(curves):
+                        raise UsageError(f"<!-- report: {names} {what} -->: there is no agent {agent!r}")
+                return improvement_table(curves, compared)
             case ["seeds", *columns] if not others:
                 return seeds_table(read_csv(path), " ".join(columns).split(", "))
             case ["ratios"] if not others:
@@ -59,10 +63,20 @@ def table(names: str, what: str, results: Path = RESULTS) -> str:
                 return targets_table(read_csv(path))
     except KeyError as error:
         raise UsageError(f"<!-- report: {names} {what} -->: there is no column {error}") from None
-    known = (
-        "seeds COLUMN[, COLUMN], ratios, targets, and of several tables, too, final, improvement over AGENT, medians"
-    )
+    known = "seeds COLUMN[, COLUMN], ratios, targets, and of several tables, too, final, medians, "
+    known += "improvement [of AGENT, AGENT] over AGENT[; ...]"
     raise UsageError(f"<!-- report: {names} {what} -->: what stands of a table is one of {known}")
+
+
+def _compared(what: str) -> dict[str, list[str]]:
+    """Each baseline, and who is compared with it, as in ``improvement of A, B over C; over D``; {} for what is none."""
+    compared = {}
+    for part in what.removeprefix("improvement ").split("; "):
+        found = re.fullmatch(r"(?:of (.+) )?over (.+)", part)
+        if found is None:
+            return {}
+        compared[found[2]] = found[1].split(", ") if found[1] else []
+    return compared
 
 
 def _curves(paths: list[Path]) -> Curves:

@@ -39,25 +39,25 @@ def final_table(curves: Curves) -> str:
     return "\n".join(lines) + "\n"
 
 
-def improvement_table(curves: Curves, baseline: str) -> str:
+def improvement_table(curves: Curves, agents: dict[str, list[str]]) -> str:
     """
-    How likely each agent is better than the baseline.
+    How likely agents are better than a baseline.
 
     :param curves: of all agents
-    :param baseline: an agent
+    :param agents: of each baseline, those that are compared with it, at the last step that all of these have reached;
+        none: all agents
     :return: a Markdown table, for each agent over the environments that it shares with the baseline, which are named
     """
-    lines = [
-        f"| | better than {baseline} with probability | in | seeds |",
-        "| --- | --- | --- | --- |",
-    ]
-    for agent in agents_of(curves):
-        (ours, theirs), environments = returns_at_end(curves, [agent, baseline])
-        if agent == baseline or not environments:
-            continue
-        likely = show(probability_of_improvement(ours, theirs), min(len(ours), len(theirs)), ".2f")
-        where = ", ".join(environments)
-        lines.append(f"| {agent} | {likely} | {where} | {len(ours)} against {len(theirs)} |")
+    lines = ["| | better than | with probability | in | seeds |", "| --- | --- | --- | --- | --- |"]
+    for baseline, chosen in agents.items():
+        together = {key: curve for key, curve in curves.items() if not chosen or key[0] in (baseline, *chosen)}
+        for agent in chosen or agents_of(curves):
+            (ours, theirs), environments = returns_at_end(together, [agent, baseline])
+            if agent == baseline or not environments:
+                continue
+            likely = show(probability_of_improvement(ours, theirs), min(len(ours), len(theirs)), ".2f")
+            seeds = f"{len(ours)} against {len(theirs)}"
+            lines.append(f"| {agent} | {baseline} | {likely} | {', '.join(environments)} | {seeds} |")
     return "\n".join(lines) + "\n"
 
 

@@ -89,8 +89,8 @@ def test_scores_are_zero_where_the_worst_began_and_one_where_the_baseline_ended(
 
 def test_a_baseline_that_gets_worse_has_no_score_and_is_improved_upon(tmp_path):
     curves = read_curves(write(tmp_path / "a.csv", {"flow": -1.0, "gaussian": -3.0}, seeds=4), "avg_return")
-    row = improvement_table(curves, "gaussian").splitlines()[-1]
-    assert row == "| flow | 1.00 (1.00 to 1.00) | Hopper-v5, Pendulum-v1 | 4 against 4 |"
+    row = improvement_table(curves, {"gaussian": []}).splitlines()[-1]
+    assert row == "| flow | gaussian | 1.00 (1.00 to 1.00) | Hopper-v5, Pendulum-v1 | 4 against 4 |"
     assert aggregate_figure(curves, "gaussian") is None
 
 
@@ -104,9 +104,9 @@ def test_a_report_has_tables_pictures_and_a_page(tmp_path, capsys):
     assert main([*command, "--output", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out" / "cheetah_report.md").read_text()
     assert (
-        "| Hopper-v5, 300 steps | Pendulum-v1, 300 steps |" in text and "better than gaussian with probability" in text
+        "| Hopper-v5, 300 steps | Pendulum-v1, 300 steps |" in text and "| | better than | with probability |" in text
     )
-    row = next(line for line in text.splitlines() if line.startswith("| flow | 1.00 (1.00 to 1.00)"))
+    row = next(line for line in text.splitlines() if line.startswith("| flow | gaussian | 1.00 (1.00 to 1.00)"))
     assert row.endswith("| Hopper-v5, Pendulum-v1 | 4 against 4 |")
     page = (tmp_path / "out" / "cheetah_report.html").read_text()
     assert page.count("<table>") == 2 == page.count("data:image/png;base64,") and "<td>flow</td>" in page
@@ -119,7 +119,7 @@ def test_a_report_has_tables_pictures_and_a_page(tmp_path, capsys):
 
 def test_one_seed_has_no_interval(tmp_path):
     curves = read_curves(write(tmp_path / "a.csv", {"flow": 2.0, "gaussian": 1.0}, seeds=1), "avg_return")
-    assert improvement_table(curves, "gaussian").splitlines()[-1].startswith("| flow | 1.00 | ")
+    assert improvement_table(curves, {"gaussian": []}).splitlines()[-1].startswith("| flow | gaussian | 1.00 | ")
 
 
 def test_a_documents_tables_are_those_that_results_give(tmp_path):
@@ -129,7 +129,7 @@ def test_a_documents_tables_are_those_that_results_give(tmp_path):
         "<!-- report: cheetah improvement over gaussian -->\n<!-- end of report -->\nafter\n"
     )
     new = with_tables(text, tmp_path)
-    assert "old" not in new and "| flow | " in new and "better than gaussian" in new
+    assert "old" not in new and "| flow | " in new and "| flow | gaussian | 1.00" in new
     assert with_tables(new, tmp_path) == new
     assert re.sub(QUOTED, r"\1\4", new) == re.sub(QUOTED, r"\1\4", text), "nothing else has changed"
     for name, what in (
@@ -139,10 +139,25 @@ def test_a_documents_tables_are_those_that_results_give(tmp_path):
         ("cheetah,cheetah", "final"),
         ("cheetah,cheetah", "ratios"),
         ("cheetah", "medians"),
+        ("cheetah", "improvement of flow"),
+        ("cheetah", "improvement of flow over nobody"),
     ):
         (tmp_path / "a.md").write_text(f"<!-- report: {name} {what} -->\n<!-- end of report -->\n")
         with pytest.raises(UsageError, match=rf"a\.md: .*({what.split()[-1]}|flow in Hopper-v5 stands in another)"):
             update_documents([tmp_path / "a.md"], tmp_path)
+
+
+def test_each_baseline_has_its_agents_and_their_last_common_step(tmp_path):
+    write(tmp_path / "short.csv", {"flow": 2.0, "other": 0.1, "gaussian": 1.0}, steps=(100, 200))
+    write(tmp_path / "long.csv", {"later": -2.0, "SB3": 1.0}, steps=(200, 300))
+    what = "improvement of flow over gaussian; of later over SB3"
+    quoted = f"<!-- report: short,long {what} -->\n<!-- end of report -->\n"
+    rows = [line.split(" | ") for line in with_tables(quoted, tmp_path).splitlines() if " against " in line]
+    assert [(row[0], row[1]) for row in rows] == [("| flow", "gaussian"), ("| later", "SB3")]
+    assert [row[2][:4] for row in rows] == ["1.00", "0.00"]
+    curves = read_curves(tmp_path / "long.csv", "avg_return") | read_curves(tmp_path / "short.csv", "avg_return")
+    alone = improvement_table(read_curves(tmp_path / "long.csv", "avg_return"), {"SB3": []})
+    assert improvement_table(curves, {"SB3": ["later"]}) == alone
 
 
 def test_tables_of_several_suites_are_side_by_side_at_the_step_that_they_share(tmp_path):

@@ -2,9 +2,11 @@
 
 import json
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
+import torch
 
 from experiments.reports.results import write_results
 from experiments.run import main
@@ -12,11 +14,13 @@ from experiments.scheduling.job import Job
 from experiments.scheduling.local import train
 from experiments.scheduling.suite_file import Entry, command_of
 from experiments.studies import calibration, known_optimum, measures, nfq_options, pictures
+from experiments.studies.divergence import PARTS, divergences
 from experiments.studies.known_optimum import MEASURES, entries_of
 from experiments.studies.transfer import first_step
 from experiments.training.run_directory import RunDirectory
 from experiments.training.tables import read_csv
 from tests.experiments.stand_ins import in_this_process
+from tests.models import build, perturb
 
 
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(tmp_path):
@@ -169,3 +173,21 @@ def test_untrained_models_are_measured_and_drawn(env, measure, agent, tmp_path, 
     draw = getattr(pictures, measure, None)
     if draw:
         draw({"agent": run}).savefig(tmp_path / "picture.png", dpi=40)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("moved", PARTS)
+def test_an_updates_divergence_is_that_of_the_part_that_moved(moved):
+    old = build("PPO", policy_kwargs=dict(flow="nsf")).policy
+    perturb(old, 0.1)
+    new = deepcopy(old)
+    observations = torch.randn(64, *old.observation_space.shape)
+    actions = old.get_distribution(observations).sample()
+    assert set(divergences(old, new, observations, actions).values()) == {0.0}
+    d, bias = old.action_net.features, new.action_net.context_map.bias
+    {"mean": bias[:d], "scale": bias[d : 2 * d], "layers": new.action_net.conditioners[0].linears[-1].bias}[moved].add_(
+        0.1
+    )
+    found = divergences(old, new, observations, actions)
+    assert found[moved] == pytest.approx(found["all"]) and found["all"] > 1e-5
+    assert all(found[part] == 0.0 for part in PARTS if part != moved)
