@@ -79,7 +79,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument(
         "--matmul-precision",
         choices=("highest", "high", "medium"),
-        help="torch.set_float32_matmul_precision; medium: products in bfloat16 where that is faster (default: highest)",
+        help="torch.set_float32_matmul_precision; medium: products in bfloat16 where that is faster (default: torch's)",
     )
     how.add_argument(
         "--resume", metavar="RUN_DIR", help="go on with a run, or from one of its newest two checkpoints/step_*"

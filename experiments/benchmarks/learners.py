@@ -25,19 +25,19 @@ class Learner:
     :param library: the module that has the algorithm
     :param algorithm: ``SAC``, ``PPO``, ``NFQ``, ``NFAC`` or ``SNF``
     :param flow: a recipe; None for the library's Gaussian
-    :param rounded: whether products may be of factors rounded to bfloat16 (``run.py --matmul-precision medium``)
+    :param precision: see :func:`torch.set_float32_matmul_precision`; None: torch's own
     """
 
     library: str
     algorithm: str
     flow: str | None = None
-    rounded: bool = False
+    precision: str | None = None
 
     @property
     def name(self) -> str:
         """What the tables call it."""
-        rounded = ", bfloat16" if self.rounded else ""
-        return f"{SHORT[self.library]} {self.algorithm}, {self.flow or 'Gaussian'}{rounded}"
+        precision = f", {self.precision}" if self.precision else ""
+        return f"{SHORT[self.library]} {self.algorithm}, {self.flow or 'Gaussian'}{precision}"
 
     def build(self, options: Options, n_envs: int = 1, **changes: Any) -> BaseAlgorithm:
         """
@@ -74,7 +74,7 @@ class Learner:
 
         def turn() -> float:
             before = model.num_timesteps
-            with matmul_precision("medium" if self.rounded else "highest"):
+            with matmul_precision(self.precision):
                 model.learn(steps, reset_num_timesteps=False)
             if is_jax(model):
                 load("jax").block_until_ready(_jax_states(model))

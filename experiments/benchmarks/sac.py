@@ -32,7 +32,7 @@ def cases(options: Options) -> list[Case]:
             ("stable_baselines3", "SAC", None),
             *(("flowrl.algorithms", name, DEFAULT_FLOW) for name in ("SAC", "NFAC")),
         ]
-        learners += [Learner(*names, rounded=True) for names in alike]
+        learners += [Learner(*names, precision="medium") for names in alike]
     makers = {learner.name: partial(learner.learning, options, options.amount, **SETTINGS) for learner in learners}
     makers["run.py sac"] = partial(training_command, options, "sac", None, **SETTINGS)
     for flow in options.flows:

@@ -41,7 +41,7 @@ from experiments.training.fine_tuning import CriticWarmup, open_source, settings
 from experiments.training.full_disk import when_there_is_space
 from experiments.training.lessons import missing_lessons
 from experiments.training.overrides import agent_on_base, apply_overrides, check_flow_options
-from experiments.training.precision import PRECISIONS, matmul_precision
+from experiments.training.precision import matmul_precision
 from experiments.training.progress import ProgressDisplay, say
 from experiments.training.provenance import ROOT, session
 from experiments.training.run_directory import RunDirectory
@@ -108,7 +108,7 @@ def start(arguments: Namespace) -> int:
         vec_env=arguments.vec_env or "dummy",
         normalize=settings["normalize"],
         plain=bool(arguments.plain),
-        matmul_precision=arguments.matmul_precision or PRECISIONS[0],
+        matmul_precision=arguments.matmul_precision,
         demonstrations=arguments.demos,
         source=None if source is None else str(source.path.resolve()),
         critic_warmup=critic_warmup,
@@ -270,7 +270,7 @@ def resume(arguments: Namespace) -> int:
             model.set_random_seed(config["seed"] + step)
         bar = not arguments.no_progress
         tracker = arguments.track or before.get("track")
-        with matmul_precision(config.get("matmul_precision", PRECISIONS[0])):  # earlier versions said nothing
+        with matmul_precision(config.get("matmul_precision")):
             return train(run, config, model, run.clock(step), bar, tracker, continues)
 
 

@@ -77,30 +77,30 @@ static inline __attribute__((always_inline)) void tile(int in_pairs, int rows, i
         }
 }
 
-static void tile_of(int in_pairs, int rows, int vectors, Size depth, Matrix weights, const REAL *x, Size x_n,
-                    const REAL *bias, End end, const Rows *at) {
-    switch ((in_pairs * VECTORS + vectors - 1) * TILE + rows) { /* so that each is compiled with its numbers known */
-#define CASE(pairs, rows, vectors)                                              \
-    case (pairs * VECTORS + vectors - 1) * TILE + rows:                         \
-        tile(pairs, rows, vectors, depth, weights, x, x_n, bias, end, at); break;
-#define CASES(pairs, vectors)                                                                  \
-    CASE(pairs, 1, vectors) CASE(pairs, 2, vectors) CASE(pairs, 3, vectors) CASE(pairs, 4, vectors) \
-    CASE(pairs, 5, vectors) CASE(pairs, TILE, vectors)
-        CASES(0, 1)
-        CASES(0, 2)
-#ifdef SINGLE
-        CASES(1, 1)
-        CASES(1, 2)
-#endif
+/* Each is compiled with its numbers known. */
+#define CASE(in_pairs, rows, vectors)   \
+    case (vectors - 1) * TILE + rows:   \
+        tile(in_pairs, rows, vectors, depth, weights, x, x_n, bias, end, at); break;
+#define CASES(in_pairs, vectors)                                                                            \
+    CASE(in_pairs, 1, vectors) CASE(in_pairs, 2, vectors) CASE(in_pairs, 3, vectors) CASE(in_pairs, 4, vectors) \
+    CASE(in_pairs, 5, vectors) CASE(in_pairs, TILE, vectors)
 #ifdef __AVX512F__
-        CASES(0, 3)
-        CASES(0, 4)
+#define ALL_CASES(in_pairs) CASES(in_pairs, 1) CASES(in_pairs, 2) CASES(in_pairs, 3) CASES(in_pairs, 4)
+#else
+#define ALL_CASES(in_pairs) CASES(in_pairs, 1) CASES(in_pairs, 2)
+#endif
+
+static void tile_of(int rows, int vectors, Size depth, Matrix weights, const REAL *x, Size x_n, const REAL *bias, End end,
+                    const Rows *at) {
+    switch ((vectors - 1) * TILE + rows) { ALL_CASES(0) }
+}
+
+/* As tile_of, of what is packed in pairs, depth of them. */
+static void tile_of_pairs(int rows, int vectors, Size depth, Matrix weights, const REAL *x, Size x_n, const REAL *bias,
+                          End end, const Rows *at) {
 #ifdef SINGLE
-        CASES(1, 3)
-        CASES(1, 4)
+    switch ((vectors - 1) * TILE + rows) { ALL_CASES(1) }
 #endif
-#endif
-    }
 }
 
 static inline void copy_lanes(REAL *to, const REAL *from, int lanes) {
@@ -124,7 +124,7 @@ typedef struct {
     const REAL *beside; /* as out; for the slopes */
     REAL *out;
     const Size *to;
-    int rounded; /* whether the factors are rounded to bfloat16: of float, from NULL; a batch of one never is */
+    int rounded; /* whether the factors are rounded to bfloat16: of float, from NULL, n above one */
 } Product;
 
 /* out[i] = sum over l of matrix[from[i], l] x[l], rows matrix_n apart; x NULL: of ones. The sums' lanes are added up for many
@@ -220,8 +220,11 @@ static void multiply(const Product *p, Size count) {
                     if (i % PAIRED == 0) pairs = pack_weights(weights, smaller(p->rows - i, PAIRED), depth, paired, PAIRED);
                     weights = (Matrix){pairs.entries + i % PAIRED * pairs.row, pairs.row, pairs.column};
                 }
-                tile_of(p->rounded, rows, vectors, p->rounded ? (depth + 1) / 2 : depth, weights, x, x_n,
-                        base ? NULL : p->bias ? p->bias + i : zeros, end, &at);
+                const REAL *bias = base ? NULL : p->bias ? p->bias + i : zeros;
+                if (p->rounded)
+                    tile_of_pairs(rows, vectors, (depth + 1) / 2, weights, x, x_n, bias, end, &at);
+                else
+                    tile_of(rows, vectors, depth, weights, x, x_n, bias, end, &at);
                 if (!whole)
                     for (int r = 0; r < rows; r++)
                         copy_lanes(p->out + (p->to ? p->to[i + r] : i + r) * p->n + b, at.out[r], lanes);
@@ -236,7 +239,7 @@ static void weight_gradient(int rounded, Size n, Size lanes, Size rows, const RE
                             Size first, Size last, REAL *to_weights, Size depth) {
     REAL packed[LANE_BLOCK * SPAN] __attribute__((aligned(64)));
     REAL copies[TILE][SPAN] = {{0}}; /* of rows that end within a vector */
-    REAL pairs[WIDTH + TILE][LANE_BLOCK / 2] __attribute__((aligned(64)));
+    REAL pairs[(int)WIDTH > (int)TILE ? WIDTH : TILE][LANE_BLOCK / 2] __attribute__((aligned(64)));
     if (rows == 1) {
         dots(last - first, lanes, from ? x : x + first * n, n, from ? from + first : NULL, g, to_weights + first);
         return;
@@ -266,13 +269,14 @@ static void weight_gradient(int rounded, Size n, Size lanes, Size rows, const RE
                     at.base[r] = at.out[r];
                     if (!whole && start) copy_lanes(copies[r], to_weights + (i + r) * depth + k, columns);
                 }
-                Matrix weights = {g + i * n + start, n, 1};
+                const REAL *bias = start ? NULL : zeros;
                 if (rounded) {
                     for (int r = 0; r < count; r++) pack_row(g + (i + r) * n + start, some, pairs[r]);
-                    weights = (Matrix){pairs[0], LANE_BLOCK / 2, 1};
+                    Matrix paired = {pairs[0], LANE_BLOCK / 2, 1};
+                    tile_of_pairs(count, vectors, (some + 1) / 2, paired, packed, width, bias, LINEAR, &at);
+                } else {
+                    tile_of(count, vectors, some, (Matrix){g + i * n + start, n, 1}, packed, width, bias, LINEAR, &at);
                 }
-                tile_of(rounded, count, vectors, rounded ? (some + 1) / 2 : some, weights, packed, width,
-                        start ? NULL : zeros, LINEAR, &at);
                 if (!whole)
                     for (int r = 0; r < count; r++) copy_lanes(to_weights + (i + r) * depth + k, copies[r], columns);
             }

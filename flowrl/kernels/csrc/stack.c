@@ -64,7 +64,7 @@ static REAL *last_layers(const Stack *s, REAL *arrays) { return arrays + layer_o
 static inline int has_norm(const Stack *s, Size layer) { return s->has_norm && layer < s->depth - 1; }
 
 /* Not the first layer: what it reads may be large, with little in the last digits. */
-static inline int is_rounded(const Stack *s, Size layer) { return layer > 0 && layer <= s->rounded; }
+static inline int is_rounded(const Stack *s, Size layer) { return layer > 0 && layer <= s->rounded && s->n > 1; }
 
 /* z becomes f((z - mean) / deviation * scale + shift), mean and deviation over a layer's outputs, f the activation; in up to a
  * vector's columns, from the first on. */
