@@ -7,6 +7,14 @@ import torch
 from flowrl.kernels.library import load
 
 
+def torch_precision() -> str | None:
+    """What `torch.set_float32_matmul_precision` set; None where `torch.backends.fp32_precision` rules."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
 def is_rounded(dtype: torch.dtype) -> bool:
     """
     Whether products round their factors: where ``torch.set_float32_matmul_precision("medium")`` allows it, and the
@@ -14,10 +22,6 @@ def is_rounded(dtype: torch.dtype) -> bool:
 
     :param dtype: of the factors, for which there is a compiled library
     """
-    try:
-        is_allowed = torch.get_float32_matmul_precision() == "medium"
-    except RuntimeError:  # torch's newer switches (torch.backends.fp32_precision) say something else
-        return False
-    if dtype != torch.float32 or not is_allowed:
+    if dtype != torch.float32 or torch_precision() != "medium":
         return False
     return bool(ctypes.c_int.in_dll(load(dtype), "bfloat16_is_fast").value)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from flowrl.algorithms.ppo import update as ppo
 from flowrl.algorithms.ppo.minibatches import is_array_backed
+from flowrl.kernels.bfloat16 import torch_precision
 from flowrl.kernels.cuda_graph import WARM_UP, CudaGraph, is_current, on_a_side_stream, shapes
 from flowrl.kernels.guard import Guard, are_silent
 from flowrl.networks import BatchRenorm
@@ -110,7 +111,7 @@ class RecordedUpdate:
             for group in optimizer.param_groups
         ]
         frozen = [tensor.requires_grad for tensor in tensors]
-        seen = addresses, frozen, options, [getattr(model, name) for name in self.settings]
+        seen = addresses, frozen, options, [getattr(model, name) for name in self.settings], torch_precision()
         if seen != self._seen and self._graphs:
             self._graphs.clear()
             self._calls.clear()

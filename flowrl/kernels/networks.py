@@ -84,7 +84,7 @@ class Networks:
 
     @property
     def last_rounded(self) -> int:
-        """The last layer, from 0, whose products may be rounded: what gives a flow's parameters, or one number, is not."""
+        """The last layer, from 0, whose products may be rounded: not what gives a flow's parameters, or one number."""
         last = len(self.widths) - 2
         return max(last - (isinstance(self.head, ContextMap) or self.widths[-1] == 1), 0)
 

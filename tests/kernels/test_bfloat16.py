@@ -1,6 +1,8 @@
 """Products of factors rounded to bfloat16, `torch.set_float32_matmul_precision("medium")`, in the updates in C."""
 
 import ctypes
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -11,6 +13,7 @@ from flowrl import Flow, algorithms
 from flowrl.kernels import bfloat16
 from flowrl.kernels.library import Memory, load, pointers, run
 from flowrl.kernels.networks import Networks, Perceptron
+from flowrl.kernels.sac import SACUpdate
 from tests.environments import Aim
 
 pytestmark = pytest.mark.skipif(load(torch.float32) is None, reason="no C compiler")
@@ -57,7 +60,7 @@ def forward(network, x, last_rounded):
 
 @pytest.mark.parametrize("batch", [2, 17, 64, 77, 256])
 @pytest.mark.parametrize("last_rounded", [0, 1, 2])
-@pytest.mark.parametrize("widths", [(3, 8, 5, 2), (5, 70, 33, 9), (17, 256, 256, 101), (4, 300, 290, 2)], ids=str)
+@pytest.mark.parametrize("widths", [(3, 8, 5, 2), (5, 70, 33, 9), (17, 256, 256, 101), (4, 257, 290, 2)], ids=str)
 def test_forward_and_backward_are_those_of_rounded_factors(widths, last_rounded, batch):
     sizes = list(pairwise(widths))
     modules = [[nn.Linear(*sizes[0]), nn.Tanh(), nn.Linear(*sizes[1]), nn.Tanh(), nn.Linear(*sizes[2])] for _ in "ab"]
@@ -126,8 +129,8 @@ def test_updates_are_nearly_those_of_float32(monkeypatch, algorithm):
     assert 0 < apart < 0.1 * moved
 
 
-def first(algorithm):
-    return getattr(algorithms, algorithm)("FlowPolicy", Aim(), seed=0, device="cpu")
+def first(algorithm, **settings):
+    return getattr(algorithms, algorithm)("FlowPolicy", Aim(), seed=0, device="cpu", **settings)
 
 
 def test_it_is_asked_of_torch_and_of_the_processor(medium):
@@ -145,8 +148,33 @@ def test_the_instruction_is_found_where_there_is_one():
 
 
 def test_acting_is_never_rounded(medium):
-    model = first("SAC")
-    obs = torch.randn(33, 3)
-    found = model.predict(obs.numpy(), deterministic=True)[0]
+    obs = torch.randn(33, 3).numpy()
+    found = first("SAC").predict(obs, deterministic=True)[0]
     torch.set_float32_matmul_precision("highest")
-    assert (model.predict(obs.numpy(), deterministic=True)[0] == found).all()
+    assert (first("SAC").predict(obs, deterministic=True)[0] == found).all()
+
+
+@pytest.mark.parametrize(("algorithm", "expected"), [("SAC", (1, 1, 1)), ("NFAC", (1, 2, 2))])
+def test_actor_critics_and_targets_are_told_at_every_update(monkeypatch, algorithm, expected):
+    told, prepare = [], SACUpdate._prepare
+
+    def spy(update, job, model):
+        prepare(update, job, model)
+        told.append((job.actor.rounded, job.critics.rounded, job.targets.rounded))
+
+    monkeypatch.setattr(SACUpdate, "_prepare", spy)
+    wanted = iter([True, False, True])
+    monkeypatch.setattr("flowrl.kernels.sac.is_rounded", lambda _: next(wanted))
+    model = first(algorithm, learning_starts=8)
+    model.learn(11)
+    assert told == [expected, (0, 0, 0), expected]
+
+
+def test_torchs_newer_switches_stop_nothing():
+    """They make torch refuse to say what the older one is."""
+    code = (
+        "import torch; torch.backends.fp32_precision = 'tf32'; from flowrl.algorithms import SAC; "
+        "model = SAC('FlowPolicy', 'Pendulum-v1', learning_starts=4).learn(6); print(model.update_form)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["C"]
