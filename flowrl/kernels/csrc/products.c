@@ -78,10 +78,10 @@ static inline __attribute__((always_inline)) void tile(int in_pairs, int rows, i
 }
 
 /* Each is compiled with its numbers known. */
-#define CASE(in_pairs, rows, vectors)   \
-    case (vectors - 1) * TILE + rows:   \
+#define CASE(in_pairs, rows, vectors) \
+    case (vectors - 1) * TILE + rows: \
         tile(in_pairs, rows, vectors, depth, weights, x, x_n, bias, end, at); break;
-#define CASES(in_pairs, vectors)                                                                            \
+#define CASES(in_pairs, vectors)                                                                                \
     CASE(in_pairs, 1, vectors) CASE(in_pairs, 2, vectors) CASE(in_pairs, 3, vectors) CASE(in_pairs, 4, vectors) \
     CASE(in_pairs, 5, vectors) CASE(in_pairs, TILE, vectors)
 #ifdef __AVX512F__
@@ -216,15 +216,14 @@ static void multiply(const Product *p, Size count) {
                 }
                 Matrix weights = {p->weights.entries + i * p->weights.row + start * p->weights.column, p->weights.row,
                                   p->weights.column};
+                const REAL *bias = base ? NULL : p->bias ? p->bias + i : zeros;
                 if (p->rounded) {
                     if (i % PAIRED == 0) pairs = pack_weights(weights, smaller(p->rows - i, PAIRED), depth, paired, PAIRED);
                     weights = (Matrix){pairs.entries + i % PAIRED * pairs.row, pairs.row, pairs.column};
-                }
-                const REAL *bias = base ? NULL : p->bias ? p->bias + i : zeros;
-                if (p->rounded)
                     tile_of_pairs(rows, vectors, (depth + 1) / 2, weights, x, x_n, bias, end, &at);
-                else
+                } else {
                     tile_of(rows, vectors, depth, weights, x, x_n, bias, end, &at);
+                }
                 if (!whole)
                     for (int r = 0; r < rows; r++)
                         copy_lanes(p->out + (p->to ? p->to[i + r] : i + r) * p->n + b, at.out[r], lanes);
