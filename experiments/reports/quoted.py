@@ -15,6 +15,7 @@ A comment names a CSV file of ``experiments/results/``, and what stands of it:
 """
 
 import re
+from itertools import chain
 from pathlib import Path
 
 from experiments.reports.report_figures import curves_figure
@@ -51,9 +52,8 @@ def table(names: str, what: str, results: Path = RESULTS) -> str:
                 return final_table(_curves(paths))
             case ["improvement", *_] if compared := _compared(what):
                 curves = _curves(paths)
-                for agent in {*compared, *(agent for agents in compared.values() for agent in agents)}:
-                    if agent not in agents_of(curves):
-                        raise UsageError(f"<!-- report: {names} {what} -->: there is no agent {agent!r}")
+                for agent in {*compared, *chain(*compared.values())} - {*agents_of(curves)}:
+                    raise UsageError(f"<!-- report: {names} {what} -->: there is no agent {agent!r}")
                 return improvement_table(curves, compared)
             case ["seeds", *columns] if not others:
                 return seeds_table(read_csv(path), " ".join(columns).split(", "))

@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # agents/ and experiments/ are not installed
 
+import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
@@ -126,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
             model.learn(arguments.steps, callback=callback, log_interval=None)  # type: ignore[arg-type]
             for part in ("all", *PARTS):
                 values = [each[part] for each in callback.kept]
-                row = dict(policy=name, seed=seed, part=part, divergence=sum(values) / max(len(values), 1))
+                row = dict(policy=name, seed=seed, part=part, divergence=float(np.mean(values)))
                 rows.append(row)
                 print(f"{name}, seed {seed}, {part}: {row['divergence']:.4f}", flush=True)
             env.close()

@@ -5,16 +5,14 @@ from contextlib import contextmanager
 
 import torch
 
-PRECISIONS = ("highest", "high", "medium")
-"""Torch's: float32, its default; TensorFloat32 on GPUs that have it; bfloat16 where that is faster."""
-
 
 @contextmanager
 def matmul_precision(precision: str | None) -> Iterator[None]:
     """
     Multiply so for a time, and afterwards as before.
 
-    :param precision: one of :data:`PRECISIONS`; None: as torch does by itself
+    :param precision: torch's ``"highest"`` (float32), ``"high"`` (TensorFloat32 on GPUs that have it) or ``"medium"``
+        (bfloat16 where that is faster); None: as torch does by itself
     """
     if precision is None:
         yield

@@ -231,8 +231,20 @@ def resume(arguments: Namespace) -> int:
     :param arguments: the command line
     :return: the exit code
     """
-    fixed = ("env", "env_set", "agent", "seed", "num_envs", "vec_env", "flow", "set", "plain", "demos", "source")
-    for name in (*fixed, "matmul_precision"):
+    for name in (
+        "env",
+        "env_set",
+        "agent",
+        "seed",
+        "num_envs",
+        "vec_env",
+        "flow",
+        "set",
+        "plain",
+        "demos",
+        "source",
+        "matmul_precision",
+    ):
         if getattr(arguments, name) is not None:
             flag = {"source": "from"}.get(name, name.replace("_", "-"))
             raise UsageError(f"--{flag} cannot change when a run is resumed; drop --{flag}, or start a new run")

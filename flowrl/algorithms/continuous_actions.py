@@ -1,4 +1,4 @@
-"""For algorithms that need continuous actions, of which SB3 says no more than that something is not so."""
+"""What algorithms for continuous actions say of others, where SB3 has a bare assertion."""
 
 from typing import Any
 
@@ -9,7 +9,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 class ContinuousActionsMixin:
     """
-    :raises ValueError: for an action space that is not continuous
+    An algorithm of SB3's form that refuses other action spaces.
+
+    :raises ValueError: in its constructor, for an action space that is not continuous
     """
 
     @staticmethod

@@ -35,12 +35,12 @@ static inline Vector pairs_across(Vector low, Vector high) {
                                               8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
     return (Vector)_mm512_permutexvar_epi16(_mm512_loadu_si512(order), (__m512i)pairs_along(low, high));
 }
-#elif defined(SINGLE)
+#else /* of double it is compiled, and never called */
 const int bfloat16_is_fast = 0;
 
 static inline REAL of_bits(uint32_t bits) {
-    REAL number;
-    memcpy(&number, &bits, sizeof number);
+    REAL number = 0;
+    memcpy(&number, &bits, sizeof bits);
     return number;
 }
 
@@ -59,7 +59,7 @@ static inline Vector add_pairs(Vector sum, Vector x, Vector w) {
 }
 
 static inline Vector pair_everywhere(const REAL *pair) {
-    Vector v;
+    Vector v = {0};
     for (int l = 0; l < WIDTH; l++) memcpy((REAL *)&v + l, pair, sizeof *pair);
     return v;
 }
@@ -75,15 +75,16 @@ static inline uint32_t rounded(REAL number) {
 }
 
 static inline Vector pairs_across(Vector low, Vector high) {
-    uint32_t pairs[WIDTH];
-    for (int l = 0; l < WIDTH; l++) pairs[l] = rounded(low[l]) | rounded(high[l]) << 16;
-    Vector out;
-    memcpy(&out, pairs, sizeof out);
+    Vector out = {0};
+    for (int l = 0; l < WIDTH; l++) {
+        uint32_t pair = rounded(low[l]) | rounded(high[l]) << 16;
+        memcpy((REAL *)&out + l, &pair, sizeof pair);
+    }
     return out;
 }
 
 static inline Vector pairs_along(Vector first, Vector second) {
-    Vector low, high, *halves[2] = {&low, &high};
+    Vector low = {0}, high = {0}, *halves[2] = {&low, &high};
     for (int i = 0; i < 2; i++)
         for (int l = 0; l < WIDTH; l++) {
             int at = 2 * l + i;
@@ -91,13 +92,6 @@ static inline Vector pairs_along(Vector first, Vector second) {
         }
     return pairs_across(low, high);
 }
-#else /* of double: not at all */
-const int bfloat16_is_fast = 0;
-static inline Vector add_pairs(Vector sum, Vector x, Vector w) { return sum + 0 * x * w; }
-static inline Vector pair_everywhere(const REAL *pair) { return *pair - (Vector){0}; }
-static inline Vector masked(const REAL *from, Size lanes) { return from[0] + (REAL)lanes - (Vector){0}; }
-static inline Vector pairs_along(Vector first, Vector second) { return first + second; }
-static inline Vector pairs_across(Vector low, Vector high) { return low + high; }
 #endif
 
 /* A row in pairs along it. */

@@ -181,7 +181,7 @@ static void multiply(const Product *p, Size count) {
     REAL copies[3][TILE][SPAN] = {{{0}}}; /* of rows that end within a vector */
     for (Size b = 0; b < count; b += SPAN) {
         int lanes = (int)smaller(count - b, SPAN), vectors = (lanes + WIDTH - 1) / WIDTH, whole = lanes == vectors * WIDTH;
-        if (!whole) memset(packed, 0, (size_t)(smaller(p->depth, BLOCK) * vectors * WIDTH) * sizeof(REAL));
+        if (!whole && !p->rounded) memset(packed, 0, (size_t)(smaller(p->depth, BLOCK) * vectors * WIDTH) * sizeof(REAL));
         for (Size start = 0; start == 0 || start < p->depth; start += BLOCK) {
             Size depth = smaller(p->depth - start, BLOCK);
             const REAL *base = start ? p->out : p->base;
