@@ -10,7 +10,6 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and experiments/ are not installed
 
@@ -37,7 +36,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="suite.py", description="Train agents x environments x seeds.")
     parser.add_argument("suite", type=Path, metavar="FILE", help="a YAML file, as those in experiments/suites/")
     parser.add_argument("--steps", type=positive, help="of each run, in place of the file's")
-    parser.add_argument("--seeds", type=str, help="how many, or FIRST..LAST")
+    parser.add_argument("--seeds", help="how many, or FIRST..LAST")
     parser.add_argument("--environments", nargs="+", metavar="ENV", help="some of the file's")
     parser.add_argument("--agents", nargs="+", metavar="NAME", help="some of the file's")
     parser.add_argument("--jobs", type=positive, help="runs side by side (default: as many as processors / threads)")
@@ -63,8 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     :return: the exit code: 1 if a run failed, 130 if the suite was interrupted
     """
     arguments = parse_arguments(argv)
-    seeds: Any = int(arguments.seeds) if (arguments.seeds or "").isdigit() else arguments.seeds
-    overrides = dict(steps=arguments.steps, seeds=seeds, environments=arguments.environments, agents=arguments.agents)
+    overrides = {name: getattr(arguments, name) for name in ("steps", "seeds", "environments", "agents")}
     arguments.runs = arguments.runs.absolute()
     suite = read_suite(arguments.suite, arguments.runs, overrides)
     side_by_side = arguments.jobs or max((os.cpu_count() or 1) // arguments.threads, 1)

@@ -152,7 +152,7 @@ def read_suite(path: Path, runs: Path, overrides: dict[str, Any] | None = None) 
 
 def seeds_of(value: Any, path: Path) -> list[int]:
     """
-    :param value: how many, a list, or a range as ``"0..4"``
+    :param value: how many (also as text, which a command line gives), a list, or a range as ``"0..4"``
     :param path: of the file, for the error
     :return: the seeds
     """
@@ -164,7 +164,7 @@ def seeds_of(value: Any, path: Path) -> list[int]:
         if len(set(value)) < len(value):
             raise UsageError(f"{path}: a seed stands twice in {value}")
         return value
-    count = _whole(value, "seeds", path)
+    count = _whole(int(value) if isinstance(value, str) and value.isdecimal() else value, "seeds", path)
     assert count is not None
     return list(range(count))
 

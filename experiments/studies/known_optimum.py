@@ -129,8 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default: 2)")
     parser.add_argument("--collect", action="store_true", help="train nothing: measure what there is")
     arguments = parser.parse_args(argv)
-    seeds = int(arguments.seeds) if (arguments.seeds or "").isdigit() else arguments.seeds
-    entries = entries_of(arguments.tasks or None, arguments.agents, seeds)
+    entries = entries_of(arguments.tasks or None, arguments.agents, arguments.seeds)
     for entry in entries:
         entry.job.check()
     if not arguments.collect:

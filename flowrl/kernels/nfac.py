@@ -34,9 +34,10 @@ def read_nfac_parts(model: Any) -> tuple[Parts | None, str]:
     atoms, bins = (head.n_atoms, head.n_bins) if is_flow else (head.size, 1)
     if atoms > constant("MAX_ATOMS") or bins > constant("MAX_BINS"):
         return None, "the critic has more atoms or bins than the kernel has room for"
-    if model.critic.architecture.unit_norm or getattr(model.actor, "architecture", model.critic.architecture).unit_norm:
+    parts, reason = read_parts(model, ReturnCritics)
+    if parts is not None and (model.critic.architecture.unit_norm or model.actor.architecture.unit_norm):
         return None, "the kernel does not keep matrices at unit length"
-    return read_parts(model, ReturnCritics)
+    return parts, reason
 
 
 class NFACUpdate(SACUpdate):

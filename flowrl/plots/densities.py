@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.collections import LineCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -82,9 +82,7 @@ def plot_density(density: Density, axes: Axes, low: Side = -4.0, high: Side = 4.
     x, y = (_centers(low[i], high[i], points) for i in range(2))
     grid = np.stack(np.meshgrid(x, y), axis=-1)  # (points, points, 2)
     height = _density(density, grid.reshape(-1, 2)).reshape(points, points)
-    extent = (low[0], high[0], low[1], high[1])
-    axes.imshow(height, cmap=COLORS, norm=_norm(height), extent=extent, origin="lower", interpolation="bilinear")
-    _frame(axes, low, high)
+    _show(height, axes, low, high, "bilinear")
 
 
 def plot_samples(
@@ -111,8 +109,7 @@ def plot_samples(
     counts = np.histogram2d(samples[:, 0], samples[:, 1], bins=edges)[0]
     cell = (high - low).prod() / bins**2
     height = counts.T / (cell * len(samples))
-    axes.pcolormesh(*edges, height, cmap=COLORS, norm=_norm(height), rasterized=True)
-    _frame(axes, low, high)
+    _show(height, axes, low, high, "nearest")
 
 
 def share_colors(axes: Sequence[Axes], peak: Callable[[list[float]], float] = max) -> ScalarMappable:
@@ -123,11 +120,11 @@ def share_colors(axes: Sequence[Axes], peak: Callable[[list[float]], float] = ma
     :param peak: which of the panels' peaks gets the darkest colour: ``max``, ``np.median``, ...
     :return: what ``figure.colorbar`` takes
     """
-    drawn = [artist for panel in axes for artist in (*panel.images, *panel.findobj(QuadMesh))]
-    norm = PowerNorm(0.5, 0.0, peak([artist.get_clim()[1] or 1.0 for artist in drawn]))
-    for artist in drawn:
-        artist.set_norm(norm)
-    return drawn[0]
+    images = [image for panel in axes for image in panel.images]
+    norm = PowerNorm(0.5, 0.0, peak([image.get_clim()[1] or 1.0 for image in images]))
+    for image in images:
+        image.set_norm(norm)
+    return images[0]
 
 
 def plot_transform(
@@ -192,8 +189,10 @@ def _norm(height: NDArray[Any]) -> PowerNorm:
     return PowerNorm(0.5, 0.0, height[np.isfinite(height)].max(initial=0.0) or 1.0)
 
 
-def _frame(axes: Axes, low: NDArray[Any], high: NDArray[Any]) -> None:
-    """Show the whole box, drawn square however its sides are scaled."""
+def _show(height: NDArray[Any], axes: Axes, low: NDArray[Any], high: NDArray[Any], interpolation: str) -> None:
+    """Show a density on the whole box, drawn square however its sides are scaled."""
+    extent = (low[0], high[0], low[1], high[1])
+    axes.imshow(height, cmap=COLORS, norm=_norm(height), extent=extent, origin="lower", interpolation=interpolation)
     axes.set_xlim(low[0], high[0])
     axes.set_ylim(low[1], high[1])
     axes.set_box_aspect(1)

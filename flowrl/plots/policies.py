@@ -11,10 +11,10 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from flowrl.plots.densities import MARK, plot_curve, plot_density, plot_histogram, plot_samples, share_colors
+from flowrl.plots.panels import square_panels
 from flowrl.policies.density import action_log_prob, has_density, sample_actions
 
 MAX_PAIRS = 4
-PANEL = 1.5  # inches, each side
 SAMPLES_AT_ONCE = 256
 
 
@@ -37,9 +37,7 @@ def density_figure(policy: BasePolicy, observations: Any, n_samples: int = 4_096
     modes = policy.predict(observations, deterministic=True)[0].reshape(-1, dimensions)
     pairs = _pairs(dimensions)
     rows, columns = max(len(pairs), 1), len(modes)
-    # Few inches at many dots: TensorBoard shrinks a picture to a card, and its letters with it.
-    figure = Figure(figsize=(PANEL * columns + 1.0, 0.9 * PANEL * rows + 0.4), dpi=200, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex="row", sharey="row")
+    figure, grid, bars = square_panels(rows, columns, color_bars=dimensions > 1, sharex="row", sharey="row")
     for column, mode in enumerate(modes):
         state = _select(obs, column)
 
@@ -67,12 +65,12 @@ def density_figure(policy: BasePolicy, observations: Any, n_samples: int = 4_096
         grid[0, 0].set(ylabel="density", ylim=(0, 1.05 * max(axes.lines[0].get_ydata().max() for axes in grid[0])))
         for axes in grid[0]:
             axes.set_xlabel("action")
-    for row, (i, j) in zip(grid, pairs):
+    for row, (i, j), bar in zip(grid, pairs, bars):
         row[0].set_ylabel(f"action {j + 1}")
         for axes in row:
             axes.set_xlabel(f"action {i + 1}")
         # Not the highest peak: beside a state whose action is certain, the others would look empty.
-        figure.colorbar(share_colors(row, np.median), ax=row, label="density", pad=0.02, extend="max")
+        figure.colorbar(share_colors(row, np.median), cax=bar, label="density", extend="max")
     return figure
 
 

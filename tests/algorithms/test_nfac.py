@@ -155,21 +155,6 @@ def test_returns_are_distributions_in_the_environments_rewards(critic):
     assert len(figure.axes) == 3 and figure.axes[0].get_xlabel() == "return"
 
 
-def test_a_certain_return_is_drawn():
-    """One state, and critics that agree: all atoms are one number."""
-
-    class Certain:
-        def predict(self, observations, deterministic):
-            return observations, None
-
-        def returns(self, observations, actions):
-            return np.full((1, 2), 3.0, np.float32), np.full((1, 2), 0.5, np.float32)
-
-    bars = return_figure(Certain(), np.zeros((1, 3))).axes[0].patches
-    area = sum(bar.get_height() * bar.get_width() for bar in bars)
-    assert area == pytest.approx(1)
-
-
 class Gamble(gym.Env):
     """One step; the bolder the action, the better the mean and the worse the worst: a + 3 a noise, a in [0, 1]."""
 

@@ -1,0 +1,43 @@
+"""Equal square panels, placed in inches.
+
+matplotlib's constrained layout would take more than half of a picture's time, and TensorBoard gets one at every
+evaluation.
+"""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+SIDE = 1.2  # of a panel, inches as all that follows
+LEFT, RIGHT, BOTTOM, TOP = 0.85, 0.2, 0.5, 0.3
+BESIDE, BELOW = 0.3, 0.65  # between two panels
+DOTS = 200  # an inch; many on few inches, since TensorBoard shrinks a picture to a card, and its letters with it
+
+
+def square_panels(
+    rows: int, columns: int, color_bars: bool = False, **sharing: Any
+) -> tuple[Figure, NDArray[Any], list[Axes]]:
+    """
+    A figure of equal square panels.
+
+    :param rows: how many below each other
+    :param columns: how many beside each other
+    :param color_bars: whether each row has room for a colour bar at its end
+    :param sharing: ``sharex`` and ``sharey``, as `matplotlib.figure.Figure.subplots` takes them
+    :return: the figure; its panels, shape ``(rows, columns)``; and where the rows' colour bars go
+    """
+    width = LEFT + columns * SIDE + (columns - 1) * BESIDE + RIGHT + (0.7 if color_bars else 0.0)
+    height = TOP + rows * SIDE + (rows - 1) * BELOW + BOTTOM
+    figure = Figure(figsize=(width, height), dpi=DOTS)
+    right = LEFT + columns * SIDE + (columns - 1) * BESIDE
+    edges = dict(left=LEFT / width, right=right / width, bottom=BOTTOM / height, top=1 - TOP / height)
+    between = dict(wspace=BESIDE / SIDE, hspace=BELOW / SIDE)
+    panels = figure.subplots(rows, columns, squeeze=False, gridspec_kw=edges | between, **sharing)
+    bottoms = [BOTTOM + (rows - 1 - row) * (SIDE + BELOW) for row in range(rows if color_bars else 0)]
+    bars = [
+        figure.add_axes(((right + 0.1) / width, bottom / height, 0.08 / width, SIDE / height), label="<colorbar>")
+        for bottom in bottoms
+    ]
+    return figure, panels, bars
