@@ -28,9 +28,12 @@ from flowrl.algorithms import update_form
 BATCH, OBSERVATIONS, ACTIONS = 32, 3, 2
 AT_ONCE = 10  # updates on batches of one kind
 UPDATES = {"C": 100_000, "torch": 10_000}
-ALGORITHMS = ("SAC", "PPO", "NFQ", "NFAC")
+# Names of classes of `flowrl.algorithms`, with arguments of their policies
+ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in ("SAC", "PPO", "NFQ", "NFAC")}
+# As the agent nfac has it, but for its normalised observations: their statistics are the environment's business
+ALGORITHMS["NFAC with layer norms"] = ("NFAC", dict(critic="categorical", architecture=dict(norm="layer")))
 CASES = [("SAC", flow) for flow in available_flows()]
-CASES += [(algorithm, flow) for algorithm in ALGORITHMS[1:] for flow in ("triangular", "nsf")]
+CASES += [(algorithm, flow) for algorithm in [*ALGORITHMS][1:] for flow in ("triangular", "nsf")]
 # One step of the integrator and few hidden units: what is asked is whether numbers stay finite.
 FLOW_KWARGS: dict[str, dict[str, Any]] = {"ffjord": dict(hidden=(8, 8), steps=1)}
 
@@ -95,15 +98,16 @@ ORDINARY = "nothing hostile"
 
 def make(algorithm: str, flow: str) -> Any:
     """
-    :param algorithm: a class of `flowrl.algorithms`
+    :param algorithm: one of :data:`ALGORITHMS`
     :param flow: a recipe
     :return: a small model
     """
+    cls, of_policy = ALGORITHMS[algorithm]
     settings: dict[str, Any] = dict(n_steps=BATCH, batch_size=BATCH, n_epochs=AT_ONCE)
-    if algorithm != "PPO":
+    if cls != "PPO":
         settings = dict(buffer_size=BATCH, batch_size=BATCH)
-    policy_kwargs = dict(net_arch=[16], flow=flow, flow_kwargs=FLOW_KWARGS.get(flow, {}))
-    model = getattr(algorithms, algorithm)(
+    policy_kwargs = of_policy | dict(net_arch=[16], flow=flow, flow_kwargs=FLOW_KWARGS.get(flow, {}))
+    model = getattr(algorithms, cls)(
         "FlowPolicy", Spaces(), seed=0, device="cpu", policy_kwargs=policy_kwargs, **settings
     )
     model.set_logger(Logger(None, []))
@@ -186,7 +190,7 @@ def rows_of(algorithm: str, flow: str, form: str, updates: int) -> list[Row]:
     """
     Attack a model, and begin with a new one where a weight is lost.
 
-    :param algorithm: a class of `flowrl.algorithms`
+    :param algorithm: one of :data:`ALGORITHMS`
     :param flow: a recipe
     :param form: ``"C"`` or ``"torch"``
     :param updates: how many

@@ -151,7 +151,7 @@ class CategoricalHead(Head):
     def project(self, target: Atoms) -> Tensor:
         """Each atom's weight, divided among the two fixed returns beside it by nearness (eq. 7)."""
         place = (target.values + self.bound) * ((self.size - 1) / (2 * self.bound))  # from 0 to size - 1
-        low = place.floor().clamp(0, self.size - 2)
+        low = place.floor().clamp(0, self.size - 2).nan_to_num()  # what is not a number has no index
         upper, weights = place - low, target.weights.expand_as(place)
         projected = place.new_zeros(*place.shape[:-1], self.size)
         projected.scatter_add_(-1, low.long(), weights * (1 - upper))

@@ -62,6 +62,17 @@ def test_a_projection_keeps_mass_and_mean():
     assert (projected * support).sum().item() == pytest.approx((values * weights).sum().item())
 
 
+@pytest.mark.parametrize("critic", ["flow", "categorical", "quantile", "scalar"])
+@pytest.mark.parametrize("target", [float("nan"), float("inf")])
+def test_the_loss_of_a_target_that_is_no_number_is_none_either(critic, target):
+    """Lest an index that is made of it be out of bounds, which a GPU does not survive."""
+    head = make_head(critic)
+    bounded = torch.tensor([[target], [0.0]]).clamp(-5, 5) if head.is_bounded else torch.tensor([[target], [0.0]])
+    atoms = Atoms(bounded, torch.ones(1))
+    loss = head.loss(torch.zeros(2, head.size), head.smooth(atoms))
+    assert loss.isfinite().tolist() == [head.is_bounded and target == float("inf"), True]
+
+
 def test_the_noise_of_target_atoms_keeps_them_in_the_interval():
     head = make_head("flow", noise=3.0)
     target = Atoms(torch.tensor([[-5.0, 4.9]]).expand(500, 2), torch.full((2,), 0.5))
