@@ -66,64 +66,76 @@ static inline int has_norm(const Stack *s, Size layer) { return s->has_norm && l
 /* Not the first layer: what it reads may be large, with little in the last digits. */
 static inline int is_rounded(const Stack *s, Size layer) { return layer > 0 && layer <= s->rounded && s->n > 1; }
 
-/* z becomes f((z - mean) / deviation * scale + shift), mean and deviation over a layer's outputs, f the activation; in up to a
- * vector's columns, from the first on. */
-static inline __attribute__((always_inline)) void normalize_vector(const Stack *s, const Layer *at, Size first, Size lanes) {
+/* A norm's sums go over rows n apart, of which it takes this many vectors of columns together: whole cache lines, since the
+ * nearest cache does not hold a column of a usual layer until the next sum. */
+enum { TOGETHER = 4 };
+
+/* z becomes f((z - mean) / deviation * scale + shift), mean and deviation over a layer's outputs, f the activation; in some
+ * vectors of columns from the first on, of each vector in up to all lanes. */
+static inline __attribute__((always_inline)) void normalize_vectors(const Stack *s, const Layer *at, Size first, int vectors,
+                                                                    Size lanes) {
     const REAL *scale = s->weights[at->scale], *shift = s->weights[at->scale + 1];
     REAL *z = s->outputs + at->outputs + first, *kept = s->normed ? s->normed + at->outputs + first : NULL;
     REAL share = 1 / (REAL)at->width, unused;
-    Vector base = lanes_of(z, lanes), mean = {0}, variance = {0}, factor; /* sums of small numbers round less */
-    for (Size i = 0; i < at->width; i++) mean += share * (lanes_of(z + i * s->n, lanes) - base);
-    mean += base;
-    for (Size i = 0; i < at->width; i++) {
-        Vector centred = lanes_of(z + i * s->n, lanes) - mean;
-        variance += share * centred * centred;
+    Vector base[TOGETHER], mean[TOGETHER] = {{0}}, variance[TOGETHER] = {{0}}, factor[TOGETHER];
+#define EACH for (int v = 0; v < vectors; v++)
+    EACH base[v] = lanes_of(z + v * WIDTH, lanes); /* sums of small numbers round less */
+    for (Size i = 0; i < at->width; i++) EACH mean[v] += share * (lanes_of(z + i * s->n + v * WIDTH, lanes) - base[v]);
+    EACH mean[v] += base[v];
+    for (Size i = 0; i < at->width; i++) EACH {
+        Vector centred = lanes_of(z + i * s->n + v * WIDTH, lanes) - mean[v];
+        variance[v] += share * centred * centred;
     }
-    for (Size l = 0; l < WIDTH; l++) factor[l] = 1 / (REAL)sqrt((double)variance[l] + s->epsilon);
-    factor += variance - variance; /* NaN where squares overflow, lest the state be taken for zeros */
-    if (s->factors) put_lanes(s->factors + at->factors + first, factor, lanes);
-    for (Size i = 0; i < at->width; i++) {
-        Vector h = (lanes_of(z + i * s->n, lanes) - mean) * factor, y = h * scale[i] + shift[i];
-        if (kept) put_lanes(kept + i * s->n, h, lanes);
+    EACH {
+        for (Size l = 0; l < WIDTH; l++) factor[v][l] = 1 / (REAL)sqrt((double)variance[v][l] + s->epsilon);
+        factor[v] += variance[v] - variance[v]; /* NaN where squares overflow, lest the state be taken for zeros */
+        if (s->factors) put_lanes(s->factors + at->factors + first + v * WIDTH, factor[v], lanes);
+    }
+    for (Size i = 0; i < at->width; i++) EACH {
+        REAL *here = z + i * s->n + v * WIDTH;
+        Vector h = (lanes_of(here, lanes) - mean[v]) * factor[v], y = h * scale[i] + shift[i];
+        if (kept) put_lanes(kept + i * s->n + v * WIDTH, h, lanes);
         if (s->is_tanh)
             for (Size l = 0; l < WIDTH; l++) y[l] = tangent(y[l], &unused);
         else
             y = (Vector)((Mask)y & ~(y < 0)); /* NaN stays NaN */
-        put_lanes(z + i * s->n, y, lanes);
+        put_lanes(here, y, lanes);
     }
 }
 
 /* The gradients after a norm's scale and shift become those before the norm: with h what it has normed,
  * (g - mean g - h mean(g h)) / deviation, g those times the scale. */
-static inline __attribute__((always_inline)) void normalize_vector_backward(const Stack *s, const Layer *at, Size first,
-                                                                            Size lanes) {
+static inline __attribute__((always_inline)) void normalize_vectors_backward(const Stack *s, const Layer *at, Size first,
+                                                                             int vectors, Size lanes) {
     const REAL *scale = s->weights[at->scale], *h = s->normed + at->outputs + first;
     REAL *g = s->gradients + at->outputs + first, *kept = s->to_weights ? s->to_normed + at->outputs + first : NULL;
     REAL share = 1 / (REAL)at->width;
-    Vector mean = {0}, along = {0}, factor = lanes_of(s->factors + at->factors + first, lanes);
-    for (Size i = 0; i < at->width; i++) {
-        Vector scaled = lanes_of(g + i * s->n, lanes) * scale[i];
-        mean += share * scaled;
-        along += share * scaled * lanes_of(h + i * s->n, lanes);
+    Vector mean[TOGETHER] = {{0}}, along[TOGETHER] = {{0}}, factor[TOGETHER];
+    EACH factor[v] = lanes_of(s->factors + at->factors + first + v * WIDTH, lanes);
+    for (Size i = 0; i < at->width; i++) EACH {
+        Vector scaled = lanes_of(g + i * s->n + v * WIDTH, lanes) * scale[i];
+        mean[v] += share * scaled;
+        along[v] += share * scaled * lanes_of(h + i * s->n + v * WIDTH, lanes);
     }
-    for (Size i = 0; i < at->width; i++) {
-        Vector given = lanes_of(g + i * s->n, lanes);
-        if (kept) put_lanes(kept + i * s->n, given, lanes);
-        put_lanes(g + i * s->n, (given * scale[i] - mean - lanes_of(h + i * s->n, lanes) * along) * factor, lanes);
+    for (Size i = 0; i < at->width; i++) EACH {
+        Size here = i * s->n + v * WIDTH;
+        Vector given = lanes_of(g + here, lanes);
+        if (kept) put_lanes(kept + here, given, lanes);
+        put_lanes(g + here, (given * scale[i] - mean[v] - lanes_of(h + here, lanes) * along[v]) * factor[v], lanes);
     }
+#undef EACH
 }
 
-static void normalize(const Stack *s, const Layer *at, Size first, Size lanes) {
-    Size b = 0;
-    for (; b + WIDTH <= lanes; b += WIDTH) normalize_vector(s, at, first + b, WIDTH); /* a number that the compiler knows */
-    if (b < lanes) normalize_vector(s, at, first + b, lanes - b);
-}
+/* With numbers that the compiler knows, as far as it goes. */
+#define OVER(normalize)                                                                                              \
+    Size b = 0;                                                                                                      \
+    for (; b + TOGETHER * WIDTH <= lanes; b += TOGETHER * WIDTH) normalize(s, at, first + b, TOGETHER, WIDTH); \
+    for (; b + WIDTH <= lanes; b += WIDTH) normalize(s, at, first + b, 1, WIDTH);                              \
+    if (b < lanes) normalize(s, at, first + b, 1, lanes - b)
 
-static void normalize_backward(const Stack *s, const Layer *at, Size first, Size lanes) {
-    Size b = 0;
-    for (; b + WIDTH <= lanes; b += WIDTH) normalize_vector_backward(s, at, first + b, WIDTH);
-    if (b < lanes) normalize_vector_backward(s, at, first + b, lanes - b);
-}
+static void normalize(const Stack *s, const Layer *at, Size first, Size lanes) { OVER(normalize_vectors); }
+
+static void normalize_backward(const Stack *s, const Layer *at, Size first, Size lanes) { OVER(normalize_vectors_backward); }
 
 /* The gradients in a norm's scale and shift. */
 static void norm_gradient(const Stack *s, const Layer *at) {

@@ -25,12 +25,18 @@ static inline Size smaller(Size a, Size b) { return a < b ? a : b; }
 
 /* The first lanes of a vector. */
 static inline Vector lanes_of(const REAL *from, Size lanes) {
+    if (lanes == WIDTH) return *(const Vector *)from; /* compilers may copy it in halves, and then wait for both */
     Vector v = {0};
     memcpy(&v, from, (size_t)lanes * sizeof(REAL));
     return v;
 }
 
-static inline void put_lanes(REAL *to, Vector v, Size lanes) { memcpy(to, &v, (size_t)lanes * sizeof(REAL)); }
+static inline void put_lanes(REAL *to, Vector v, Size lanes) {
+    if (lanes == WIDTH)
+        *(Vector *)to = v;
+    else
+        memcpy(to, &v, (size_t)lanes * sizeof(REAL));
+}
 
 /* Lanes of a, then of b, by number. */
 static inline Vector shuffled(Vector a, Vector b, Mask lanes) {
