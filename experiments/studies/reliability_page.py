@@ -53,10 +53,10 @@ def _hostile(rows: list[dict[str, str]]) -> str:
         refused[case] += int(row["refused"])
         updates[case] += sum(int(row[answer]) for answer in ANSWERS)
         lost[row["input"]] += int(row["not_finite"])
-    lines = [f"| input | refused by {', '.join(algorithms)} | weights lost |", "| --- | --- | --- |"]
+    lines = [f"| input | {' | '.join(algorithms)} | weights lost |", f"| --- |{' --- |' * len(algorithms)} --- |"]
     for name in lost:
         shares = [f"{refused[name, one] / max(updates[name, one], 1):.0%}" for one in algorithms]
-        lines.append(f"| {name} | {', '.join(shares)} | {lost[name]} |")
+        lines.append(f"| {name} | {' | '.join(shares)} | {lost[name]} |")
     return "\n".join(lines)
 
 
@@ -111,8 +111,8 @@ step. Here the update is refused with an error that says what to look at, and ev
 remember, stays finite: in C and in torch, in every algorithm. The training commands stop at an observation or a reward
 that is NaN or infinite before it enters a replay buffer.
 
-Small models of every flow (SAC) and of two flows (PPO, NFQ, NFAC), at least {in_c} updates of each in C and {in_torch}
-in torch, half of them on batches with one of these:
+Small models of every flow (SAC) and of two flows (the others), at least {in_c} updates of each in C and {in_torch}
+in torch, half of them on batches with one of these inputs. How many were refused:
 
 {hostile}
 
