@@ -43,8 +43,9 @@ class BatchRenorm(nn.Module):
             deviation, running = (variance + EPSILON).sqrt(), (self.variance + EPSILON).sqrt()
             ratio = torch.where(warm, (deviation / running).clamp(1 / MAX_RATIO, MAX_RATIO), 1.0)
             shift = torch.where(warm, ((mean - self.mean) / running).clamp(-MAX_SHIFT, MAX_SHIFT), 0.0)
-            self.mean.lerp_(mean, MOMENTUM)
-            self.variance.lerp_(variance, MOMENTUM)
+            finite = mean.isfinite() & variance.isfinite()  # or they would never be again
+            self.mean.lerp_(mean.where(finite, self.mean), MOMENTUM)
+            self.variance.lerp_(variance.where(finite, self.variance), MOMENTUM)
             self.updates += 1
         x = (x - mean) * (variance + EPSILON).rsqrt()
         return (x * ratio + shift) * self.scale + self.shift
