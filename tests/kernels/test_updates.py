@@ -126,6 +126,7 @@ CRITICS = {
     "flow": dict(critic="flow", critic_kwargs=dict(n_bins=6, n_atoms=7)),
     "flow of fixed bins": dict(critic="flow", critic_kwargs=dict(n_bins=6, n_atoms=7, grid="fixed")),
     "categorical": dict(critic="categorical", critic_kwargs=dict(n_bins=9)),
+    "categorical with norms": dict(critic="categorical", critic_kwargs=dict(n_bins=9), architecture=dict(norm="layer")),
 }
 
 

@@ -171,19 +171,27 @@ static void stack_forward_block(const void *job, Size number) {
     }
 }
 
-/* Which of a block's columns have any gradient in the only output, filled up to whole vectors: how many, and those
+/* Which of a block's columns have any gradient in the outputs, rows n apart, filled up to whole vectors: how many, and those
  * gradients moved to the front. All of them, unmoved, if that is no fewer. */
-static Size with_gradient(REAL *g, Size lanes, Size *which) {
+static Size with_gradient(REAL *g, Size rows, Size n, Size lanes, Size *which) {
     Size count = 0;
-    for (Size b = 0; b < lanes; b++)
-        if (g[b] != 0) which[count++] = b;
+    for (Size b = 0; b < lanes; b++) {
+        int any = 0;
+        for (Size i = 0; i < rows && !any; i++) any = g[i * n + b] != 0;
+        if (any) which[count++] = b;
+    }
     Size filled = (count + WIDTH - 1) / WIDTH * WIDTH;
     if (filled >= lanes) return lanes; /* nothing to gain */
-    for (Size i = 0; i < filled; i++) {
-        if (i >= count) which[i] = lanes - 1;
-        g[i] = i < count ? g[which[i]] : 0;
-    }
+    for (Size i = count; i < filled; i++) which[i] = lanes - 1;
+    for (Size i = 0; i < rows; i++)
+        for (Size c = 0; c < filled; c++) g[i * n + c] = c < count ? g[i * n + which[c]] : 0;
     return filled;
+}
+
+/* Those columns of rows n apart replace the first ones. */
+static void to_front(REAL *x, Size rows, Size n, Size count, const Size *which) {
+    for (Size i = 0; i < rows; i++)
+        for (Size c = 0; c < count; c++) x[i * n + c] = x[i * n + which[c]];
 }
 
 /* Back to where the columns were; the others are zero. The columns that filled up are zero themselves. */
@@ -198,8 +206,8 @@ static void stack_backward_block(const void *job, Size number) {
     Size first = block * COLUMNS, lanes = columns_of(s->lanes, block), some = lanes, which[COLUMNS];
     End slope = s->is_tanh ? TANH_SLOPE : RELU_SLOPE;
     /* In the smallest of several critics each action goes through one of them: half the columns of two are zero. */
-    int sparse = !s->to_weights && !s->active_end && !s->has_norm && s->widths[s->depth] == 1;
-    for (Size l = 1; l < s->depth; l++) sparse &= s->widths[l] <= BLOCK; /* or multiply() would write before it reads */
+    int sparse = !s->to_weights && !s->active_end;
+    for (Size l = 1; l <= s->depth; l++) sparse &= s->widths[l] <= BLOCK; /* or multiply() would write before it reads */
     for (Size l = s->depth - 1; l >= 0; l--) {
         Layer at = layer_of(s, l, network);
         Size here = at.outputs + first, below = at.previous + first;
@@ -210,7 +218,7 @@ static void stack_backward_block(const void *job, Size number) {
                 for (Size b = 0; b < lanes; b++) g[b] = s->is_tanh ? g[b] * (1 - h[b] * h[b]) : h[b] <= 0 ? 0 : g[b]; /* NaN passes */
             }
         if (l == s->depth - 1) apply_gain(s->gain, s->plain, at.width, s->n, lanes, s->gradients + here, NULL);
-        if (l == s->depth - 1 && sparse) some = with_gradient(s->gradients + here, lanes, which);
+        if (l == s->depth - 1 && sparse) some = with_gradient(s->gradients + here, at.width, s->n, lanes, which);
         if (l == 0 && !s->to_x) return;
         REAL *out = l ? s->gradients + below : s->to_x + network * at.before * s->n + first;
         const REAL *beside = l ? s->outputs + below : NULL;
@@ -226,7 +234,11 @@ static void stack_backward_block(const void *job, Size number) {
                  some);
         if (l && has_norm(s, l - 1)) {
             Layer before = layer_of(s, l - 1, network);
-            normalize_backward(s, &before, first, lanes);
+            if (some < lanes) { /* nobody needs the others any more */
+                to_front(s->normed + below, at.before, s->n, some, which);
+                to_front(s->factors + before.factors + first, 1, s->n, some, which);
+            }
+            normalize_backward(s, &before, first, some);
         }
         if (l == 0 && some < lanes)
             for (Size i = 0; i < at.before; i++) spread(out + i * s->n, lanes, some, which);
