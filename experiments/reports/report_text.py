@@ -2,10 +2,11 @@
 
 from experiments.reports.scores import Curves, agents_of, common_step, environments_of
 from experiments.reports.statistics import (
+    FEWEST,
     Estimate,
     interquartile_mean,
     probability_of_improvement,
-    returns_at_end,
+    returns_by_environment,
 )
 
 
@@ -46,18 +47,23 @@ def improvement_table(curves: Curves, agents: dict[str, list[str]]) -> str:
     :param curves: of all agents
     :param agents: of each baseline, those that are compared with it, at the last step that all of these have reached;
         none: all agents
-    :return: a Markdown table, for each agent over the environments that it shares with the baseline, which are named
+    :return: a Markdown table, for each agent over the environments that it shares with the baseline, which are named:
+        those in which both have three seeds, where there is one
     """
     lines = ["| | better than | with probability | in | seeds |", "| --- | --- | --- | --- | --- |"]
     for baseline, chosen in agents.items():
         together = {key: curve for key, curve in curves.items() if not chosen or key[0] in (baseline, *chosen)}
         for agent in chosen or agents_of(curves):
-            (ours, theirs), environments = returns_at_end(together, [agent, baseline])
-            if agent == baseline or not environments:
+            returns, shared = returns_by_environment(together, [agent, baseline])
+            if agent == baseline or not shared:
                 continue
-            likely = show(probability_of_improvement(ours, theirs), min(len(ours), len(theirs)), ".2f")
-            seeds = f"{len(ours)} against {len(theirs)}"
-            lines.append(f"| {agent} | {baseline} | {likely} | {', '.join(environments)} | {seeds} |")
+            pairs = dict(zip(shared, zip(returns[agent], returns[baseline])))
+            fewest = {environment: min(map(len, pair)) for environment, pair in pairs.items()}
+            counted = [one for one in shared if fewest[one] >= FEWEST] or shared
+            ours, theirs = ([pairs[one][i] for one in counted] for i in range(2))
+            likely = show(probability_of_improvement(ours, theirs), min(map(fewest.__getitem__, counted)), ".2f")
+            seeds = dict.fromkeys(f"{len(x)} against {len(y)}" for x, y in zip(ours, theirs))
+            lines.append(f"| {agent} | {baseline} | {likely} | {', '.join(counted)} | {', '.join(seeds)} |")
     return "\n".join(lines) + "\n"
 
 

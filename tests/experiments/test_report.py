@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("rliable", reason="the 'suite' extra is not installed")
 
-from rliable import metrics
+from rliable import library, metrics
 
 from experiments.report import DOCUMENTS, main
 from experiments.reports import statistics
@@ -70,11 +70,34 @@ def test_statistics_are_those_of_rliable():
     assert estimate.value == pytest.approx([metrics.aggregate_iqm(scores[..., i]) for i in range(4)])
     assert (estimate.low < estimate.value).all() and (estimate.value < estimate.high).all()
     assert interquartile_mean(scores).low.tolist() == estimate.low.tolist(), "the same table gives the same interval"
-    likely = probability_of_improvement(scores[..., 0] + 0.5, scores[..., 1])
-    assert likely.value[0] == metrics.probability_of_improvement(scores[..., 0] + 0.5, scores[..., 1])
-    assert 0 <= likely.low[0] < likely.value[0] < likely.high[0] <= 1
-    tied = scores[..., 0].round(), scores[:3, :, 1].round()
-    assert probability_of_improvement(*tied).value[0] == metrics.probability_of_improvement(*tied)
+    for ours, baseline in (
+        (scores[..., 0] + 0.5, scores[..., 1]),
+        (scores[..., 0].round(), scores[:3, :, 1].round()),  # of which some are level
+    ):
+        likely = probability_of_improvement(list(ours.T), list(baseline.T))
+        theirs = library.get_interval_estimates(
+            dict(one=[ours, baseline]), lambda x, y: np.array([metrics.probability_of_improvement(x, y)]), reps=500
+        )
+        assert likely.value[0] == pytest.approx(theirs[0]["one"][0])
+        assert [likely.low[0], likely.high[0]] == pytest.approx(theirs[1]["one"][:, 0], abs=0.05)
+        assert 0 <= likely.low[0] < likely.value[0] < likely.high[0] <= 1
+
+
+def test_environments_of_which_there_are_more_seeds_keep_them():
+    one, other = np.array([0.0, 2.0]), np.array([1.0])
+    likely = probability_of_improvement([one, np.full(9, 2.0)], [other, np.ones(4)])
+    assert likely.value[0] == 0.75 and (likely.low[0], likely.high[0]) == (0.5, 1)
+
+
+def test_an_improvement_is_claimed_of_three_seeds_where_there_are_as_many(tmp_path):
+    curves = read_curves(write(tmp_path / "a.csv", {"flow": 2.0, "gaussian": 1.0}, seeds=4), "avg_return")
+    few = read_curves(write(tmp_path / "b.csv", {"flow": 2.0, "gaussian": 1.0}, seeds=2), "avg_return")
+    mixed = {key: few[key] if key[1] == "Hopper-v5" else curve for key, curve in curves.items()}
+    assert improvement_table(mixed, {"gaussian": []}).splitlines()[-1].endswith("| Pendulum-v1 | 4 against 4 |")
+    assert improvement_table(few, {"gaussian": []}).splitlines()[-1].endswith("Pendulum-v1 | 2 against 2 |")
+    more = read_curves(write(tmp_path / "b.csv", {"flow": 2.0, "gaussian": 1.0}, seeds=3), "avg_return")
+    mixed = {key: more[key] if key[1] == "Hopper-v5" else curve for key, curve in curves.items()}
+    assert improvement_table(mixed, {"gaussian": []}).splitlines()[-1].endswith("| 3 against 3, 4 against 4 |")
 
 
 def test_scores_are_zero_where_the_worst_began_and_one_where_the_baseline_ended(tmp_path):
