@@ -2,7 +2,7 @@
 
 from experiments.reports.scores import Curves, agents_of, common_step, environments_of
 from experiments.reports.statistics import (
-    FEWEST,
+    ENOUGH_SEEDS,
     Estimate,
     interquartile_mean,
     probability_of_improvement,
@@ -47,8 +47,8 @@ def improvement_table(curves: Curves, agents: dict[str, list[str]]) -> str:
     :param curves: of all agents
     :param agents: of each baseline, those that are compared with it, at the last step that all of these have reached;
         none: all agents
-    :return: a Markdown table, for each agent over the environments that it shares with the baseline, which are named:
-        those in which both have three seeds, where there is one
+    :return: a Markdown table, for each agent over the environments that it shares with the baseline, which are named,
+        with the seeds in each. Where both have three seeds or more in some of them, only these count.
     """
     lines = ["| | better than | with probability | in | seeds |", "| --- | --- | --- | --- | --- |"]
     for baseline, chosen in agents.items():
@@ -57,13 +57,13 @@ def improvement_table(curves: Curves, agents: dict[str, list[str]]) -> str:
             returns, shared = returns_by_environment(together, [agent, baseline])
             if agent == baseline or not shared:
                 continue
-            pairs = dict(zip(shared, zip(returns[agent], returns[baseline])))
-            fewest = {environment: min(map(len, pair)) for environment, pair in pairs.items()}
-            counted = [one for one in shared if fewest[one] >= FEWEST] or shared
-            ours, theirs = ([pairs[one][i] for one in counted] for i in range(2))
-            likely = show(probability_of_improvement(ours, theirs), min(map(fewest.__getitem__, counted)), ".2f")
-            seeds = dict.fromkeys(f"{len(x)} against {len(y)}" for x, y in zip(ours, theirs))
-            lines.append(f"| {agent} | {baseline} | {likely} | {', '.join(counted)} | {', '.join(seeds)} |")
+            pairs = list(zip(shared, returns[agent], returns[baseline]))
+            well_known = [(name, x, y) for name, x, y in pairs if min(len(x), len(y)) >= ENOUGH_SEEDS]
+            environments, ours, theirs = zip(*(well_known or pairs))
+            seeds = [(len(x), len(y)) for x, y in zip(ours, theirs)]
+            likely = show(probability_of_improvement(ours, theirs), min(map(min, seeds)), ".2f")
+            against = [f"{x} against {y}" for x, y in (seeds if len(set(seeds)) > 1 else seeds[:1])]
+            lines.append(f"| {agent} | {baseline} | {likely} | {', '.join(environments)} | {', '.join(against)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,9 +1,11 @@
 """What holds of a few seeds: interquartile means, intervals and probabilities of improvement (Agarwal et al. 2021).
 
-"Deep Reinforcement Learning at the Edge of the Statistical Precipice"; its library, rliable, computes what it can.
+"Deep Reinforcement Learning at the Edge of the Statistical Precipice"; its library, rliable, computes all but the
+probabilities of improvement, for which it wants as many seeds in every environment.
 Intervals are 95 % percentile intervals of a bootstrap over seeds, stratified by environment.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from experiments.reports.scores import Curves, common_step, environments_of
 from experiments.training.errors import UsageError
 
 REPETITIONS = 2_000
-FEWEST = 3  # seeds from which something is claimed
+ENOUGH_SEEDS = 3  # for a claim
 SEED = 0  # of the bootstrap: the same table gives the same report
 
 
@@ -51,11 +53,11 @@ def interquartile_mean(returns: NDArray[np.float64]) -> Estimate:
     return _estimate(library, returns, at_each_step)
 
 
-def probability_of_improvement(ours: list[NDArray[np.float64]], baseline: list[NDArray[np.float64]]) -> Estimate:
+def probability_of_improvement(
+    ours: Sequence[NDArray[np.float64]], baseline: Sequence[NDArray[np.float64]]
+) -> Estimate:
     """
     That a run of ours is better than one of the baseline in an environment drawn at random.
-
-    As rliable's, which wants as many seeds in every environment.
 
     :param ours: of each environment the returns of its seeds
     :param baseline: the same, of as many seeds or not
@@ -105,7 +107,8 @@ def returns_by_environment(curves: Curves, agents: list[str]) -> tuple[dict[str,
 
     :param curves: of all agents
     :param agents: some of them
-    :return: of each, for each environment shape ``(seeds,)``; and the environments that all of them are in
+    :return: of each agent one array of shape ``(seeds,)`` for each environment; and the environments that all of them
+        are in
     """
     environments = [
         environment
@@ -123,12 +126,15 @@ def returns_at_end(curves: Curves, agents: list[str]) -> tuple[list[NDArray[np.f
     """
     As :func:`returns_by_environment`, in arrays.
 
+    :param curves: of all agents
+    :param agents: some of them
     :return: of each agent, shape ``(seeds, environments)``, with as many seeds as it has in all of these environments;
         and the environments
     """
     returns, environments = returns_by_environment(curves, agents)
     stacked = []
-    for own in map(returns.__getitem__, agents):
+    for agent in agents:
+        own = returns[agent]
         fewest = min(map(len, own), default=0)
         stacked.append(np.stack([one[:fewest] for one in own], 1) if own else np.empty((0, 0)))
     return stacked, environments

@@ -30,7 +30,7 @@ AT_ONCE = 10  # updates on batches of one kind
 UPDATES = {"C": 100_000, "torch": 10_000}
 # Names of classes of `flowrl.algorithms`, with arguments of their policies
 ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in ("SAC", "PPO", "NFQ", "NFAC")}
-# As the agent nfac has it, but for its normalised observations: their statistics are the environment's business
+# Critics and norms of the agent nfac; its normalised observations are the environment's business
 ALGORITHMS["NFAC with layer norms"] = ("NFAC", dict(critic="categorical", architecture=dict(norm="layer")))
 CASES = [("SAC", flow) for flow in available_flows()]
 CASES += [(algorithm, flow) for algorithm in [*ALGORITHMS][1:] for flow in ("triangular", "nsf")]

@@ -192,7 +192,8 @@ def _norm(height: NDArray[Any]) -> PowerNorm:
 def _show(height: NDArray[Any], axes: Axes, low: NDArray[Any], high: NDArray[Any], interpolation: str) -> None:
     """Show a density on the whole box, drawn square however its sides are scaled."""
     extent = (low[0], high[0], low[1], high[1])
-    axes.imshow(height, cmap=COLORS, norm=_norm(height), extent=extent, origin="lower", interpolation=interpolation)
+    look: Any = dict(origin="lower", aspect="auto", interpolation=interpolation)
+    axes.imshow(height, cmap=COLORS, norm=_norm(height), extent=extent, **look)
     axes.set_xlim(low[0], high[0])
     axes.set_ylim(low[1], high[1])
     axes.set_box_aspect(1)

@@ -64,8 +64,8 @@ def test_a_projection_keeps_mass_and_mean():
 
 @pytest.mark.parametrize("critic", ["flow", "categorical", "quantile", "scalar"])
 @pytest.mark.parametrize("target", [float("nan"), float("inf")])
-def test_the_loss_of_a_target_that_is_no_number_is_none_either(critic, target):
-    """Lest an index that is made of it be out of bounds, which a GPU does not survive."""
+def test_the_loss_says_whether_a_target_is_a_number(critic, target):
+    """Within their interval, infinity is one. No index that is made of NaN is out of bounds: no GPU survives that."""
     head = make_head(critic)
     bounded = torch.tensor([[target], [0.0]]).clamp(-5, 5) if head.is_bounded else torch.tensor([[target], [0.0]])
     atoms = Atoms(bounded, torch.ones(1))

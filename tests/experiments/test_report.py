@@ -94,10 +94,16 @@ def test_an_improvement_is_claimed_of_three_seeds_where_there_are_as_many(tmp_pa
     few = read_curves(write(tmp_path / "b.csv", {"flow": 2.0, "gaussian": 1.0}, seeds=2), "avg_return")
     mixed = {key: few[key] if key[1] == "Hopper-v5" else curve for key, curve in curves.items()}
     assert improvement_table(mixed, {"gaussian": []}).splitlines()[-1].endswith("| Pendulum-v1 | 4 against 4 |")
-    assert improvement_table(few, {"gaussian": []}).splitlines()[-1].endswith("Pendulum-v1 | 2 against 2 |")
+    assert (
+        improvement_table(few, {"gaussian": []}).splitlines()[-1].endswith("| Hopper-v5, Pendulum-v1 | 2 against 2 |")
+    )
     more = read_curves(write(tmp_path / "b.csv", {"flow": 2.0, "gaussian": 1.0}, seeds=3), "avg_return")
     mixed = {key: more[key] if key[1] == "Hopper-v5" else curve for key, curve in curves.items()}
-    assert improvement_table(mixed, {"gaussian": []}).splitlines()[-1].endswith("| 3 against 3, 4 against 4 |")
+    assert (
+        improvement_table(mixed, {"gaussian": []})
+        .splitlines()[-1]
+        .endswith("| Hopper-v5, Pendulum-v1 | 3 against 3, 4 against 4 |")
+    )
 
 
 def test_scores_are_zero_where_the_worst_began_and_one_where_the_baseline_ended(tmp_path):

@@ -179,13 +179,23 @@ def test_sac_with_batches_of_several_sizes_in_turn():
     assert_same([make("SAC", 2) for _ in range(2)], 5, 64, 100, 5, 64, tolerance=1e-7)  # Adam divides by nearly zero
 
 
-@pytest.mark.parametrize(("algorithm", "threads"), [("SAC", 3), ("NFAC", 2), ("NFQ", 2), ("PPO", 2)])
-def test_on_several_threads(algorithm, threads):
+@pytest.mark.parametrize(
+    ("algorithm", "threads", "policy"),
+    [
+        ("SAC", 3, dict(net_arch=[140, 300])),
+        ("SAC", 2, dict(net_arch=[140, 200])),  # the way back through the smallest critic goes by fewer columns
+        ("NFAC", 2, dict(net_arch=[140, 300])),
+        ("NFAC", 3, dict(net_arch=[140, 200], critic="categorical", architecture=dict(norm="layer"))),
+        ("NFQ", 2, dict(net_arch=[140, 300])),
+        ("PPO", 2, dict(net_arch=[140, 300])),
+    ],
+    ids=str,
+)
+def test_on_several_threads(algorithm, threads, policy):
     """Networks large enough to be shared out; torch itself has one thread, as several wait for each other busily."""
-    wide = dict(net_arch=[140, 300], flow_kwargs=dict(hidden=(70,)))
     sizes = (130,) if algorithm != "PPO" else ()
     settings = {} if algorithm != "PPO" else dict(n_epochs=1, batch_size=150)
-    models = [make(algorithm, 3, "nsf", wide, **settings) for _ in range(2)]
+    models = [make(algorithm, 3, "nsf", policy | dict(flow_kwargs=dict(hidden=(70,))), **settings) for _ in range(2)]
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

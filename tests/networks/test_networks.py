@@ -88,7 +88,7 @@ def test_batch_renorm_is_batch_norm_before_it_is_warm_and_in_evaluation():
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e30])
 def test_batch_renorm_forgets_moments_that_are_not_finite(wrong):
-    """The update that such a batch would make is refused, and the next one finds the statistics as they were."""
+    """Of each feature; the update that such a batch would make is refused, and the next one finds numbers."""
     module = BatchRenorm(2)
     module(torch.tensor([[wrong, 1.0], [0.0, 3.0]]))
     assert module.mean.tolist() == pytest.approx([0, 0.02]) and module.variance.tolist() == pytest.approx([1, 1])

@@ -40,6 +40,21 @@ def test_a_figure_shows_the_whole_box_of_every_state(algorithm, policy, dimensio
     figure.savefig(io.BytesIO())
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_a_box_of_unequal_sides_is_shown_whole_and_square(dimensions, columns):
+    """As CarRacing's, whose wheel turns both ways and whose pedals do not."""
+    low, high = [-1.0, 0.0, 0.0][:dimensions], [1.0] * dimensions
+    policy = SAC(
+        "FlowPolicy", Aim(low, high, reward=lambda action, state: 0.0), policy_kwargs=dict(net_arch=[8])
+    ).policy
+    figure = density_figure(policy, np.zeros((columns, 3), np.float32), n_samples=100)
+    figure.savefig(io.BytesIO())  # which may change limits
+    assert (figure.axes[0].get_xlim(), figure.axes[0].get_ylim()) == ((-1, 1), (0, 1))
+    box = figure.axes[0].get_window_extent()
+    assert box.width == pytest.approx(box.height)
+
+
 def test_actions_of_several_axes_are_flattened():
     env = gym.wrappers.TransformAction(
         gym.make("Reacher-v5"), lambda action: action.flatten(), gym.spaces.Box(-1, 1, (1, 2))

@@ -31,6 +31,7 @@ typedef struct {
     REAL *gradients; /* in these; at first the last layer's alone; at the end before the activations and norms */
     REAL *normed, *to_normed; /* as outputs: before a norm's scale and shift, and the gradients after these; NULL: not kept */
     REAL *factors;            /* 1 / deviation, (depth, networks, n) */
+    /* Where nobody asks for the gradients in the weights, the way back leaves gradients, normed and factors in disorder. */
     REAL *to_x;              /* NULL where nobody asks */
     REAL *const *to_weights; /* as weights; NULL where nobody asks */
 } Stack;
@@ -66,9 +67,10 @@ static inline int has_norm(const Stack *s, Size layer) { return s->has_norm && l
 /* Not the first layer: what it reads may be large, with little in the last digits. */
 static inline int is_rounded(const Stack *s, Size layer) { return layer > 0 && layer <= s->rounded && s->n > 1; }
 
-/* A norm's sums go over rows n apart, of which it takes this many vectors of columns together: whole cache lines, since the
- * nearest cache does not hold a column of a usual layer until the next sum. */
+/* A norm's sums go over rows n apart, of which it takes this many vectors of columns together: often n is a power of two, and
+ * rows push each other out of the nearest cache before the rest of a line is asked for. */
 enum { TOGETHER = 4 };
+#define EACH for (int v = 0; v < vectors; v++)
 
 /* z becomes f((z - mean) / deviation * scale + shift), mean and deviation over a layer's outputs, f the activation; in some
  * vectors of columns from the first on, of each vector in up to all lanes. */
@@ -78,7 +80,6 @@ static inline __attribute__((always_inline)) void normalize_vectors(const Stack 
     REAL *z = s->outputs + at->outputs + first, *kept = s->normed ? s->normed + at->outputs + first : NULL;
     REAL share = 1 / (REAL)at->width, unused;
     Vector base[TOGETHER], mean[TOGETHER] = {{0}}, variance[TOGETHER] = {{0}}, factor[TOGETHER];
-#define EACH for (int v = 0; v < vectors; v++)
     EACH base[v] = lanes_of(z + v * WIDTH, lanes); /* sums of small numbers round less */
     for (Size i = 0; i < at->width; i++) EACH mean[v] += share * (lanes_of(z + i * s->n + v * WIDTH, lanes) - base[v]);
     EACH mean[v] += base[v];
@@ -123,19 +124,23 @@ static inline __attribute__((always_inline)) void normalize_vectors_backward(con
         if (kept) put_lanes(kept + here, given, lanes);
         put_lanes(g + here, (given * scale[i] - mean[v] - lanes_of(h + here, lanes) * along[v]) * factor[v], lanes);
     }
-#undef EACH
 }
 
-/* With numbers that the compiler knows, as far as it goes. */
-#define OVER(normalize)                                                                                              \
-    Size b = 0;                                                                                                      \
-    for (; b + TOGETHER * WIDTH <= lanes; b += TOGETHER * WIDTH) normalize(s, at, first + b, TOGETHER, WIDTH); \
-    for (; b + WIDTH <= lanes; b += WIDTH) normalize(s, at, first + b, 1, WIDTH);                              \
-    if (b < lanes) normalize(s, at, first + b, 1, lanes - b)
+/* Columns in as many whole vectors as there are, by a function whose last two arguments the compiler then knows. */
+#define IN_VECTORS(function)                                                                                              \
+    Size b = 0;                                                                                                           \
+    for (; b + TOGETHER * WIDTH <= lanes; b += TOGETHER * WIDTH) function(s, at, first + b, TOGETHER, WIDTH);             \
+    for (; b + WIDTH <= lanes; b += WIDTH) function(s, at, first + b, 1, WIDTH);                                          \
+    if (b < lanes) function(s, at, first + b, 1, lanes - b)
 
-static void normalize(const Stack *s, const Layer *at, Size first, Size lanes) { OVER(normalize_vectors); }
+static void normalize(const Stack *s, const Layer *at, Size first, Size lanes) { IN_VECTORS(normalize_vectors); }
 
-static void normalize_backward(const Stack *s, const Layer *at, Size first, Size lanes) { OVER(normalize_vectors_backward); }
+static void normalize_backward(const Stack *s, const Layer *at, Size first, Size lanes) {
+    IN_VECTORS(normalize_vectors_backward);
+}
+
+#undef EACH
+#undef IN_VECTORS
 
 /* The gradients in a norm's scale and shift. */
 static void norm_gradient(const Stack *s, const Layer *at) {
@@ -207,7 +212,7 @@ static void stack_backward_block(const void *job, Size number) {
     End slope = s->is_tanh ? TANH_SLOPE : RELU_SLOPE;
     /* In the smallest of several critics each action goes through one of them: half the columns of two are zero. */
     int sparse = !s->to_weights && !s->active_end;
-    for (Size l = 1; l <= s->depth; l++) sparse &= s->widths[l] <= BLOCK; /* or multiply() would write before it reads */
+    for (Size l = 2; l <= s->depth; l++) sparse &= s->widths[l] <= BLOCK; /* or multiply() would write before it reads */
     for (Size l = s->depth - 1; l >= 0; l--) {
         Layer at = layer_of(s, l, network);
         Size here = at.outputs + first, below = at.previous + first;
