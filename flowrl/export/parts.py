@@ -69,6 +69,8 @@ class DeterministicAction(PolicyPart):
         distribution = self.policy.get_distribution(obs)
         if self.choice == "mean":
             return self.executed(distribution, distribution.distribution.center())
+        if self.choice == "average":
+            return self.executed(distribution, distribution.distribution.average_of(self.noise))
         actions, log_prob = distribution.distribution.candidates_of(self.noise)
         score = self.policy.lowest_q(obs, actions) if self.choice == "best" else log_prob
         return self.executed(distribution, highest(actions, score))

@@ -70,11 +70,11 @@ def check_flow_arguments(
             "Set use_sde=False."
         )
     check_action_space(action_space)
-    if deterministic_action not in ("mean", "densest", "best")[: 2 + critic]:
+    if deterministic_action not in ("mean", "average", "densest", "best")[: 3 + critic]:
         allowed = (
-            '"mean", "densest" or "best"'
+            '"mean", "average", "densest" or "best"'
             if critic
-            else '"mean" or "densest" (this algorithm has no Q to say which is best)'
+            else '"mean", "average" or "densest" (this algorithm has no Q to say which is best)'
         )
         raise ValueError(f"deterministic_action must be {allowed}, got {deterministic_action!r}.")
     if not isinstance(n_candidates, int) or n_candidates < 1:

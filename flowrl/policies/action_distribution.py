@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions.kl import register_kl
 
 from flowrl.diverged import Diverged
-from flowrl.flows.distribution import NormalizingFlow, ReparameterizedDistribution
+from flowrl.flows.distribution import NormalizingFlow, ReparameterizedDistribution, candidate_noise
 from flowrl.flows.flow import Flow
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
 from flowrl.transforms import TanhBox
@@ -111,6 +111,28 @@ class ActionFlow(ReparameterizedDistribution):
     def center(self) -> Tensor:
         return self._emit(self.flow.center())
 
+    def average(self, n: int) -> Tensor:
+        """An estimate of the mean of the action a, the same in every call; of a flow of this library see `average_of`.
+
+        :param n: from how many draws
+        :return: as samples are, shape ``(*batch, d)``
+        """
+        if isinstance(self.flow, NormalizingFlow):
+            return self.average_of(candidate_noise(n, self.event_shape[0]))
+        return self._average(self.candidates(n)[0][1:])
+
+    def average_of(self, noise: Tensor) -> Tensor:
+        """The mean of what draws of noise and their mirror images become: exact where that is linear in the noise.
+
+        :param noise: of :func:`candidate_noise`, shape ``(n + 1, d)``
+        :return: as samples are, shape ``(*batch, d)``
+        """
+        return self._average(self.candidates_of(torch.cat((noise[1:], -noise[1:])))[0])
+
+    def _average(self, emitted: Tensor) -> Tensor:
+        mean = self.executed(emitted).mean(0)
+        return mean if self.squash is None or not self.pre_squash else self.squash.inverse_and_ladj(mean)[0]
+
     def executed(self, value: Tensor) -> Tensor:
         """The action a of an emitted value, in [-1, 1] where squashed."""
         return torch.tanh(value) if self.squash is not None and self.pre_squash else value
@@ -195,8 +217,9 @@ class FlowDistribution(Distribution):
     :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`
     :param squash: False: actions are unbounded and in the environment's own units
     :param pre_squash: whether actions are stored and scored before the tanh (on-policy algorithms)
-    :param deterministic_action: ``"mean"``: the base's mean pushed through the flow; ``"densest"``: of it and samples
-        from a fixed seed, that of the highest density; ``"best"``: the policy asks its critic
+    :param deterministic_action: ``"mean"``: the base's mean pushed through the flow; ``"average"``: the mean of actions
+        from a fixed seed, see :meth:`ActionFlow.average`; ``"densest"``: of the base's mean and samples from a fixed
+        seed, that of the highest density; ``"best"``: the policy asks its critic
     :param n_candidates: number of these samples
     """
 
@@ -255,6 +278,8 @@ class FlowDistribution(Distribution):
         """The deterministic action: by default the base's mean pushed through, not in general the densest one."""
         if self.deterministic_action == "best":
             raise ValueError('deterministic_action="best" needs a critic: ask the policy, not its actor.')
+        if self.deterministic_action == "average":
+            return self.distribution.average(self.n_candidates)
         return self.distribution.mode(self.n_candidates if self.deterministic_action == "densest" else 0)
 
     def get_actions(self, deterministic: bool = False) -> Tensor:

@@ -26,8 +26,8 @@ class FlowActorMixin:
 
     :param flow: see :class:`flowrl.Flow`
     :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`
-    :param deterministic_action: ``"mean"``, ``"densest"`` or ``"best"``, see :class:`FlowDistribution`
-    :param n_candidates: how many samples are compared with the mean
+    :param deterministic_action: ``"mean"``, ``"average"``, ``"densest"`` or ``"best"``, see :class:`FlowDistribution`
+    :param n_candidates: how many samples are averaged, or compared with the mean
     """
 
     mu: nn.Linear
@@ -92,9 +92,9 @@ class FlowActorPolicyMixin(NormalizedPolicyMixin, TrainingModeMixin, ActionDensi
 
     :param flow: see :class:`flowrl.Flow`
     :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`
-    :param deterministic_action: ``"mean"``, ``"densest"`` or ``"best"`` (by Q, the lowest of the critics), see
-        :class:`FlowDistribution`
-    :param n_candidates: how many samples are compared with the mean
+    :param deterministic_action: ``"mean"``, ``"average"``, ``"densest"`` or ``"best"`` (by Q, the lowest of the
+        critics), see :class:`FlowDistribution`
+    :param n_candidates: how many samples are averaged, or compared with the mean
     :param normalize_observations: by running statistics within the policy, see
         :class:`flowrl.policies.normalized.NormalizedPolicyMixin`
     :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments`

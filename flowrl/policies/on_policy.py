@@ -40,8 +40,8 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
     :param flow: see :class:`flowrl.Flow`
     :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`, whose ``context_gain`` and
         ``conditioner_gain`` are 1/8 here
-    :param deterministic_action: ``"mean"``, ``"densest"``, see :class:`FlowDistribution`
-    :param n_candidates: how many samples are compared with the mean
+    :param deterministic_action: ``"mean"``, ``"average"`` or ``"densest"``, see :class:`FlowDistribution`
+    :param n_candidates: how many samples are averaged, or compared with the mean
     :param squash_output: whether actions are squashed by tanh onto the action box; False: SB3 clips them to it, as it
         does a Gaussian's, and the log-prob is that of the action before the clip. An unbounded box is never squashed.
     :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments`

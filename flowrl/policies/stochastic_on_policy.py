@@ -45,8 +45,8 @@ class StochasticFlowActorCriticMixin(FlowActorCriticMixin):
             way = kwargs.get("deterministic_action", "mean")
             if way != "mean":
                 raise ValueError(
-                    f"deterministic_action={way!r}: with noise layers nobody knows which action is the densest; use "
-                    '"mean", or noise_layers=0.'
+                    f"deterministic_action={way!r}: with noise layers the deterministic action is that of no noise at "
+                    'all, since nobody knows which is the densest; use "mean", or noise_layers=0.'
                 )
         super().__init__(*args, **kwargs)
         if not self.has_log_prob:

@@ -89,7 +89,16 @@ def test_every_recipe_gives_what_the_policy_gives(flow, d, output, tmp_path):
 
 @pytest.mark.parametrize(
     "algorithm, choice",
-    [("SAC", "mean"), ("SAC", "densest"), ("SAC", "best"), ("TQC", "best"), ("CrossQ", "best"), ("PPO", "densest")],
+    [
+        ("SAC", "mean"),
+        ("SAC", "densest"),
+        ("SAC", "best"),
+        ("SAC", "average"),
+        ("PPO", "average"),
+        ("TQC", "best"),
+        ("CrossQ", "best"),
+        ("PPO", "densest"),
+    ],
 )
 def test_the_deterministic_action_is_that_of_predict(algorithm, choice, tmp_path):
     policy = make(algorithm, deterministic_action=choice)

@@ -1,4 +1,4 @@
-"""The options of the deterministic action: the mean, the densest of some candidates, the best by Q."""
+"""The options of the deterministic action: the mean, the average, the densest of some candidates, the best by Q."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,33 @@ def test_best_has_the_highest_q_of_the_candidates(algorithm):
     assert (options.argmax(0) > 0).any()
 
 
-@pytest.mark.parametrize("algorithm, option", [("SAC", "densest"), ("SAC", "best"), ("PPO", "densest")])
+@pytest.mark.parametrize("flow", ["triangular", "nsf"])
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO", "A2C"])
+def test_average_is_the_mean_of_the_environments_actions(algorithm, flow):
+    model = build(algorithm, policy_kwargs=dict(deterministic_action="average", n_candidates=2_000, flow=flow))
+    perturb(model.policy, 0.3)
+    obs = states(Aim())[:4]
+    sampled = np.stack([model.predict(obs)[0] for _ in range(4_000)])
+    actions, _ = model.predict(obs, deterministic=True)
+    np.testing.assert_allclose(actions, sampled.mean(0), atol=6 * sampled.std(0).max() / 4_000**0.5)
+    owner = model.actor if algorithm == "SAC" else model.policy
+    owner.action_dist.deterministic_action = "mean"  # of the noise
+    assert np.abs(model.predict(obs, deterministic=True)[0] - sampled.mean(0)).max() > 0.02
+
+
+def test_average_of_a_gaussian_that_is_not_squashed_is_its_mean():
+    """By the mirror images, however few draws there are."""
+    kwargs = dict(n_candidates=1, flow="gaussian", squash_output=False)
+    model = build("PPO", policy_kwargs=dict(deterministic_action="average", **kwargs))
+    average, _ = model.predict(states(Aim()), deterministic=True)
+    model.policy.action_dist.deterministic_action = "mean"
+    np.testing.assert_allclose(average, model.predict(states(Aim()), deterministic=True)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "algorithm, option",
+    [("SAC", "densest"), ("SAC", "best"), ("SAC", "average"), ("PPO", "densest"), ("PPO", "average")],
+)
 def test_it_repeats_for_every_batch_leaves_random_numbers_alone_and_is_saved(algorithm, option, tmp_path):
     model, obs = model_of(algorithm, option, flow="nsf"), states(Aim())
     torch.manual_seed(5)

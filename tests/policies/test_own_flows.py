@@ -116,7 +116,7 @@ def test_ratio_is_one_before_the_first_update(flow):
     torch.testing.assert_close(ratio, torch.ones(64), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("option", ["mean", "densest", "best"])
+@pytest.mark.parametrize("option", ["mean", "average", "densest", "best"])
 @pytest.mark.parametrize("flow", OWN)
 def test_deterministic_actions_repeat(flow, option):
     """Also where there is no mean: a fixed draw decides, and training's random numbers are left alone."""

@@ -279,7 +279,7 @@ def test_other_algorithms_refuse_noise_layers(algorithm, kwargs):
         build(algorithm, policy_kwargs=kwargs)
 
 
-@pytest.mark.parametrize("way", ["densest", "best"])
+@pytest.mark.parametrize("way", ["average", "densest", "best"])
 def test_the_densest_action_is_not_known(way):
     with pytest.raises(ValueError, match="deterministic_action='" + way):
         stochastic_policy(deterministic_action=way)
