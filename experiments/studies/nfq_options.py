@@ -15,9 +15,10 @@ from experiments.reports.results import ResultsParser, Row, write_results
 from experiments.scheduling.job import Job
 from experiments.scheduling.local import train
 from experiments.scheduling.suite_file import Entry, Suite
+from experiments.studies.deterministic_actions import mean_return
 from experiments.training.tables import read_csv
 
-STEPS = 30_000
+STEPS, EPISODES = 30_000, 5
 SHARED = ["learning_starts=3000", "policy_kwargs.normalize_observations=True"]
 ALIKE = ["--set", "importance_floor=1"]
 VARIANTS: dict[str, list[str]] = {
@@ -46,26 +47,6 @@ def job_of(name: str, seed: int) -> Job:
     return Job(Path("runs/nfq_options") / name.replace(" ", "-") / f"seed{seed}", (*words, *VARIANTS[name]))
 
 
-def mean_return(run: Path, action: str) -> float:
-    """
-    :param run: a finished one
-    :param action: ``"mean"``, ``"densest"`` (of 16 samples and the mean) or ``"sample"``
-    :return: of its last model, over five episodes
-    """
-    from stable_baselines3.common.evaluation import evaluate_policy
-
-    from experiments.evaluate import load
-    from experiments.training.run_directory import RunDirectory
-
-    model, env = load(RunDirectory.open(run), "last", "cpu")
-    env.seed(1)
-    model.set_random_seed(1)
-    if action != "sample":
-        model.policy.actor.action_dist.deterministic_action = action  # type: ignore[union-attr]
-    mean, _ = evaluate_policy(model, env, n_eval_episodes=5, deterministic=action != "sample", warn=False)
-    return round(float(mean), 1)  # type: ignore[arg-type]
-
-
 def main(argv: list[str] | None = None) -> int:
     """
     Run the command.
@@ -90,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
                 variant=name,
                 seed=seed,
                 step=STEPS,
-                **{action: mean_return(run, action) for action in ("mean", "densest", "sample")},
+                **{action: mean_return(run, action, EPISODES) for action in ("mean", "densest", "sample")},
                 mean_value=round(float(values[-1]), 1) if values else "",
             )
         )

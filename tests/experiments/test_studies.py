@@ -13,7 +13,7 @@ from experiments.run import main
 from experiments.scheduling.job import Job
 from experiments.scheduling.local import train
 from experiments.scheduling.suite_file import Entry, command_of
-from experiments.studies import calibration, known_optimum, measures, nfq_options, pictures
+from experiments.studies import calibration, deterministic_actions, known_optimum, measures, nfq_options, pictures
 from experiments.studies.divergence import PARTS, divergences
 from experiments.studies.known_optimum import MEASURES, entries_of
 from experiments.studies.transfer import first_step
@@ -141,6 +141,17 @@ def test_a_goal_counts_as_reached_when_it_stays_so():
     rows = [dict(step=500 * i, entropy=e, goal_1=50, goal_2=45) for i, e in enumerate([0.0, 1.3, 1.0, 1.25, 1.3])]
     assert first_step(rows) == 1500 and first_step(rows[:3]) is None
     assert first_step([row | dict(goal_1=30) for row in rows]) is None, "few episodes reach a goal"
+
+
+def test_each_deterministic_action_has_its_return(tmp_path):
+    words = "--env Pendulum --agent flow-ppo --steps 64 --eval-every 0 --no-progress --set n_steps=16".split()
+    assert main([*words, "--logdir", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*/*/*")
+    row = deterministic_actions.row_of(path, 2)
+    assert (row["env"], row["agent"], row["flow"], row["seed"]) == ("Pendulum-v1", "flow-ppo", "triangular", 0)
+    returns = [row[action] for action in deterministic_actions.ACTIONS]
+    assert len(set(returns)) > 2 and all(-2_000 < value < 0 for value in returns)
+    assert returns[0] == deterministic_actions.mean_return(path, "mean", 2), "as ever"
 
 
 def test_options_differ_one_at_a_time():
