@@ -27,13 +27,13 @@ class Estimate(NamedTuple):
     high: NDArray[np.float64]
 
 
-def load_rliable() -> tuple[Any, Any]:
-    """Its ``library`` and ``metrics``."""
+def load_rliable() -> Any:
+    """Its ``library``."""
     try:
-        from rliable import library, metrics
+        from rliable import library
     except ImportError:
         raise UsageError("the report needs the 'suite' extra: pip install -e '.[suite]'") from None
-    return library, metrics
+    return library
 
 
 def interquartile_mean(returns: NDArray[np.float64]) -> Estimate:
@@ -43,7 +43,7 @@ def interquartile_mean(returns: NDArray[np.float64]) -> Estimate:
     :param returns: shape ``(seeds, environments, steps)``
     :return: shape ``(steps,)``
     """
-    library, _ = load_rliable()
+    library = load_rliable()
 
     def at_each_step(scores: NDArray[np.float64]) -> NDArray[np.float64]:  # rliable's aggregate_iqm, all steps at once
         ordered = np.sort(scores.reshape(-1, scores.shape[-1]), axis=0)
@@ -83,7 +83,7 @@ def performance_profile(scores: NDArray[np.float64], thresholds: NDArray[np.floa
     :param thresholds: shape ``(n,)``
     :return: shape ``(n,)``
     """
-    library, _ = load_rliable()
+    library = load_rliable()
 
     def above(x: NDArray[np.float64]) -> NDArray[np.float64]:
         return (x[..., None] > thresholds).mean((0, 1))

@@ -5,6 +5,7 @@ and that mean, and by samples. Writes ``deterministic_actions.csv`` and ``.json`
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from experiments.reports.results import ResultsParser, Row, write_results
 ACTIONS = ("mean", "average", "densest", "sample")
 
 
-def mean_return(run: Path, action: str, n_episodes: int) -> float:
+def mean_returns(run: Path, actions: Sequence[str], n_episodes: int) -> dict[str, float]:
     """
     :param run: a finished one, of a flow policy
-    :param action: one of :data:`ACTIONS`
-    :param n_episodes: over how many
-    :return: of its last model
+    :param actions: some of :data:`ACTIONS`
+    :param n_episodes: over how many, the same for each action
+    :return: of its last model, by action
     """
     from stable_baselines3.common.evaluation import evaluate_policy  # SB3 takes seconds to import
 
@@ -29,13 +30,17 @@ def mean_return(run: Path, action: str, n_episodes: int) -> float:
 
     model: Any
     model, env = load(RunDirectory.open(run), "last", "cpu")
-    env.seed(1)
-    model.set_random_seed(1)
-    if action != "sample":
-        owner = getattr(model.policy, "actor", model.policy)
-        owner.action_dist.deterministic_action = action
-    mean, _ = evaluate_policy(model, env, n_eval_episodes=n_episodes, deterministic=action != "sample", warn=False)
-    return round(float(mean), 1)  # type: ignore[arg-type]
+    head = getattr(model.policy, "actor", model.policy).action_dist
+    returns = {}
+    for action in actions:
+        env.seed(1)
+        model.set_random_seed(1)
+        deterministic = action != "sample"
+        if deterministic:
+            head.deterministic_action = action
+        mean, _ = evaluate_policy(model, env, n_eval_episodes=n_episodes, deterministic=deterministic, warn=False)
+        returns[action] = round(float(mean), 1)  # type: ignore[arg-type]
+    return returns
 
 
 def row_of(run: Path, n_episodes: int) -> Row:
@@ -49,7 +54,7 @@ def row_of(run: Path, n_episodes: int) -> Row:
     config = RunDirectory.open(run).config
     trained = dict(env=config["environment"]["name"], steps=config["steps"])
     trained |= {name: config[name] for name in ("agent", "flow", "seed")}
-    row: Row = trained | {action: mean_return(run, action, n_episodes) for action in ACTIONS}
+    row: Row = trained | mean_returns(run, ACTIONS, n_episodes)
     print(row, flush=True)
     return row
 

@@ -15,7 +15,7 @@ from experiments.reports.results import ResultsParser, Row, write_results
 from experiments.scheduling.job import Job
 from experiments.scheduling.local import train
 from experiments.scheduling.suite_file import Entry, Suite
-from experiments.studies.deterministic_actions import mean_return
+from experiments.studies.deterministic_actions import mean_returns
 from experiments.training.tables import read_csv
 
 STEPS, EPISODES = 30_000, 5
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
                 variant=name,
                 seed=seed,
                 step=STEPS,
-                **{action: mean_return(run, action, EPISODES) for action in ("mean", "densest", "sample")},
+                **mean_returns(run, ("mean", "densest", "sample"), EPISODES),
                 mean_value=round(float(values[-1]), 1) if values else "",
             )
         )

@@ -3,9 +3,10 @@
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from flowrl.critics.heads import Atoms, CategoricalHead
 from flowrl.plots.densities import MARK
 from flowrl.plots.panels import square_panels
 
@@ -23,29 +24,15 @@ def return_figure(model: Any, observations: Any) -> Figure:
     actions, _ = model.predict(observations, deterministic=True)
     values, weights = model.returns(observations, actions)
     figure, grid, _ = square_panels(1, len(values), sharex=True, sharey=True)
-    low, high = float(values.min()), float(values.max())
-    if low == high:  # critics that agree on one number
-        low, high = low - 0.5, high + 0.5
-    centers, width = np.linspace(low, high, BINS, retstep=True)
-    edges = np.append(centers - width / 2, high + width / 2)
+    middle, bound = (values.max() + values.min()) / 2, (values.max() - values.min()) / 2 or 0.5
+    # Bins that hold two atoms or three by turns would have spikes: each atom is divided among the two beside it
+    atoms_of_each = Atoms(torch.as_tensor(values - middle).double(), torch.as_tensor(weights).double())
+    mass = CategoricalHead(float(bound), BINS).project(atoms_of_each).numpy()
+    width = 2 * bound / (BINS - 1)
+    edges = middle - bound + width * (np.arange(BINS + 1) - 0.5)
     for i, (axes, atoms, weight) in enumerate(zip(grid[0], values, weights)):
-        axes.stairs(_heights(atoms, weight, centers), edges, fill=True, color="#4c72b0")
+        axes.stairs(mass[i] / (width * weight.sum()), edges, fill=True, color="#4c72b0")
         axes.axvline((atoms * weight).sum() / weight.sum(), color=MARK, linewidth=1.5)
         axes.set(title=f"state {i + 1}", xlabel="return")
     grid[0, 0].set_ylabel("density")
     return figure
-
-
-def _heights(atoms: NDArray[Any], weights: NDArray[Any], centers: NDArray[Any]) -> NDArray[Any]:
-    """
-    The density of equal bins, each atom's weight divided among the two beside it by nearness: where bins hold two atoms
-    or three by turns, there would be spikes.
-    """
-    width = centers[1] - centers[0]
-    place = (atoms - centers[0]) / width
-    lower = np.clip(np.floor(place).astype(int), 0, len(centers) - 2)
-    upper = place - lower
-    mass = np.bincount(lower, weights * (1 - upper), len(centers)) + np.bincount(
-        lower + 1, weights * upper, len(centers)
-    )
-    return mass / (width * weights.sum())

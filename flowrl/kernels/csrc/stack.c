@@ -176,6 +176,12 @@ static void stack_forward_block(const void *job, Size number) {
     }
 }
 
+/* Some columns of rows n apart, in increasing order, side by side: to may be from, whose first columns they then replace. */
+static void pick(const REAL *from, REAL *to, Size rows, Size n, Size count, const Size *which) {
+    for (Size i = 0; i < rows; i++)
+        for (Size c = 0; c < count; c++) to[i * n + c] = from[i * n + which[c]];
+}
+
 /* Which of a block's columns have any gradient in the outputs, rows n apart, filled up to whole vectors: how many, and those
  * gradients moved to the front. All of them, unmoved, if that is no fewer. */
 static Size with_gradient(REAL *g, Size rows, Size n, Size lanes, Size *which) {
@@ -187,16 +193,12 @@ static Size with_gradient(REAL *g, Size rows, Size n, Size lanes, Size *which) {
     }
     Size filled = (count + WIDTH - 1) / WIDTH * WIDTH;
     if (filled >= lanes) return lanes; /* nothing to gain */
-    for (Size i = count; i < filled; i++) which[i] = lanes - 1;
-    for (Size i = 0; i < rows; i++)
-        for (Size c = 0; c < filled; c++) g[i * n + c] = c < count ? g[i * n + which[c]] : 0;
+    pick(g, g, rows, n, count, which);
+    for (Size c = count; c < filled; c++) {
+        which[c] = lanes - 1;
+        for (Size i = 0; i < rows; i++) g[i * n + c] = 0;
+    }
     return filled;
-}
-
-/* Those columns of rows n apart replace the first ones. */
-static void to_front(REAL *x, Size rows, Size n, Size count, const Size *which) {
-    for (Size i = 0; i < rows; i++)
-        for (Size c = 0; c < count; c++) x[i * n + c] = x[i * n + which[c]];
 }
 
 /* Back to where the columns were; the others are zero. The columns that filled up are zero themselves. */
@@ -228,8 +230,7 @@ static void stack_backward_block(const void *job, Size number) {
         REAL *out = l ? s->gradients + below : s->to_x + network * at.before * s->n + first;
         const REAL *beside = l ? s->outputs + below : NULL;
         if (l && some < lanes) { /* the outputs' own columns, where the gradients will replace them one by one */
-            for (Size i = 0; i < at.before; i++)
-                for (Size b = 0; b < some; b++) out[i * s->n + b] = beside[i * s->n + which[b]];
+            pick(beside, out, at.before, s->n, some, which);
             beside = out;
         }
         multiply(&(Product){.n = s->n, .rows = at.before, .depth = at.width,
@@ -240,8 +241,9 @@ static void stack_backward_block(const void *job, Size number) {
         if (l && has_norm(s, l - 1)) {
             Layer before = layer_of(s, l - 1, network);
             if (some < lanes) { /* nobody needs the others any more */
-                to_front(s->normed + below, at.before, s->n, some, which);
-                to_front(s->factors + before.factors + first, 1, s->n, some, which);
+                REAL *normed = s->normed + below, *factors = s->factors + before.factors + first;
+                pick(normed, normed, at.before, s->n, some, which);
+                pick(factors, factors, 1, s->n, some, which);
             }
             normalize_backward(s, &before, first, some);
         }
