@@ -14,6 +14,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure, HParam
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -21,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from flowrl.algorithms.gradients import actor_and_critic, gradient_norm
 from flowrl.algorithms.offline import take
 from flowrl.policies.density import diagnose, has_diagnostics
+from flowrl.policies.vec_normalize import is_right_before
 
 # The formats of SB3's logger that can hold neither figures nor hyperparameters.
 TEXT_FORMATS = ("stdout", "log", "json", "csv")
@@ -154,12 +156,9 @@ class DensityFigure(BaseCallback):
     def _on_step(self) -> bool:
         if self.every == 0 or not has_diagnostics(self.model.policy):
             return True
-        normalization = self.model.get_vec_normalize_env()
-        if normalization is not None and not normalization.norm_obs:
-            normalization = None
+        normalization = self._normalization()
         if self.states is None:
-            observed = self.locals["new_obs"] if normalization is None else normalization.get_original_obs()
-            self.visited.append(_kept(observed))
+            self.visited.append(_kept(self._observed(normalization)))
         if self.num_timesteps >= self.next_step:
             # Here, so that `import flowrl` does not import matplotlib, which takes longer than all of flowrl
             from flowrl.plots.policies import density_figure
@@ -178,6 +177,21 @@ class DensityFigure(BaseCallback):
                 figure = return_figure(self.model, states)
                 self.logger.record("flow/return_distribution", Figure(figure, close=True), exclude=TEXT_FORMATS)
         return True
+
+    def _normalization(self) -> VecNormalize | None:
+        """What normalises observations right before the policy, and can again when its statistics have changed."""
+        normalization = self.model.get_vec_normalize_env()
+        if normalization is None or not normalization.norm_obs or not is_right_before(normalization, self.model):
+            return None
+        return normalization
+
+    def _observed(self, normalization: VecNormalize | None) -> Any:
+        """What the policy sees next, before it is normalised."""
+        if normalization is None:
+            return self.locals["new_obs"]
+        if "infos" in self.locals:
+            return normalization.get_original_obs()
+        return normalization.unnormalize_obs(self.locals["new_obs"])  # of a data set, not of the environment
 
 
 class TaskReturns(BaseCallback):

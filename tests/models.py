@@ -52,6 +52,17 @@ OBSERVATIONS = spaces.Box(-1.0, 1.0, (3,))
 BOX = spaces.Box(np.float32(LOW), np.float32(HIGH))
 
 
+class Scaled(FlattenExtractor):
+    """Flattens as SB3's, times factors that are trained."""
+
+    def __init__(self, observation_space: gym.Space):
+        super().__init__(observation_space)
+        self.scale = nn.Parameter(torch.ones(self.features_dim))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return super().forward(observations) * self.scale
+
+
 class Precise(FlattenExtractor):
     """Flattens as SB3's, and lets a policy be of float64, which SB3's preprocessing does not."""
 

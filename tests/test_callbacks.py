@@ -8,14 +8,15 @@ from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Figure, HParam, KVWriter, Logger
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import flowrl
+from flowrl.algorithms import BehaviourCloning, Demonstrations, offline
 from flowrl.callbacks import DensityFigure, FlowLogger, TaskReturns, hyperparameters, parameter_groups
 from flowrl.envs.multi_task import MultiTask
 from flowrl.policies.action_box import action_box
 from flowrl.policies.density import action_log_prob, sample_actions
-from tests.environments import Spaces
+from tests.environments import Aim, Spaces
 
 SMALL = {
     SAC: dict(learning_starts=8, batch_size=8, buffer_size=1_000),
@@ -219,3 +220,26 @@ def test_returns_of_each_task_are_logged():
 def test_the_callbacks_are_public():
     assert flowrl.FlowLogger is FlowLogger and flowrl.DensityFigure is DensityFigure
     assert flowrl.TaskReturns is TaskReturns
+
+
+def test_figures_of_stacked_frames_show_what_the_policy_sees():
+    env = VecFrameStack(VecNormalize(make_vec_env("Pendulum-v1")), 2)
+    callback = DensityFigure(every=20)
+    _, memory = learn(PPO, "FlowPolicy", [callback], steps=32, env=env)
+    assert memory.values("flow/action_density") and callback.states.shape == (3, 6)
+
+
+def test_who_learns_from_a_data_set_sees_its_states():
+    """Callbacks get them normalised, the figure shows them as they are, and SB3's log is written without episodes."""
+    observations = np.float32([50, 10, 0]) + np.float32([20, 1, 5]) * np.random.default_rng(0).normal(size=(200, 3))
+    env, callback, logger = VecNormalize(make_vec_env(Aim)), DensityFigure(every=20), FlowLogger(every=20)
+    model = BehaviourCloning("FlowPolicy", env, buffer_size=1, batch_size=8, policy_kwargs=dict(net_arch=[8]), seed=0)
+    memory = Memory()
+    model.set_logger(Logger(None, [memory]))
+    model.imitate(Demonstrations(observations.astype(np.float32), np.zeros((200, 2), np.float32) + 1))
+    model.learn(2 * offline.LOG_EVERY, callback=[callback, logger])
+    assert len(memory.values("train/log_likelihood")) == len(memory.values("flow/entropy")) == 2
+    np.testing.assert_allclose(np.concatenate(logger.recent).std(0), 1, rtol=0.3)
+    assert len(np.unique(callback.states, axis=0)) == 3
+    np.testing.assert_allclose(callback.states[:, 0], 50, atol=70)
+    assert np.abs(callback.states[:, 0]).min() > 10

@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.her import HerReplayBuffer
 
-from flowrl.policies.action_box import inside_box
+from flowrl.policies.action_box import EDGE, half_width, inside_box
 
 LOG_EVERY = 1_000  # steps
 ROWS = 50_000  # counted in at once
@@ -57,8 +57,8 @@ class OfflineMixin:
             a `VecNormalize`, its statistics of observations become those of the data set, once and for all, and rewards
             are taken as they are; so do those of a new policy that normalises by itself
         :return: the model itself
-        :raises ValueError: for data of other shapes than the environment's, rewards that are not finite, and ends that
-            are not booleans; the model is then as before
+        :raises ValueError: for data of other shapes than the environment's, actions beyond its box, rewards that are
+            not finite, and ends that are not booleans; the model is then as before
         """
         model: Any = self
         check_transitions(transitions, model)
@@ -102,12 +102,7 @@ class OfflineMixin:
         if buffer.size() == 0:
             raise ValueError("The data set is not saved with the model: call learn_from(transitions) again.")
         row = take(buffer.observations, model.num_timesteps % buffer.size())
-        if model._vec_normalize_env is not None:
-            row = model._vec_normalize_env.normalize_obs(row)
-        result = step_without_environment(model, callback, row)
-        if model.num_timesteps % LOG_EVERY == 0:  # SB3 logs by episodes, of which there are none
-            model.dump_logs()
-        return result
+        return step_without_environment(model, callback, row)
 
 
 def check_transitions(transitions: Transitions, model: Any) -> None:
@@ -115,7 +110,8 @@ def check_transitions(transitions: Transitions, model: Any) -> None:
     :param transitions: the data set
     :param model: the algorithm that shall learn from it
     :raises ValueError: where an observation or action has another shape than the environment's, or there is not one
-        reward and one boolean of each end a step; for NaN, for no transitions, or a replay buffer that relabels goals
+        reward and one boolean of each end a step; for NaN, actions beyond the environment's box, no transitions, or a
+        replay buffer that relabels goals
     """
     if issubclass(model.replay_buffer_class, HerReplayBuffer):
         raise ValueError("HerReplayBuffer relabels goals of its own environment: learn from a data set without it.")
@@ -128,6 +124,7 @@ def check_transitions(transitions: Transitions, model: Any) -> None:
         data = getattr(transitions, name)
         for part in data.values() if isinstance(data, dict) else (data,):
             _refuse_unless(np.isfinite(part), part, name, "finite")
+    check_actions(model, transitions.actions)
     for name in ("terminations", "truncations"):
         ends = np.asarray(getattr(transitions, name))
         _refuse_unless((ends == 0) | (ends == 1), ends, name, "booleans, or zeros and ones")
@@ -168,15 +165,34 @@ def check_steps(model: Any, actions: NDArray[Any], **observations: Observations)
             )
 
 
+def check_actions(model: Any, actions: NDArray[Any]) -> None:
+    """
+    :param model: the algorithm that shall learn from them
+    :param actions: of a data set, one row a step
+    :raises ValueError: where one lies beyond the environment's box, or is NaN
+    """
+    box = model.action_space
+    largest = np.maximum(abs(box.low), abs(box.high)).astype(np.result_type(actions.dtype, np.float32))
+    margin = np.fmax(EDGE * half_width(box), np.spacing(largest))  # of rounding
+    if not ((box.low - margin <= actions) & (actions <= box.high + margin)).all():  # NaN is neither
+        raise ValueError(
+            f"The data set's actions reach from {actions.min()} to {actions.max()}, the environment's are {box}: "
+            "give them in its units, or clip them to its low and high."
+        )
+
+
 def step_without_environment(model: Any, callback: BaseCallback, observation: Any) -> RolloutReturn:
     """
     What SB3's `OffPolicyAlgorithm.collect_rollouts` (2.9) does beside stepping in the environment.
 
     :param model: the algorithm
     :param callback: of its training
-    :param observation: one that callbacks may look at, batch first
+    :param observation: one that callbacks may look at, as the environment gives it, batch first
     :return: one step
     """
+    model.policy.set_training_mode(False)
+    if model._vec_normalize_env is not None:
+        observation = model._vec_normalize_env.normalize_obs(observation)
     callback.on_rollout_start()
     model.num_timesteps += 1
     callback.update_locals(dict(self=model, new_obs=observation))
@@ -184,6 +200,9 @@ def step_without_environment(model: Any, callback: BaseCallback, observation: An
         return RolloutReturn(1, 0, continue_training=False)
     model._update_current_progress_remaining(model.num_timesteps, model._total_timesteps)
     callback.on_rollout_end()
+    # SB3 logs by episodes, of which there are none; a callback may have logged just now
+    if model.num_timesteps % LOG_EVERY == 0 and model.logger.name_to_value:
+        model.dump_logs()
     return RolloutReturn(1, 0, continue_training=True)
 
 

@@ -93,7 +93,9 @@ class ReturnCritics(BaseModel):
         :param actions: in [-1, 1]^d, shape ``(batch, d)``
         :return: what the head reads, shape ``(n_critics, batch, head.size)``
         """
-        features: Any = self.extract_features(obs, self.features_extractor)  # type: ignore[arg-type]
+        # As SB3's critics: an extractor that is the actor's too learns by the actor's loss alone
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.share_features_extractor):
+            features: Any = self.extract_features(obs, self.features_extractor)  # type: ignore[arg-type]
         x = torch.cat((features, actions), -1)
         return torch.stack(side_by_side(*(partial(network, x) for network in self.networks)))
 

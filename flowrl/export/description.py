@@ -15,6 +15,7 @@ from flowrl.export.allowed import find, name_of
 from flowrl.export.arguments import as_data, from_data
 from flowrl.export.input_normalization import InputNormalization
 from flowrl.export.spaces import build_space, describe_space
+from flowrl.policies.vec_normalize import vec_normalize_of
 
 FORMAT = 1
 SPACES = ("observation_space", "action_space")
@@ -26,11 +27,11 @@ def policy_of(model: BaseAlgorithm | BasePolicy) -> tuple[BasePolicy, InputNorma
     """
     :param model: a model or a policy
     :return: the policy, and what normalises the observations in front of it
-    :raises ValueError: if it is neither
+    :raises ValueError: if it is neither, or a wrapper around its `VecNormalize` changes observations
     """
     if isinstance(model, BaseAlgorithm):
         own = getattr(model.policy, "input_normalization", None)
-        return model.policy, own or InputNormalization.of(model.get_vec_normalize_env())
+        return model.policy, own or InputNormalization.of(vec_normalize_of(model))
     if isinstance(model, BasePolicy):
         return model, getattr(model, "input_normalization", None)
     raise ValueError(f"This takes a model of Stable-Baselines3 or a policy of one, got a {type(model).__name__}.")

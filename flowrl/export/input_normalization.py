@@ -34,10 +34,10 @@ class InputNormalization:
     @classmethod
     def of(cls, env: VecNormalize | None) -> InputNormalization | None:
         """
-        :param env: what a model acts in
+        :param env: that normalises a policy's observations, or nothing
         :return: its normalisation of observations; None where there is none
         """
-        if env is None or not env.norm_obs:
+        if env is None:
             return None
         parts = env.obs_rms if isinstance(env.obs_rms, dict) else {WHOLE: env.obs_rms}
         statistics = {key: (np.array(part.mean), np.array(part.var)) for key, part in parts.items()}

@@ -232,6 +232,11 @@ def test_another_algorithms_policy_is_refused(tmp_path):
         BehaviourCloning.load(tmp_path / "model", env=Aim())
 
 
+def test_gsde_is_refused():
+    with pytest.raises(ValueError, match="use_sde=False"):
+        BehaviourCloning("MlpPolicy", Aim(), use_sde=True, **SETTINGS)
+
+
 def test_learning_from_nothing_is_refused():
     with pytest.raises(ValueError, match="call imitate"):
         cloning().learn(1)

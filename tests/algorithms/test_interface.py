@@ -15,7 +15,7 @@ import flowrl
 from flowrl import algorithms
 from flowrl.policies import FlowActorCriticPolicy, FlowPolicy
 from tests.environments import Aim
-from tests.models import assert_same_policy, build, states
+from tests.models import Scaled, assert_same_policy, build, states
 
 SAC = dict(learning_starts=40, batch_size=16, buffer_size=500, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu")
 PPO = dict(n_steps=64, batch_size=32, n_epochs=2, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu")
@@ -267,17 +267,6 @@ def test_from_gaussian_goes_on_in_the_same_algorithm():
     )
     warm.learn(30, reset_num_timesteps=False)
     assert build("SAC").policy_class is FlowPolicy, "SB3's own knows the policy as before"
-
-
-class Scaled(FlattenExtractor):
-    """An extractor that is trained."""
-
-    def __init__(self, observation_space):
-        super().__init__(observation_space)
-        self.scale = torch.nn.Parameter(torch.ones(self.features_dim))
-
-    def forward(self, observations):
-        return super().forward(observations) * self.scale
 
 
 def test_an_extractor_that_actor_and_critic_share_is_trained_as_sb3_trains_it():

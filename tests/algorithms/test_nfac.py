@@ -9,8 +9,10 @@ from stable_baselines3 import SAC as PlainSAC
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
+import flowrl
 from flowrl.algorithms import NFAC, SAC
 from flowrl.algorithms.nfac.held_noise import HeldNoise
 from flowrl.algorithms.nfac.update import actor_loss, critic_loss, td_target, update
@@ -19,7 +21,7 @@ from flowrl.critics.risk import find_distortion
 from flowrl.envs.multi_task import MultiTask
 from flowrl.plots import return_figure
 from tests.environments import HIGH, LOW, Aim, ReachGoal
-from tests.models import HAS_KERNELS, Precise, observations, perturb
+from tests.models import HAS_KERNELS, Precise, Scaled, observations, perturb
 
 CRITICS = ["flow", "categorical", "quantile", "scalar"]
 
@@ -137,6 +139,9 @@ def test_noise_is_held_for_a_few_steps_and_is_normal():
     model = nfac(make_vec_env(Aim, n_envs=2), noise_hold=2.0, learning_starts=10)
     model.learn(20)
     assert model.held_noise._noise.shape == (2, 2)
+    model._last_obs = np.full((2, 3), np.nan, np.float32)
+    with pytest.raises(flowrl.Diverged, match="action is not finite"):
+        model._sample_action(0, n_envs=2)
 
 
 @pytest.mark.parametrize("critic", CRITICS)
@@ -218,6 +223,49 @@ def test_batch_statistics_are_those_of_both_batches_and_there_is_no_target_netwo
     update(model, batch(), True)
     assert norm.updates == 1, "one pass over both; the actor's goes by the running moments"
     assert all(torch.equal(a, b) for a, b in zip(target, model.critic_target.parameters()))
+
+
+def test_batch_statistics_of_dictionaries_are_those_of_both_batches():
+    policy_kwargs = dict(architecture=dict(norm="batch"), net_arch=[16])
+    settings = dict(learning_starts=20, batch_size=32, buffer_size=100, device="cpu")
+    model = NFAC("FlowMultiInputPolicy", Aim(observation="dict"), policy_kwargs=policy_kwargs, **settings).learn(30)
+    assert model._n_updates == 10
+
+
+def test_returns_of_a_state_are_the_same_in_every_batch_and_move_no_statistics(tmp_path):
+    model = nfac(policy_kwargs=dict(architecture=dict(norm="batch"))).learn(60)
+    model.save(tmp_path / "model")
+    norm = next(layer for layer in model.critic.networks[0] if hasattr(layer, "updates"))
+    obs, updates = observations(4).numpy(), norm.updates.clone()
+    action = model.predict(obs)[0]
+    model.policy.set_training_mode(True)
+    together, _ = model.returns(obs, action)
+    alone = [model.returns(obs[i : i + 1], action[i : i + 1])[0][0] for i in range(4)]
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(NFAC.load(tmp_path / "model").returns(obs, action)[0], together, rtol=1e-4, atol=1e-6)
+    assert torch.equal(norm.updates, updates)
+
+
+def test_returns_are_in_the_environments_rewards_behind_vec_normalize():
+    env = VecNormalize(make_vec_env(lambda: Aim(reward=lambda action, state: 1_000.0)), gamma=0.5)
+    model = nfac(env, critic="scalar", gamma=0.5, ent_coef=0.0, learning_rate=3e-3).learn(400)
+    obs = env.normalize_obs(observations(8).numpy())
+    values, _ = model.returns(obs, model.predict(obs)[0])
+    # 2,000 but for the last step of twenty; what has been normalised is about 10 (the bound of VecNormalize)
+    assert 1_000 < values.mean() < 3_000
+
+
+def test_an_extractor_that_actor_and_critics_share_learns_by_the_actors_loss_alone():
+    shared = dict(features_extractor_class=Scaled, share_features_extractor=True, normalize_observations=False)
+    model = nfac(policy_kwargs=shared)
+    extractor = model.actor.features_extractor
+    assert model.critic.features_extractor is extractor
+    obs, action = observations(5), torch.zeros(5, 2)
+    raw = model.critic.raw(obs, action.requires_grad_())
+    by_extractor, by_action = torch.autograd.grad(raw.sum(), [extractor.scale, action], allow_unused=True)
+    assert by_extractor is None and by_action.abs().sum() > 0
+    model.learn(60)
+    assert not torch.equal(extractor.scale, torch.ones(3)), "the actor's loss trains it"
 
 
 def test_observations_of_several_environments_are_counted():

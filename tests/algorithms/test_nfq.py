@@ -430,6 +430,12 @@ def test_rewards_of_a_data_set_are_finite(wrong):
         nfq(flow="gaussian").learn_from(replace(data_set(), rewards=rewards))
 
 
+def test_actions_of_a_data_set_in_other_units_are_refused():
+    data = data_set()
+    with pytest.raises(ValueError, match="actions reach from .*, the environment's are Box.*clip them"):
+        nfq(flow="gaussian").learn_from(replace(data, actions=100 * data.actions))
+
+
 def test_offline_a_policy_normalises_by_the_data_set():
     model = nfq(flow="gaussian", policy_kwargs=dict(normalize_observations=True)).learn_from(data_set())
     model.learn_from(data_set()).learn(20)  # a resumed run gives its data again

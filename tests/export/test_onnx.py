@@ -11,11 +11,11 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 import flowrl
 from flowrl.algorithms import NFAC, NFQ, SNF
-from flowrl.export import ONNX_FLOWS, to_onnx
+from flowrl.export import ONNX_FLOWS, save_policy, to_onnx
 from flowrl.export import onnx as module
 from flowrl.layers import ContinuousLayer
 from flowrl.transforms import Affine
@@ -178,6 +178,13 @@ def test_normalisation_is_inside(observation, tmp_path):
     for model, seen in ((wrapped, vec.normalize_obs(obs)), (own, obs)):
         (actions,) = run(to_onnx(model, tmp_path / "policy.onnx"), **inputs)
         assert_close(model.predict(seen, deterministic=True)[0], actions)
+
+
+@pytest.mark.parametrize("save", [to_onnx, save_policy])
+def test_normalisation_of_other_observations_than_the_policys_is_refused(save, tmp_path):
+    vec = VecFrameStack(VecNormalize(DummyVecEnv([Aim])), 2)
+    with pytest.raises(ValueError, match="Put VecNormalize outermost"):
+        save(PPO("FlowPolicy", vec, n_steps=16, device="cpu"), tmp_path / "policy")
 
 
 def test_a_policy_with_noise_layers_gives_actions_and_densities_of_paths(tmp_path):

@@ -6,7 +6,9 @@ import pytest
 import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
-from stable_baselines3 import SAC
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import flowrl
 from flowrl import algorithms
@@ -93,3 +95,51 @@ def test_what_has_no_noise_or_other_spaces_is_refused():
         flowrl.latent_policy(Aim(), SAC("MlpPolicy", Aim()))
     with pytest.raises(ValueError, match="must be the same"):
         flowrl.latent_policy(gym.make("Pendulum-v1"), lower())
+
+
+def batch_normalised():
+    settings = dict(learning_starts=20, batch_size=16, buffer_size=200, seed=0, device="cpu")
+    policy_kwargs = dict(net_arch=[16], architecture=dict(norm="batch"))
+    return algorithms.NFAC("FlowPolicy", Aim(), policy_kwargs=policy_kwargs, **settings).learn(60)
+
+
+def test_statistics_of_batches_are_left_alone():
+    """A model that has just learned, or was loaded, is in training mode."""
+    model = batch_normalised()
+    model.policy.set_training_mode(True)
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    env = flowrl.latent_policy(Aim(), model)
+    for seed in range(3):
+        obs, _ = env.reset(seed=seed)
+        *_, info = env.step(np.zeros(2, np.float32))
+        np.testing.assert_allclose(info["lower_action"], model.predict(obs, deterministic=True)[0], rtol=1e-5)
+        model.policy.set_training_mode(True)
+        assert np.isfinite(env.noise_of(info["lower_action"], obs)).all()
+    assert all(torch.equal(before[name], value) for name, value in model.policy.state_dict().items())
+
+
+@pytest.mark.parametrize("observation", ["vector", "dict"])
+def test_observations_are_normalised_as_the_models_environment_does(observation):
+    vec = VecNormalize(make_vec_env(lambda: Aim(observation=observation)), norm_obs_keys=None)
+    model = PPO("FlowPolicy" if observation == "vector" else "FlowMultiInputPolicy", vec, n_steps=64, device="cpu")
+    perturb(model.learn(64).policy)
+    env = flowrl.latent_policy(Aim(observation=observation), model)
+    obs, _ = env.reset(seed=0)
+    *_, info = env.step(np.zeros(2, np.float32))
+    expected = model.predict(vec.normalize_obs(obs), deterministic=True)[0]
+    np.testing.assert_allclose(info["lower_action"], expected, rtol=1e-5)
+
+
+def test_statistics_of_other_observations_are_refused():
+    vec = VecFrameStack(VecNormalize(make_vec_env(Aim)), 2)
+    model = PPO("FlowPolicy", vec, n_steps=64, device="cpu")
+    with pytest.raises(ValueError, match="Put VecNormalize outermost"):
+        flowrl.latent_policy(gym.wrappers.FlattenObservation(gym.wrappers.FrameStackObservation(Aim(), 2)), model)
+
+
+def test_images_are_those_of_the_environment():
+    model = SAC("FlowCnnPolicy", Aim(observation="image"), buffer_size=10, device="cpu")
+    env = flowrl.latent_policy(Aim(observation="image"), model)
+    obs, _ = env.reset(seed=0)
+    *_, info = env.step(np.zeros(2, np.float32))
+    np.testing.assert_allclose(info["lower_action"], model.predict(obs, deterministic=True)[0], rtol=1e-5)

@@ -16,9 +16,16 @@ from torch import Tensor
 
 from flowrl.algorithms.continuous_actions import ContinuousActionsMixin
 from flowrl.algorithms.finite import check_losses, marked, step_if_finite
-from flowrl.algorithms.offline import Observations, check_steps, fit_normalizations, step_without_environment, take
+from flowrl.algorithms.offline import (
+    Observations,
+    check_actions,
+    check_steps,
+    fit_normalizations,
+    step_without_environment,
+    take,
+)
 from flowrl.algorithms.policy_class import check_policy_class
-from flowrl.policies.action_box import EDGE, action_box, half_width, precision_of
+from flowrl.policies.action_box import EDGE, action_box, precision_of
 from flowrl.policies.density import action_log_prob
 
 HELD_OUT_BATCH = 4_096
@@ -54,7 +61,7 @@ class BehaviourCloning(ContinuousActionsMixin, sac.SAC):
 
     Arguments are those of SB3's SAC, but that ``learning_starts`` is 0, ``train_freq`` 1 and ``gradient_steps`` 1.
 
-    :raises ValueError: for others of these three, or an action space that is not continuous
+    :raises ValueError: for others of these three, gSDE, or an action space that is not continuous
     :raises flowrl.Diverged: in training, where the log-likelihood or its gradient is NaN or infinite
     :raises TypeError: for another algorithm's policy
     """
@@ -85,6 +92,8 @@ class BehaviourCloning(ContinuousActionsMixin, sac.SAC):
 
     def _setup_model(self) -> None:
         check_policy_class(self, None)
+        if self.use_sde:
+            raise ValueError("BehaviourCloning fits the policy's own density, which gSDE replaces: set use_sde=False.")
         super()._setup_model()
 
     def imitate(self, demonstrations: Demonstrations, held_out: Demonstrations | None = None) -> "BehaviourCloning":
@@ -163,16 +172,9 @@ class BehaviourCloning(ContinuousActionsMixin, sac.SAC):
 
     def _check(self, demonstrations: Demonstrations) -> None:
         """Refuse what cannot be cloned, see :meth:`imitate`."""
-        box: Any = self.action_space
         actions, observations = demonstrations.actions, demonstrations.observations
         check_steps(self, actions, observations=_channels_first(observations, self.observation_space))
-        largest = np.maximum(abs(box.low), abs(box.high)).astype(np.result_type(actions.dtype, np.float32))
-        margin = np.fmax(EDGE * half_width(box), np.spacing(largest))  # of rounding
-        if not ((box.low - margin <= actions) & (actions <= box.high + margin)).all():  # NaN is neither
-            raise ValueError(
-                f"The data set's actions reach from {actions.min()} to {actions.max()}, the environment's are {box}: "
-                "give them in its units, or clip them to its low and high."
-            )
+        check_actions(self, actions)
 
     def dump_logs(self) -> None:
         if self.held_out is not None:

@@ -15,6 +15,7 @@ from flowrl.algorithms.sac import SAC
 from flowrl.critics.risk import Distortion, find_distortion
 from flowrl.networks import ReturnScale
 from flowrl.options import not_negative, whole
+from flowrl.policies.action_distribution import check_finite
 from flowrl.policies.return_critic import NFACCnnPolicy, NFACMultiInputPolicy, NFACPolicy
 
 
@@ -134,6 +135,7 @@ class NFAC(SAC):
         :param actions: in the environment's units, shape ``(batch, *action_shape)``
         :return: atoms in increasing order and their weights, each of shape ``(batch, n)``
         """
+        self.policy.set_training_mode(False)
         obs, _ = self.policy.obs_to_tensor(observations)
         scaled = torch.as_tensor(self.policy.scale_action(np.asarray(actions)))
         scaled = scaled.reshape(len(scaled), -1).to(next(self.critic.parameters()))
@@ -141,7 +143,10 @@ class NFAC(SAC):
         values, order = atoms.values.transpose(0, 1).flatten(1).sort(-1)
         weights = atoms.weights.expand_as(atoms.values).transpose(0, 1).flatten(1).gather(1, order)
         weights = weights / len(atoms.values)
-        return values.cpu().numpy() * self.reward_scale, weights.cpu().numpy()
+        values = values.cpu().numpy() * self.reward_scale
+        if self._vec_normalize_env is not None:
+            values = self._vec_normalize_env.unnormalize_reward(values)
+        return values, weights.cpu().numpy()
 
     @property
     def episodes_in_hand(self) -> Any:
@@ -166,7 +171,7 @@ class NFAC(SAC):
         obs, _ = self.policy.obs_to_tensor(self._last_obs)
         noise = self.held_noise.step(n_envs).to(next(self.actor.parameters()))
         with torch.no_grad():
-            scaled = self.actor.get_distribution(obs).distribution.from_noise(noise).cpu().numpy()
+            scaled = check_finite(self.actor.get_distribution(obs).distribution.from_noise(noise)).cpu().numpy()
         scaled = scaled.reshape(-1, *self.action_space.shape)
         return self.policy.unscale_action(scaled), scaled
 

@@ -88,6 +88,13 @@ def pessimistic(atoms: Atoms, drop: int) -> Atoms:
     return pooled(atoms, drop) if drop else of_smaller_mean(atoms)
 
 
+def _both(observations: Any, next_observations: Any) -> Any:
+    """Two batches as one."""
+    if isinstance(observations, dict):
+        return {key: torch.cat((value, next_observations[key])) for key, value in observations.items()}
+    return torch.cat((observations, next_observations))
+
+
 def update(model: Any, batch: ReplayBufferSamples, move_targets: bool, reward_scale: Tensor | None = None) -> Tensor:
     """
     Move temperature, critics, actor (every ``policy_delay`` updates) and targets, in this order.
@@ -113,7 +120,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool, reward_sc
         next_actions, next_log_prob = model.actor.action_log_prob(batch.next_observations)
     if critic.has_batch_statistics:  # one pass over both batches, so that their statistics are the mixture's (CrossQ)
         n = len(batch.actions)
-        both = torch.cat((batch.observations, batch.next_observations))
+        both = _both(batch.observations, batch.next_observations)
         raw, next_raw = critic.raw(both, torch.cat((batch.actions, next_actions))).split(n, 1)
         next_raw = next_raw.detach()
     else:

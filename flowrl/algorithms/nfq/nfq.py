@@ -162,6 +162,7 @@ class NFQ(OfflineMixin, SAC):
         :param actions: in the environment's units, shape ``(batch, *action_shape)``
         :return: Q_i(s, a), shape ``(batch, n)``; alpha's log pi is the density on the box scaled to [-1, 1]
         """
+        self.policy.set_training_mode(False)
         obs, _ = self.policy.obs_to_tensor(observations)
         u = torch.as_tensor(self.policy.scale_action(inside_box(actions, self.action_space)))
         u = u.reshape(len(u), -1).to(next(self.actor.parameters()))
