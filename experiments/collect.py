@@ -16,7 +16,7 @@ from rich.progress import track
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_wrapper
 
 from experiments.evaluate import load
-from experiments.run import natural, positive
+from experiments.run import positive, seed
 from experiments.training.demonstrations import check_name, import_minari
 from experiments.training.environments import Environment, make_environment
 from experiments.training.errors import UsageError, one_line_errors
@@ -42,7 +42,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="of the data set, for example halfcheetah/flow-sac-v0")
     parser.add_argument("--model", choices=("best", "last"), default="best", help="which model (default: best)")
     parser.add_argument("--episodes", type=positive, default=20, metavar="N", help="default: 20")
-    parser.add_argument("--seed", type=natural, default=0, help="of the environment and of sampling (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the environment and of sampling (default: 0)")
     parser.add_argument("--deterministic", action="store_true", help="the deterministic actions (default: sampled)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     return parser.parse_args(argv)

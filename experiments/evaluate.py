@@ -19,7 +19,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from experiments.run import natural, positive
+from experiments.run import positive, seed
 from experiments.training.environments import Environment, find_environment, make_vector_environment
 from experiments.training.errors import UsageError, one_line_errors
 from experiments.training.run_directory import RunDirectory
@@ -41,7 +41,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--env", help="what a *.safetensors policy acts in; a run says so itself")
     parser.add_argument("--model", choices=("best", "last"), default="best", help="which model (default: best)")
     parser.add_argument("--episodes", type=positive, default=10, metavar="N", help="default: 10")
-    parser.add_argument("--seed", type=natural, default=12345, help="of environment and sampling (default: 12345)")
+    parser.add_argument("--seed", type=seed, default=12345, help="of environment and sampling (default: 12345)")
     parser.add_argument("--stochastic", action="store_true", help="sampled actions alone, in the video too")
     parser.add_argument(
         "--video", action="store_true", help="also write one episode as mp4, or gif, to the run directory"
@@ -200,6 +200,8 @@ def main(argv: list[str] | None = None) -> int:
         policy, env = load_file(arguments.run, arguments.env, arguments.device)
         report(policy, env, f"{arguments.run.name} on {arguments.env}", arguments)
         return 0
+    if arguments.env is not None:
+        raise UsageError("--env goes with a policy's *.safetensors; a run says itself what it acts in: drop --env")
     run = RunDirectory.open(arguments.run)
     model, env = load(run, arguments.model, arguments.device)
     name = f"{run.config['agent']} on {run.config['environment']['id']}, {arguments.model} model"

@@ -62,13 +62,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--from",
         dest="source",
         metavar="RUN_DIR",
-        help="flow-sac, sac: start with that run's actor; for learning_starts (3000 or more) steps only critics learn. "
+        help="flow-sac, sac: start with that run's actor; for learning_starts (3000 or more) steps only critics learn, "
+        "and with hindsight replay the first episode of each environment is of random actions. "
         "nfq: with all that a run of nfq has learned, also in another task",
     )
 
     how = parser.add_argument_group("how to train")
     how.add_argument("--steps", type=positive, help="environment steps, or updates of flow-bc and bc, in all")
-    how.add_argument("--seed", type=natural, help="seed of everything (default: 0)")
+    how.add_argument("--seed", type=seed, help="seed of everything (default: 0)")
     how.add_argument("--num-envs", type=positive, help="environments side by side (default: the agent's)")
     how.add_argument(
         "--vec-env",
@@ -133,6 +134,19 @@ def positive(text: str) -> int:
     number = natural(text)
     if number == 0:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def seed(text: str) -> int:
+    """
+    Read a seed of random numbers, as numpy takes them.
+
+    :param text: the argument
+    :return: the number
+    """
+    number = natural(text)
+    if number >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: the largest is 2**32 - 1")
     return number
 
 

@@ -65,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     overrides = {name: getattr(arguments, name) for name in ("steps", "seeds", "environments", "agents")}
     arguments.runs = arguments.runs.absolute()
     suite = read_suite(arguments.suite, arguments.runs, overrides)
+    if arguments.ray and arguments.jobs:
+        raise UsageError("--jobs: a Ray cluster runs as many as it has processors; limit them there, or drop --ray")
     side_by_side = arguments.jobs or max((os.cpu_count() or 1) // arguments.threads, 1)
     if arguments.dry_run:
         say_what_is_left(suite, side_by_side)
@@ -177,14 +179,21 @@ def write(suite: Suite, directory: Path, add: bool) -> None:
     :param add: whether runs that are in the tables there, and are not here, stay in them
     """
     from experiments.reports.results import write_results
-    from experiments.scheduling.tidy import made, made_with_what_was_there, seconds, tidy, with_what_was_there
+    from experiments.scheduling.tidy import (
+        made,
+        made_with_what_was_there,
+        not_behind,
+        seconds,
+        tidy,
+        with_what_was_there,
+    )
 
-    rows = tidy(suite)
-    if not rows:
+    if not tidy(suite):
         print("nothing was evaluated yet")
         return
-    times, how = seconds(suite), made(suite)
     path, path_of_times = directory / f"{suite.name}.csv", directory / f"{suite.name}_seconds.csv"
+    suite = not_behind(suite, path) if add else suite
+    rows, times, how = tidy(suite), seconds(suite), made(suite)
     if add:
         rows, times = with_what_was_there(rows, path), with_what_was_there(times, path_of_times)
         how = made_with_what_was_there(how, path.with_suffix(".json"))

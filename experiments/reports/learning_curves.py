@@ -82,7 +82,8 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     hyperparameters = dict(config["hyperparameters"])
     settings = {f"policy_kwargs.{key}": value for key, value in hyperparameters.pop("policy_kwargs", {}).items()}
     settings |= hyperparameters
-    settings |= {key: config.get(key) for key in ("n_envs", "normalize", "demonstrations")}
+    settings |= {key: config.get(key) for key in ("n_envs", "normalize", "demonstrations", "matmul_precision")}
+    settings |= {f"env.{key}": value for key, value in config["environment"].get("kwargs", {}).items()}
     settings["fine_tuned"] = config.get("source") is not None  # each seed from a run of its own
     settings.pop("policy_kwargs.flow", None)
     return settings
@@ -107,8 +108,14 @@ def metadata(runs: list[RunDirectory]) -> list[Row]:
     :param runs: the runs
     :return: configuration and circumstances of each run
     """
-    keys = ("agent", "flow", "update", "plain", "seed", "steps", "n_envs", "normalize", "hyperparameters", "sessions")
-    return [dict(env=run.config["environment"]["id"], **{key: run.config.get(key) for key in keys}) for run in runs]
+    keys = ("agent", "flow", "update", "plain", "seed", "steps", "n_envs", "normalize", "matmul_precision")
+    keys += ("hyperparameters", "sessions")
+    return [
+        dict(env=environment["id"], env_kwargs=environment.get("kwargs", {}))
+        | {key: run.config.get(key) for key in keys}
+        for run in runs
+        for environment in [run.config["environment"]]
+    ]
 
 
 def draw(rows: list[Row]) -> Figure:

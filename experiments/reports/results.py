@@ -21,18 +21,26 @@ class ResultsParser(argparse.ArgumentParser):
     """
     The command line of a script that writes results.
 
-    Documents quote what the defaults of a script gave: results of any other settings go elsewhere.
+    Documents quote what the defaults of a script gave: results of any other settings go elsewhere, and so do those of
+    runs that the command line names, unless ``--output`` says that they shall be published.
 
     :param script: its file's name
     :param document: its docstring, whose first line describes it
     :param selecting: its options that say which rows of a table are made, and how many at once, and change none
+    :param runs: which runs its command line names; None: it names none
     """
 
-    def __init__(self, script: str, document: str | None, selecting: Sequence[str] = ()) -> None:
+    def __init__(
+        self, script: str, document: str | None, selecting: Sequence[str] = (), runs: str | None = None
+    ) -> None:
         super().__init__(prog=script, description=document.splitlines()[0] if document else None)
         self.harmless = {"help", "output", *selecting}
         self.unpublished = UNPUBLISHED / Path(script).stem
+        self.takes_runs = runs is not None
         where = f"where (default: experiments/results with the default settings, {self.unpublished} with any others)"
+        if self.takes_runs:
+            self.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help=runs)
+            where = f"where (default: {self.unpublished}; experiments/results is for what documents quote)"
         if selecting:
             where += f"; {', '.join(f'--{name}' for name in selecting)} are no such settings"
         self.add_argument("--output", type=Path, help=where)
@@ -41,7 +49,7 @@ class ResultsParser(argparse.ArgumentParser):
         arguments = super().parse_args(args, namespace)
         settings = [a for a in self._actions if a.option_strings and a.dest not in self.harmless]
         changed = [a.option_strings[-1] for a in settings if getattr(arguments, a.dest) != a.default]
-        arguments.output = arguments.output or (self.unpublished if changed else RESULTS)
+        arguments.output = arguments.output or (self.unpublished if changed or self.takes_runs else RESULTS)
         if changed and arguments.output.resolve() == RESULTS:
             self.error(
                 f"--output {arguments.output} is for results of the default settings: drop {' and '.join(changed)}, or "

@@ -22,6 +22,7 @@ from experiments.scheduling.job import Job, Processes, execute
 from experiments.scheduling.local import stopping_on_signals
 from experiments.scheduling.locks import is_locked, locked
 from experiments.training.errors import UsageError
+from experiments.training.overrides import agent_on_base
 from experiments.training.run_directory import RunDirectory, best_return
 
 JOURNAL = "study.log"
@@ -62,7 +63,7 @@ class Search:
         :return: the search
         """
         try:
-            agent = find_agent(arguments.agent)
+            agent = agent_on_base(find_agent(arguments.agent), arguments.set)
             # A flow or a key that is given is not searched.
             given = {setting.partition("=")[0] for setting in arguments.set}
             space = search_space(agent.table, bool(agent.flow), arguments.only)
@@ -138,11 +139,11 @@ class Search:
                 reported = 0
                 while not training.done():
                     time.sleep(0.2)
-                    if processes.stopping:
+                    if processes.stopping and not own.stopping:  # a second signal would not let it save
                         own.stop()
                     # Later seeds of a trial are compared with nothing: Optuna takes one value a step.
                     reported = self._report(trial, job, reported) if seed == self.seeds[0] else reported
-                    if seed == self.seeds[0] and trial.should_prune():
+                    if seed == self.seeds[0] and not own.stopping and trial.should_prune():
                         own.stop()
                 outcome = training.result()
             if processes.stopping:

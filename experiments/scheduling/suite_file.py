@@ -160,7 +160,7 @@ def seeds_of(value: Any, path: Path) -> list[int]:
         if int(ends[2]) < int(ends[1]):
             raise UsageError(f"{path}: there are no seeds {value}: the last is below the first")
         return list(range(int(ends[1]), int(ends[2]) + 1))
-    if isinstance(value, list) and all(isinstance(one, int) and one >= 0 for one in value):
+    if isinstance(value, list) and value and all(isinstance(one, int) and one >= 0 for one in value):
         if len(set(value)) < len(value):
             raise UsageError(f"{path}: a seed stands twice in {value}")
         return value

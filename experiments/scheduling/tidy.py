@@ -1,13 +1,13 @@
 """The results of a suite as one tidy table, in the columns that SimbaV2's repository publishes its results in."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.reports.results import Row, circumstances
 from experiments.reports.scores import COLUMNS
-from experiments.scheduling.suite_file import Suite, command_of, name_of
+from experiments.scheduling.suite_file import Entry, Suite, command_of, name_of
 from experiments.training.run_directory import RunDirectory
 from experiments.training.tables import read_csv
 
@@ -28,11 +28,9 @@ def tidy(suite: Suite, columns: dict[str, str] = METRICS) -> list[Row]:
         if path is None:
             continue
         run = RunDirectory(path)
-        # Two names may be of one environment with other options.
-        environment = entry.environment if entry.environment != entry.env else run.config["environment"]["id"]
         for evaluation in run.evaluations():
             for column, metric in columns.items():
-                values = (entry.agent, environment, entry.seed, metric, int(evaluation["step"]), evaluation[column])
+                values = (*_columns_of(entry, run), metric, int(evaluation["step"]), evaluation[column])
                 rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
@@ -47,12 +45,13 @@ def made(suite: Suite) -> dict[str, Any]:
     How a suite's runs were made.
 
     :param suite: the suite
-    :return: the command of each that was evaluated, and the versions, commits, platforms and threads of all
+    :return: the command of each that was evaluated or has finished, and the versions, commits, platforms and threads of
+        all
     """
     commands, sessions = {}, []
     for entry in suite.entries:
         path = entry.job.run_directory()
-        if path is None or not RunDirectory(path).evaluations():
+        if path is None or (entry.job.run() is None and not RunDirectory(path).evaluations()):
             continue
         commands[name_of(entry)] = command_of(entry)
         for session in json.loads((path / "config.json").read_text())["sessions"]:
@@ -62,21 +61,41 @@ def made(suite: Suite) -> dict[str, Any]:
     return dict(suite=suite.name, commands=commands, circumstances=sessions)
 
 
+def not_behind(suite: Suite, path: Path) -> Suite:
+    """
+    The part of a suite that has come as far here as in a table; another machine has trained the rest further.
+
+    :param suite: the suite
+    :param path: of the table, if there is one
+    :return: a suite of those entries
+    """
+    there: dict[tuple[str, str, int], int] = {}
+    for row in read_csv(path) if path.exists() else []:
+        there[_run(row)] = max(there.get(_run(row), 0), int(row["env_step"]))
+    entries = []
+    for entry in suite.entries:
+        directory = entry.job.run_directory()
+        if directory is not None:
+            run = RunDirectory(directory)
+            steps = [int(evaluation["step"]) for evaluation in run.evaluations()]
+            if max(steps, default=0) >= there.get(_columns_of(entry, run), 0):
+                entries.append(entry)
+    return Suite(suite.name, entries)
+
+
 def with_what_was_there(rows: list[Row], path: Path) -> list[Row]:
     """
-    Rows of the runs that are here, and of those that another machine has trained, or has trained further.
+    Rows of runs that are here, and of the other runs in a table.
 
-    :param rows: of the runs that are here
+    :param rows: of the runs that are here, see :func:`not_behind`
     :param path: of the table that is there, if there is one
     :return: all rows, run by run
     """
     if not path.exists():
         return rows
-    there = [dict(row) for row in read_csv(path)]
-    last_here, last_there = _last_steps(rows), _last_steps(there)
-    kept = {run for run, step in last_there.items() if step > last_here.get(run, -1)}
-    chosen = [row for row in rows if _run(row) not in kept] + [row for row in there if _run(row) in kept]
-    return sorted(chosen, key=_run)  # the order within a run stays
+    here = {_run(row) for row in rows}
+    others = [dict(row) for row in read_csv(path) if _run(row) not in here]
+    return sorted([*rows, *others], key=_run)  # the order within a run stays
 
 
 def made_with_what_was_there(made: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -100,11 +119,10 @@ def _run(row: Mapping[str, Any]) -> tuple[str, str, int]:
     return row["exp_name"], row["env_name"], int(row["seed"])
 
 
-def _last_steps(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int], int]:
-    steps: dict[tuple[str, str, int], int] = {}
-    for row in rows:
-        steps[_run(row)] = max(steps.get(_run(row), 0), int(row["env_step"]))
-    return steps
+def _columns_of(entry: Entry, run: RunDirectory) -> tuple[str, str, int]:
+    """A run in a table's columns. Two names may be of one environment with other options."""
+    environment = entry.environment if entry.environment != entry.env else run.config["environment"]["id"]
+    return entry.agent, environment, entry.seed
 
 
 def measured(suite: Suite, path: Path | None = None, kept: Collection[str] = ()) -> dict[str, Any]:

@@ -30,8 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = ResultsParser("calibration.py", __doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="of nfac")
+    parser = ResultsParser("calibration.py", __doc__, runs="of nfac")
     parser.add_argument("--episodes", type=int, default=200, help="of each run (default: 200)")
     arguments = parser.parse_args(argv)
     write_results(arguments.output, "calibration", [row_of(run, arguments.episodes) for run in arguments.runs])

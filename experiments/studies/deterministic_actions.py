@@ -66,8 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = ResultsParser("deterministic_actions.py", __doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="of agents with flow policies")
+    parser = ResultsParser("deterministic_actions.py", __doc__, runs="of agents with flow policies")
     parser.add_argument("--episodes", type=int, default=20, help="of each run and action (default: 20)")
     arguments = parser.parse_args(argv)
     rows = [row_of(run, arguments.episodes) for run in arguments.runs]

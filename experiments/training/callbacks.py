@@ -90,7 +90,8 @@ class Checkpoints(BaseCallback):
         when_there_is_space(self._save, "the last checkpoint", self.console)
 
     def _save(self) -> None:
-        reason = self.run.save_checkpoint(self.model, self.clock, self.callbacks)
+        with self.clock.paused():
+            reason = self.run.save_checkpoint(self.model, self.clock, self.callbacks)
         if reason is not None and not self.has_said:
             self.has_said = True
             say(

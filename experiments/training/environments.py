@@ -162,18 +162,16 @@ def make_environment(environment: Environment, **kwargs: Any) -> gym.Env:
         world = world_of(environment.id.rpartition(":")[2])
         if world is not None and (reason := world.too_new()):
             raise UsageError(f"{environment.id} cannot be made: {reason}") from error
+        if isinstance(error, AssertionError) and environment.kwargs:
+            raise _refusal(environment, error) from error
         if isinstance(error, AssertionError) or "MUJOCO_GL" not in os.environ:
             raise
         setting = f"MUJOCO_GL={os.environ['MUJOCO_GL']}"
         raise UsageError(f"MuJoCo does not load with {setting} here ({error}); unset it, or try egl") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OSError) as error:
         if not environment.kwargs:
             raise
-        given = ", ".join(f"{key}={value!r}" for key, value in environment.kwargs.items())
-        reason = (
-            str(error).partition(" was raised from")[0].rstrip(".")
-        )  # what gymnasium adds names the same arguments again
-        raise UsageError(f"--env-set: {environment.id} does not take {given}: {reason}") from error
+        raise _refusal(environment, error) from error
     except gym.error.Error as error:
         raise UsageError(f"cannot make {environment.id}: {error}") from None
     env = without_scalars(env)
@@ -187,6 +185,31 @@ def make_environment(environment: Environment, **kwargs: Any) -> gym.Env:
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise UsageError(f"{environment.id} has an unbounded action space; agents need a Box with finite bounds")
     return env
+
+
+def check_options(env: gym.Env, environment: Environment) -> None:
+    """
+    Take a step, in which some environments use their options for the first time.
+
+    :param env: the environment
+    :param environment: which one
+    :raises UsageError: where it has options and does not take the step
+    """
+    if not environment.kwargs:
+        return
+    try:
+        env.reset(seed=0)
+        env.action_space.seed(0)
+        env.step(env.action_space.sample())
+    except Exception as error:
+        raise _refusal(environment, error) from error
+
+
+def _refusal(environment: Environment, error: Exception) -> UsageError:
+    given = ", ".join(f"{key}={value!r}" for key, value in environment.kwargs.items())
+    # What gymnasium adds names the same arguments again
+    reason = str(error).partition(" was raised from")[0].rstrip(".") or type(error).__name__
+    return UsageError(f"--env-set: {environment.id} does not take {given}: {reason}")
 
 
 def without_scalars(env: gym.Env) -> gym.Env:

@@ -109,8 +109,9 @@ class RunDirectory:
         :return: the run directory
         """
         if not (path / "config.json").is_file():
-            found = sorted(candidate.parent for candidate in path.glob("**/config.json"))
-            hint = f"; the newest run below it is {found[-1]}" if found else ""
+            found = [candidate.parent for candidate in path.glob("**/config.json")]
+            newest = max(found, key=lambda run: run.name, default=None)  # names begin with the time
+            hint = f"; the newest run below it is {newest}" if newest else ""
             raise UsageError(f"{path} is no run directory (it has no config.json){hint}")
         return cls(path)
 

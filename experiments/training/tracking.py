@@ -11,6 +11,18 @@ from experiments.training.errors import UsageError
 PROJECT = "flowrl"
 
 
+def import_tracker(tracker: str) -> Any:
+    """
+    :param tracker: ``"wandb"`` or ``"trackio"``
+    :return: the module
+    :raises UsageError: where it is not installed
+    """
+    try:
+        return importlib.import_module(tracker)
+    except ImportError:
+        raise UsageError(f"--track {tracker}: it is not installed: pip install {tracker}") from None
+
+
 class TrackingWriter(KVWriter):
     """
     Writes SB3's scalars to a tracker.
@@ -22,10 +34,7 @@ class TrackingWriter(KVWriter):
     """
 
     def __init__(self, tracker: str, path: Path, config: dict[str, Any]) -> None:
-        try:
-            self.module: Any = importlib.import_module(tracker)
-        except ImportError:
-            raise UsageError(f"--track {tracker}: it is not installed: pip install {tracker}") from None
+        self.module = import_tracker(tracker)
         where = dict(dir=str(path)) if tracker == "wandb" else {}
         try:
             self.module.init(project=PROJECT, name="/".join(path.parts[-3:]), config=config, **where)

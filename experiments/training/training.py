@@ -30,6 +30,7 @@ from experiments.training.environments import (
     Environment,
     NonFiniteAction,
     NonFiniteObservation,
+    check_options,
     find_environment,
     make_environment,
     make_vector_environment,
@@ -45,7 +46,7 @@ from experiments.training.precision import matmul_precision
 from experiments.training.progress import ProgressDisplay, say
 from experiments.training.provenance import ROOT, session
 from experiments.training.run_directory import RunDirectory
-from experiments.training.tracking import TrackingWriter
+from experiments.training.tracking import TrackingWriter, import_tracker
 from experiments.training.workers import WorkerLost
 from flowrl.algorithms import BehaviourCloning
 from flowrl.algorithms.offline import OfflineMixin
@@ -71,8 +72,11 @@ def start(arguments: Namespace) -> int:
     agent = agent_on_base(agent, arguments.set or ())
     device, seed = check_device(arguments.device), arguments.seed or 0
     probe = make_environment(environment)
+    check_options(probe, environment)
     probe.close()
     check_source_of_learning(agent, arguments)
+    if arguments.track is not None:
+        import_tracker(arguments.track)  # now, before anything is written
     source = open_source(Path(arguments.source), agent, environment.id) if arguments.source else None
 
     settings = hyperparameters(agent.table, environment.name, offline=bool(arguments.demos) and agent.learns_offline)
@@ -95,7 +99,8 @@ def start(arguments: Namespace) -> int:
     critic_warmup = settings["learning_starts"] if source is not None and not agent.is_its_own_critic else 0
     if arguments.demos or critic_warmup:
         settings["learning_starts"] = 0
-    if not any(override.startswith("learning_starts=") for override in arguments.set or ()):
+    # With a source, learning_starts is that of the critics
+    if critic_warmup or not any(override.startswith("learning_starts=") for override in arguments.set or ()):
         settings = wait_for_episodes(settings, n_envs, probe)
 
     config = dict(
@@ -274,7 +279,6 @@ def resume(arguments: Namespace) -> int:
             more = f"to train on, add --steps {2 * step}"
             raise UsageError(f"{run.path} is complete at {step:,} steps; {more}")
         imitate(model, config)
-        run.forget_after(step)
         checkpoint = run.path / "checkpoints" / f"step_{step}"
         continues = None if made else checkpoint
         if continues is None:
@@ -307,6 +311,9 @@ def train(
     :param continues: the checkpoint whose environments the model goes on in
     :return: the exit code
     """
+    # First, since it may not start: then nothing is lost
+    writers = [] if tracker is None else [TrackingWriter(tracker, run.path, config)]
+    run.forget_after(model.num_timesteps)
     config["sessions"].append(session(model))
     run.config = config
     console = Console()
@@ -353,8 +360,7 @@ def train(
     interruption = Interruption(save)
     callbacks += [checkpoints, interruption]
     logger = run.logger(model.num_timesteps)
-    if tracker is not None:
-        logger.output_formats.append(TrackingWriter(tracker, run.path, config))
+    logger.output_formats += writers
     model.set_logger(logger)
     try:
         with progress, interruption:
@@ -453,7 +459,7 @@ def explain(
     if "before the end of the first episode" in str(error):  # SB3's HerReplayBuffer
         return TrainingError(
             "hindsight replay has no whole episode to learn from yet: add --set learning_starts=..., longer than an "
-            "episode; it cannot be had with --from"
+            "episode of each environment"
         )
     return error if isinstance(error, TrainingError) else None
 

@@ -81,6 +81,10 @@ def test_two_settings_are_two_curves_that_say_where_they_differ(write_run):
         "policy_kwargs.net_arch=[64]",
         "policy_kwargs.net_arch=[8]",
     ]
+    tasks = [dict(id="flowrl/Corridor-v0", kwargs=dict(dimensions=d)) for d in (2, 8)]
+    configs = [write_run().config | dict(environment=task, matmul_precision=None) for task in tasks]
+    assert differences(configs) == ["env.dimensions=2", "env.dimensions=8"]
+    assert differences([configs[0], configs[0] | dict(matmul_precision="medium")])[1] == "matmul_precision=medium"
     # Hyperparameters of different agents are different tables.
     assert differences([write_run().config, write_run(agent="ppo", hyperparameters={}).config]) == ["", ""]
 

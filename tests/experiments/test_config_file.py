@@ -87,7 +87,7 @@ def test_scalars_are_tracked(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "trackio", tracker)
     (tmp_path / "run.yaml").write_text(FILE)
     command = ["--config", str(tmp_path / "run.yaml"), "--logdir", str(tmp_path)]
-    assert main([*command, "--track", "trackio"]) == 0
+    assert main([*command, "--checkpoint-every", "50", "--track", "trackio"]) == 0
     (started,) = tracker.started
     assert started["project"] == "flowrl" and started["config"]["seed"] == 0 and started["name"].endswith("seed0")
     assert tracker.finished == 1 and tracker.logged[-1][0] == 100
@@ -96,5 +96,9 @@ def test_scalars_are_tracked(tmp_path, monkeypatch, capsys):
     assert all(type(value) is float for _, scalars in tracker.logged for value in scalars.values())
 
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert main([*command, "--track", "wandb"]) == 2
+    before = {path: path.stat().st_mtime for path in tmp_path.rglob("*")}
+    (checkpoint,) = tmp_path.glob("*/*/*/checkpoints/step_50")
+    for words in (command, ["--resume", str(checkpoint)]):
+        assert main([*words, "--track", "wandb"]) == 2
+    assert {path: path.stat().st_mtime for path in tmp_path.rglob("*")} == before, "nothing is written"
     assert "pip install wandb" in capsys.readouterr().err

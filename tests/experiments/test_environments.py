@@ -10,6 +10,7 @@ from experiments.training import environments
 from experiments.training.environments import (
     NonFiniteAction,
     NonFiniteObservation,
+    check_options,
     find_environment,
     make_environment,
     make_vector_environment,
@@ -62,6 +63,19 @@ def test_options_reach_the_environment_as_python_would_read_them():
 def test_an_option_that_the_environment_does_not_take_is_refused(option, message):
     with pytest.raises(UsageError, match=message):
         make_environment(with_options(find_environment("flowrl/HiddenGoal"), [option]))
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("HalfCheetah", "xml_file=nofile.xml", "does not take xml_file='nofile.xml': .*nofile.xml"),
+        ("Pendulum", "g=abc", "does not take g='abc': "),
+    ],
+)
+def test_an_option_whose_value_shows_late_to_be_wrong_is_refused(name, option, message):
+    environment = with_options(find_environment(name), [option])
+    with pytest.raises(UsageError, match=message):
+        check_options(make_environment(environment), environment)
 
 
 def test_every_environment_with_hyperparameters_is_registered():

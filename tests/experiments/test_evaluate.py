@@ -6,6 +6,7 @@ import re
 import pytest
 
 from experiments import collect, evaluate, run
+from experiments.training.errors import UsageError
 from experiments.training.run_directory import RunDirectory
 from tests.experiments.test_run import SHORT_EPISODES, train
 
@@ -49,6 +50,26 @@ def test_no_episodes_are_refused(command, capsys):
     with pytest.raises(SystemExit):
         command.parse_arguments(["run", "--episodes", "0"])
     assert "--episodes: must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [evaluate, collect], ids=["evaluate", "collect"])
+def test_a_seed_that_numpy_does_not_take_is_refused(command, capsys):
+    with pytest.raises(SystemExit):
+        command.parse_arguments(["run", "--seed", str(2**32)])
+    assert "the largest is 2**32 - 1" in capsys.readouterr().err
+
+
+def test_a_run_says_itself_what_it_acts_in(runs, capsys):
+    assert evaluate.main([str(runs[0]), "--env", "Hopper"]) == 2
+    assert "drop --env" in capsys.readouterr().err
+
+
+def test_the_newest_run_is_the_last_by_time(runs, tmp_path):
+    for name in ("Walker2d-v5/sac/2026-01-01_00-00-00_seed0", "Hopper-v5/sac/2026-03-01_00-00-00_seed0"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="newest run below it is .*Hopper-v5"):
+        RunDirectory.open(tmp_path)
 
 
 def test_video(runs):

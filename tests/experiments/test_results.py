@@ -29,6 +29,13 @@ def test_only_the_defaults_of_a_script_write_published_results(options, output):
     assert parser().parse_args(options).output == output
 
 
+def test_results_of_runs_that_are_named_are_published_on_demand():
+    parser = ResultsParser("calibration.py", "A title.", runs="of nfac")
+    assert parser.parse_args(["run"]).output == Path("runs/calibration")
+    arguments = parser.parse_args(["run", "other", "--output", str(RESULTS)])
+    assert arguments.output == RESULTS and arguments.runs == [Path("run"), Path("other")]
+
+
 def test_options_that_select_rows_are_no_other_settings(capsys):
     parser = ResultsParser("known.py", "A title.", selecting=("seeds",))
     parser.add_argument("--seeds", type=int, default=5)

@@ -5,10 +5,13 @@ import math
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
+from rich.console import Console
 
+from experiments.training.callbacks import Checkpoints
 from experiments.training.clock import TrainingClock
 from experiments.training.errors import UsageError
 from experiments.training.run_directory import EVALUATION_COLUMNS, RunDirectory, best_return
@@ -82,6 +85,20 @@ def test_a_clock_goes_on_from_the_checkpoint(run):
         pass
     assert clock.wall == pytest.approx(70, abs=0.1) and clock.training == pytest.approx(50, abs=0.1)
     assert TrainingClock().training < 0.1
+
+
+def test_training_stands_still_while_a_checkpoint_is_written(run, monkeypatch):
+    clock, seen = TrainingClock(), []
+
+    def save(model, clock, callbacks):
+        time.sleep(0.3)
+        seen.append(clock.training)
+
+    monkeypatch.setattr(run, "save_checkpoint", save)
+    checkpoints = Checkpoints(run, 1, clock, [], Console())
+    checkpoints.model = None
+    checkpoints.save()
+    assert max(seen[0], clock.training) < 0.2 and clock.wall >= 0.3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file locks there")

@@ -17,7 +17,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from rich.console import Console
 
-from experiments.scheduling import ray_cluster
+from experiments.scheduling import ray_cluster, tidy
 from experiments.scheduling.job import ROOT, Job, Processes, execute
 from experiments.scheduling.progress import table
 from experiments.scheduling.suite_file import read_suite
@@ -144,6 +144,7 @@ def test_an_environment_may_have_options_and_a_name(tmp_path):
         ("agents: {flow-sac: }\nseeds: 1\nenvironments: {c: {env: }}\n", "an env"),
         ("agents: {flow-sac: }\nseeds: 1\nenvironments: {1: , '1': }\n", "a name of its own"),
         ("agents: {flow-sac: }\nseeds: 1\nenvironments: {}\n", "at least one"),
+        ("agents: {flow-sac: }\nseeds: []\nenvironments: [Hopper]\n", "seeds must be"),
         ("agents: {flow-sac: {env_set: [a]}}\nseeds: 1\nenvironments: {c: }\n", "env_set must be a mapping"),
         ("agents: {flow-sac: {environments: [d]}}\nseeds: 1\nenvironments: {c: }\n", "no environment 'd'"),
         ("agents: {a b: , a+b: }\nseeds: 1\nenvironments: [Hopper]\n", "punctuation"),
@@ -193,6 +194,15 @@ def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd,
     assert main([*command, "--agents", "a gaussian", "--collect", "--output", str(part)]) == 0
     assert {row["exp_name"] for row in rows_of(part / "small.csv")} == {"a gaussian"}, "those that were asked for"
 
+    further, how = tmp_path / "further" / "small.csv", dict(commands={"flow-sac, Pendulum, seed 0": "--steps 900"})
+    further.parent.mkdir()
+    further.write_text("exp_name,env_name,seed,metric,env_step,value\nflow-sac,Pendulum-v1,0,avg_return,900,-7.5\n")
+    further.with_suffix(".json").write_text(json.dumps(how))
+    assert main([*command, "--collect", "--output", str(further.parent)]) == 0
+    assert {row["env_step"] for row in rows_of(further) if row["exp_name"] == "flow-sac"} == {"900"}
+    commands = json.loads(further.with_suffix(".json").read_text())["commands"]
+    assert len(commands) == 2 and commands["flow-sac, Pendulum, seed 0"] == "--steps 900"
+
     capfd.readouterr()
     assert main(command) == 0 and "0 of 2 runs to train" in capfd.readouterr().out
     assert main([*command, "--agents", "flow-sac", "--steps", "80"]) == 0, "a finished run grows"
@@ -206,6 +216,20 @@ def test_runs_are_trained_once_and_end_in_one_table(tmp_path, suite_file, capfd,
     suite_file.write_text(SMALL.replace("batch_size: 16", "batch_size: 32"))
     assert main(command) == 2, "what is there was trained with other settings"
     assert "give what you changed another name" in capfd.readouterr().err
+
+
+def test_how_runs_without_evaluations_were_made_is_kept(tmp_path, monkeypatch):
+    in_this_process(monkeypatch)
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL.replace("eval_every: 30", "eval_every: 0"))
+    assert main([str(path), "--runs", str(tmp_path), "--agents", "flow-sac"]) == 0
+    made = tidy.made(read_suite(path, tmp_path))
+    assert list(made["commands"]) == ["flow-sac, Pendulum, seed 0"] and len(made["circumstances"]) == 1
+
+
+def test_a_cluster_has_its_own_number_of_jobs(suite_file, capsys):
+    assert main([str(suite_file), "--ray", "local", "--jobs", "1"]) == 2
+    assert "drop --ray" in capsys.readouterr().err
 
 
 def test_a_mistake_is_said_and_not_tried_again(tmp_path, monkeypatch):

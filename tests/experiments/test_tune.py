@@ -17,7 +17,7 @@ from agents.search_spaces import SEARCH_SPACES, search_space
 from experiments.run import main as run_main
 from experiments.scheduling import search as searches
 from experiments.training.run_directory import EVALUATION_COLUMNS
-from experiments.tune import main
+from experiments.tune import main, parse_arguments
 
 PAUSE = 0.15  # seconds between two evaluations of a run that is none
 COMMAND = "--env Pendulum --agent flow-sac --steps 300 --only learning_rate tau --runs".split()
@@ -47,11 +47,15 @@ def fake(monkeypatch):
     monkeypatch.setattr(searches, "execute", execute)
 
 
-@pytest.mark.parametrize("agent", [name for name, agent in AGENTS.items() if not agent.imitates])
-def test_every_key_of_the_search_spaces_is_one_that_run_py_takes(agent, tmp_path):
+@pytest.mark.parametrize(
+    ("agent", "base"),
+    [(name, None) for name, agent in AGENTS.items() if not agent.imitates] + [("snf", "a2c"), ("snf", "trpo")],
+)
+def test_every_key_of_the_search_spaces_is_one_that_run_py_takes(agent, base, tmp_path):
     """Whose first values a short run takes."""
-    space = search_space(AGENTS[agent].table, bool(AGENTS[agent].flow))
-    settings = []
+    settings = ["--set", f"base={base}"] if base else []
+    words = ["--env", "Pendulum", "--agent", agent, "--runs", str(tmp_path), *settings]
+    space = searches.Search.of(parse_arguments(words)).space
     for key, values in space.items():
         value = values.low if hasattr(values, "low") else values.values[0]
         settings += ["--set", f"{key}={value}"]
@@ -93,6 +97,24 @@ def test_what_falls_behind_is_stopped(fake, tmp_path):
     searches.optimize(search, 6)
     states = [trial.state.name for trial in study.trials]
     assert states == ["COMPLETE"] * 5 + ["PRUNED"] and len(study.trials[5].intermediate_values) < 3
+
+
+def test_what_is_stopped_is_asked_once(monkeypatch, tmp_path):
+    """A second signal would end it before it has saved."""
+    asked = []
+
+    def execute(job, threads, processes):
+        monkeypatch.setattr(processes, "stop", lambda: asked.append(job) or setattr(processes, "stopping", True))
+        time.sleep(1)
+        return "interrupted"
+
+    monkeypatch.setattr(searches, "execute", execute)
+    search = searches.Search(tmp_path / "study", {}, ("--env", "Pendulum"), 300, (0,), 1, True)
+    study, processes = search.study(), searches.Processes()
+    processes.stopping = True
+    with pytest.raises(searches.Stopped):
+        search.objective(study.ask(), processes)
+    assert len(asked) == 1
 
 
 def test_processes_share_a_study_and_the_dead_are_counted_out(fake, tmp_path):
