@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import TransformedDistribution
 
 from flowrl.flows.distribution import ReparameterizedDistribution, highest
+from flowrl.flows.precision import without_autocast
 
 CENTER_SAMPLES = 64  # draws among which the densest stands for a distribution without any mode or mean
 
@@ -35,6 +36,7 @@ class ExternalDistribution(ReparameterizedDistribution):
         super().__init__(torch.Size(getattr(distribution, "batch_shape", ())), features)
         self.distribution = distribution
 
+    @without_autocast()
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         shape = torch.Size(sample_shape)
         fused = getattr(self.distribution, "rsample_and_log_prob", None)
@@ -43,9 +45,11 @@ class ExternalDistribution(ReparameterizedDistribution):
         x = self.distribution.rsample(shape)
         return x, self.distribution.log_prob(x)
 
+    @without_autocast()
     def log_prob(self, value: Tensor) -> Tensor:
         return self.distribution.log_prob(value)
 
+    @without_autocast()
     def center(self) -> Tensor:
         """
         The base's mean pushed through (torch's or zuko's flow), else the distribution's own mean; the mode where the

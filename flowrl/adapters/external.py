@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flowrl.adapters.distribution import densest
 from flowrl.flows.distribution import ReparameterizedDistribution
+from flowrl.flows.precision import without_autocast
 from flowrl.layers import Layer
 from flowrl.transforms import Transform
 from flowrl.transforms.transform import as_rows
@@ -125,15 +126,18 @@ class ModelDistribution(ReparameterizedDistribution):
         super().__init__(torch.Size() if context is None else context.shape[:-1], features)
         self.model, self.context = model, context
 
+    @without_autocast()
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         batch = torch.Size((*sample_shape, *self.batch_shape))
         x, log_prob = self.model.draw(batch.numel(), *self._contexts(batch))
         return x.view(*batch, -1), log_prob.view(batch)
 
+    @without_autocast()
     def log_prob(self, value: Tensor) -> Tensor:
         batch, rows = as_rows(value, *([] if self.context is None else [self.context]))
         return self.model.score(*rows).view(batch)
 
+    @without_autocast()
     def center(self) -> Tensor:
         contexts = self._contexts(self.batch_shape)
         center = self.model.center(self.batch_shape.numel(), contexts[0] if contexts else None)

@@ -131,13 +131,14 @@ class HiddenGoal(gym.Env):
 
     def gaussian_optimum(self) -> float:
         """
-        The best success of a = tanh(u), u a diagonal Gaussian, by search over means and deviations.
+        The best success of a = tanh(u), u a diagonal Gaussian, by search over means, the goals among them, and
+        deviations.
 
         :return: the success
         :raises ValueError: for other than two dimensions
         """
         self._check_plane("gaussian_optimum")
-        mean, std = squashed_normals()
+        mean, std = squashed_normals(np.asarray(self.goals), min(0.02, self.radius / 10))
         edges = self.radius * np.linspace(-1, 1, STRIPS + 1)
         half = np.sqrt(self.radius**2 - ((edges[1:] + edges[:-1]) / 2) ** 2)  # of the strips' heights
         limit = 1 - 1e-12  # of the box, where a disc sticks out of it

@@ -127,7 +127,7 @@ class NoisyLQR(gym.Env):
         between("alpha", alpha, 0)
         between("gamma", gamma, 0, 1)
         cost, last = Q, np.zeros_like(Q)
-        while not np.allclose(cost, last, rtol=1e-14, atol=0):
+        while np.abs(cost - last).max() > 1e-14 * np.abs(cost).max():
             curvature = R + gamma * B.T @ cost @ B
             gain = gamma * np.linalg.solve(curvature, B.T @ cost @ A)
             cost, last = Q + gamma * A.T @ cost @ A - gain.T @ curvature @ gain, cost

@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+EDGE = 1 - 1e-9  # where tanh(mean) on the edge of the box is taken to be
 
 
 def grid(points: int = 200, dimensions: int = 2) -> tuple[Array, float]:
@@ -34,11 +35,16 @@ def squashed_normal_probability(low: Array, high: Array, mean: Array, std: Array
     return (torch.special.ndtr(torch.as_tensor(upper)) - torch.special.ndtr(torch.as_tensor(lower))).numpy()
 
 
-def squashed_normals() -> tuple[Array, Array]:
+def squashed_normals(centers: ArrayLike = (), narrowest: float = 0.02) -> tuple[Array, Array]:
     """
     Means and standard deviations of u, over which the best tanh(u) with u normal is searched.
 
-    :return: both, shape ``(37 * 30,)``: tanh(mean) from -0.9 to 0.9, each with deviations from 0.02 to 3
+    :param centers: further values of tanh(mean), in [-1, 1]
+    :param narrowest: the least deviation
+    :return: both, of one shape: tanh(mean) from -0.9 to 0.9 in steps of 0.05 and at the centers, each with deviations
+        from the least to 3, six to a factor of e
     """
-    mean, std = np.meshgrid(np.arctanh(np.linspace(-0.9, 0.9, 37)), np.geomspace(0.02, 3.0, 30))
+    means = np.union1d(np.linspace(-0.9, 0.9, 37), np.clip(np.asarray(centers, float), -EDGE, EDGE))
+    deviations = np.geomspace(narrowest, 3.0, round(30 * np.log(3.0 / narrowest) / np.log(150.0)))
+    mean, std = np.meshgrid(np.arctanh(means), deviations)
     return mean.ravel(), std.ravel()

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowrl.envs import quadrature
+from flowrl.options import between
 
 GRID = 200  # points along each side of the action box for the quadrature
+COLDEST = 2e-3  # where that is off by less than 0.01 nats
 
 
 class TwoGoodActions(gym.Env):
@@ -52,7 +54,9 @@ def best_log_prob(action: Tensor, temperature: float) -> Tensor:
     :param action: shape ``(*, 2)``
     :param temperature: SAC's entropy coefficient
     :return: shape ``(*,)``, in nats; Z is computed by the midpoint rule
+    :raises ValueError: for a temperature below `COLDEST`, at which peaks are narrower than cells
     """
+    between("temperature", temperature, COLDEST)
     actions, cell = grid()
     log_z = torch.logsumexp(reward(actions) / temperature, 0) + math.log(cell)
     return reward(action) / temperature - log_z

@@ -156,8 +156,8 @@ def _log_likelihood(flow: nn.Module, like: Tensor, rows: Rows) -> float:
 
 def _checked(flow: nn.Module, like: Tensor, data: Any, context: Any, name: str) -> Rows:
     """The data as tensors; ValueErrors where they cannot be fitted."""
-    data = torch.as_tensor(data)
-    context = None if context is None else torch.as_tensor(context)
+    data = torch.as_tensor(data).detach()  # whatever it was computed from is not trained
+    context = None if context is None else torch.as_tensor(context).detach()
     if data.dim() < 2 or len(data) == 0 or not data.is_floating_point():
         raise ValueError(
             f"{name} must be floating-point numbers of shape (n, features) with n >= 1, "

@@ -76,7 +76,7 @@ def fit_variational(
         raise ValueError(f"annealing must be from 0 to steps = {steps}, got {annealing}.")
     start = time.perf_counter()
     with prepared(flow, device, seed) as like:
-        at = None if context is None else torch.as_tensor(context).to(like)
+        at = None if context is None else torch.as_tensor(context).detach().to(like)
         points, elbo_curve, ess_curve = [], [], []
         optimization = Optimization(flow, learning_rate, steps)
         step, every = 0, max(1, steps // POINTS)

@@ -1,6 +1,7 @@
 """What a flow gives for a context: a distribution that samples and scores in one pass, and its KL divergence."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,9 @@ class ReparameterizedDistribution(Distribution):
     def center(self) -> Tensor:
         """The image of the base's mean, shape ``(*batch, d)``: what a deterministic policy does."""
         raise NotImplementedError
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "ReparameterizedDistribution":
+        raise NotImplementedError(f"{type(self).__name__} cannot be expanded: expand the context that it is given.")
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
         return self.rsample_and_log_prob(sample_shape)[0]
@@ -80,6 +84,10 @@ class NormalizingFlow(ReparameterizedDistribution):
         super().__init__(like.shape[:-1], like.shape[-1])
         self.transform = transform
         self._like = like
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "NormalizingFlow":
+        """The same distribution for each element of a larger batch, see torch's `Distribution.expand`."""
+        return type(self)(self.transform, self._like.expand(*batch_shape, -1))
 
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         return self.from_noise_and_log_prob(self._noise(sample_shape))

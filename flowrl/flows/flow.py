@@ -17,13 +17,14 @@ from flowrl.adapters.adapt import ExternalLayer, adapt
 from flowrl.adapters.distribution import ExternalDistribution
 from flowrl.compiled import compiled_flow
 from flowrl.flows.distribution import NormalizingFlow, ReparameterizedDistribution
-from flowrl.flows.precision import InFullPrecision, full_precision
+from flowrl.flows.precision import InFullPrecision, full_precision, without_autocast
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow, FlowParts, find_flow
 from flowrl.layers import Constant, Layer
 from flowrl.layers.conditioner import Conditioner
 from flowrl.layers.gain import Gained, check_gain
 from flowrl.layers.layer import initialize_layers
 from flowrl.layers.linear import MIN_STD
+from flowrl.options import whole
 from flowrl.transforms import Affine, Transform
 from flowrl.transforms.transform import as_transform
 
@@ -40,8 +41,7 @@ class Flow(nn.Module):
     :param features: d, dimension of the distribution
     :param context: dimension of the context; 0 gives an unconditional flow
     :param flow: a recipe's name (see :func:`flowrl.available_flows`), a builder, or a layer, a transform or a list of
-        them (a copy is used; the parameters of a transform of torch must be numbers: `Module.to` moves no tensors of
-        it)
+        them (a copy is used; parameters and modules that a transform of torch holds are the flow's)
     :param context_gain: by what the context's weights for the log-std and the layers are multiplied; they start so much
         larger that the flow starts the same. A step of Adam moves every weight by the learning rate, so that an output
         moves by as much for each feature of the context: with a gain below one the flow's shape follows the context in
@@ -72,8 +72,7 @@ class Flow(nn.Module):
         **options: Any,
     ):
         super().__init__()
-        if features < 1 or context < 0:
-            raise ValueError(f"Flow needs features >= 1 and context >= 0, got features={features}, context={context}.")
+        features, context = whole("features", features, 1), whole("context", context, 0)
         context_gain = check_gain(context_gain)
         self.log_std_max = check_log_std_max(log_std_max)
         self.features = features
@@ -117,7 +116,8 @@ class Flow(nn.Module):
         """
         self._check(context)
         if self.external is not None:
-            distribution = self.external() if context is None else self.external(context)
+            with without_autocast():
+                distribution = self.external() if context is None else self.external(_as_parameters(self, context))
             if isinstance(distribution, ReparameterizedDistribution):
                 return distribution
             return ExternalDistribution(distribution, self.features)
@@ -364,6 +364,12 @@ def build_parts(flow: AnyFlow, features: int, context: int, options: dict[str, A
     except TypeError as error:
         raise ValueError(f"Flow {flow!r} could not be built with options {options}: {error}") from error
     return [parts] if isinstance(parts, (Layer, TorchDistributionsTransform)) else parts
+
+
+def _as_parameters(module: nn.Module, context: Tensor) -> Tensor:
+    """A context that networks under autocast have given, in the precision of a module's parameters."""
+    parameter = next(module.parameters(), None)
+    return context if parameter is None or not context.is_floating_point() else context.to(parameter.dtype)
 
 
 def _as_layer(part: Layer | TorchDistributionsTransform) -> Layer:

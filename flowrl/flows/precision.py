@@ -4,7 +4,8 @@ In bfloat16 a log-determinant of seventeen dimensions is wrong by nats, and a tr
 Under ``torch.autocast`` the networks before a flow run in bfloat16, and the flow does not.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -20,6 +21,15 @@ def full_precision(device: str) -> AbstractContextManager:
     """
     is_on = device != "meta" and torch.is_autocast_enabled(device)  # which knows no device that computes nothing
     return torch.autocast(device, enabled=False) if is_on else nullcontext()
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Whichever devices it is on for: the distribution of another library does not say where it is."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            stack.enter_context(full_precision(device))
+        yield
 
 
 class InFullPrecision(Compose):

@@ -47,6 +47,8 @@ class StochasticStep(nn.Module):
 
     def annealed(self, y: Tensor, log_density: LogDensity) -> Tensor:
         """log p_a(y), shape ``(*batch,)``."""
+        if self.annealing == 0:  # 0 times -inf is no number
+            return standard_normal_log_prob(y)
         return (1 - self.annealing) * standard_normal_log_prob(y) + self.annealing * log_density(y)
 
     def annealed_and_score(self, y: Tensor, log_density: LogDensity) -> tuple[Tensor, Tensor]:
@@ -93,14 +95,15 @@ class RandomWalkMetropolis(StochasticStep):
     """
 
     def forward(self, y: Tensor, log_density: LogDensity) -> tuple[Tensor, Tensor]:
-        start = log_p = self.annealed(y, log_density)
+        log_p, total = self.annealed(y, log_density), torch.zeros_like(y[..., 0])
         for _ in range(self.steps):
             there = y + self.step_size * torch.randn_like(y)
             log_p_there = self.annealed(there, log_density)
             accept = _accept(log_p_there - log_p)
+            total = torch.where(accept, total + log_p - log_p_there, total)  # both may be -inf where nothing moves
             y = torch.where(accept.unsqueeze(-1), there, y)
             log_p = torch.where(accept, log_p_there, log_p)
-        return y, start - log_p
+        return y, total
 
 
 class MetropolisAdjustedLangevin(StochasticStep):
@@ -108,15 +111,16 @@ class MetropolisAdjustedLangevin(StochasticStep):
 
     def forward(self, y: Tensor, log_density: LogDensity) -> tuple[Tensor, Tensor]:
         log_p, score = self.annealed_and_score(y, log_density)
-        start = log_p
+        total = torch.zeros_like(log_p)
         for _ in range(self.steps):
             there, noise = self.langevin_proposal(y, score)
             log_p_there, score_there = self.annealed_and_score(there, log_density)
             accept = _accept(log_p_there - log_p + self.langevin_ratio(noise, score, score_there))
+            total = torch.where(accept, total + log_p - log_p_there, total)
             log_p = torch.where(accept, log_p_there, log_p)
             accept = accept.unsqueeze(-1)
             y, score = torch.where(accept, there, y), torch.where(accept, score_there, score)
-        return y, start - log_p
+        return y, total
 
 
 def _accept(log_ratio: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class RecordedUpdate:
             return "autocast is on"
         for optimizer in self._optimizers:
             if type(optimizer) not in (Adam, AdamW):
-                return f"its optimiser is {type(optimizer).__name__}, not Adam"
+                return f"its optimiser is {type(optimizer).__name__}, not Adam or AdamW"
             if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
                 return "a hook listens to an optimiser"
         self._forget_what_is_stale(model)

@@ -21,6 +21,8 @@ class Conditioner(Gained):
     :param bijector: what the outputs are parameters of
     """
 
+    compiled_numbers = ("gain", "bijector")
+
     def __init__(self, linears: Sequence[nn.Linear], bijector: Bijector):
         super().__init__()
         self.bijector = bijector

@@ -15,6 +15,8 @@ class Elementwise(Layer):
     :param inverse: whether the bijector is of value to noise: its fast direction is then the log-prob
     """
 
+    compiled_numbers = ("bijector", "inverse")
+
     def __init__(self, features: int, bijector: Bijector, inverse: bool = False):
         super().__init__()
         self.inverse = inverse

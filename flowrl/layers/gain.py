@@ -20,7 +20,7 @@ class Gained(nn.Module):
     _version = 2
     """Files of version 1 do not say the gain."""
     gain, first_gain = 1.0, 1.0  # of one that an earlier version pickled
-    compiled_numbers = ("gain",)
+    compiled_numbers: tuple[str, ...] = ("gain",)
     weight_gain: Tensor
 
     def start_gain(self, gain: float) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowrl.transforms import Transform
+from flowrl.transforms.holder import Holder
 
 
 class Layer(nn.Module):
@@ -46,7 +47,11 @@ class Constant(Layer):
 
     def __init__(self, transform: Transform):
         super().__init__()
-        self.transform = transform
+        if isinstance(transform, nn.Module):
+            self.transform = transform
+        else:
+            self.holder = Holder(transform)
+            self.transform = self.holder.held
 
     def forward(self, parameters: Tensor) -> Transform:
         return self.transform

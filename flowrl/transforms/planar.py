@@ -63,7 +63,7 @@ def planar_displacement(w: Tensor, raw_u: Tensor) -> Tensor:
 
 
 def solve_planar(c: Tensor, kappa: Tensor) -> Tensor:
-    """The root a of a + kappa tanh(a) = c, with its gradient by the implicit function theorem.
+    """The root a of a + kappa tanh(a) = c, with the first and second derivatives of the implicit function theorem.
 
     Newton's method kept inside a bracket by bisection, a fixed number of steps: no branch on a tensor's value.
 
@@ -80,7 +80,9 @@ def solve_planar(c: Tensor, kappa: Tensor) -> Tensor:
             high = torch.where(residual > 0, a, high)
             newton = a - residual / (1 + kappa * (1 - tanh.square()))
             a = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
-        tanh = torch.tanh(a)
-        slope = 1 + kappa * (1 - tanh.square())
-    # One more Newton step, now differentiated: da/dc = 1/slope, da/dkappa = -tanh(a)/slope.
-    return a - (a + kappa * tanh - c) / slope
+        slope = 1 + kappa * (1 - torch.tanh(a).square())
+    # Newton's step with a constant slope, differentiated: the first makes da/dc = 1/slope and
+    # da/dkappa = -tanh(a)/slope right, the second the second derivatives.
+    for _ in range(2):
+        a = a - (a + kappa * torch.tanh(a) - c) / slope
+    return a

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from flowrl.transforms.transform import Transform
 
-BISECTIONS = 14  # until Newton's method converges, whatever parameters `SigmoidalBijector` gives
+BISECTIONS = 14  # until Newton's method converges; for log-weights that lie hundreds apart, not always
 NEWTON_STEPS = 3  # with the two differentiated steps, to float64's rounding error
 
 

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
@@ -16,13 +17,14 @@ class TanhBox(Transform):
     :math:`\log|\det| = \sum_i 2 (\log 2 - x_i - \mathrm{softplus}(-2 x_i)) + \log h_i`, finite for every finite x. The
     inverse of a value that rounds to the box's edge is that of the nearest float inside.
 
-    :param low: lower edge, number or shape ``(*, d)``
+    :param low: lower edge, number or shape ``(*, d)`` (of torch or numpy)
     :param high: upper edge, number or shape ``(*, d)``
     :raises ValueError: unless low < high, where both are numbers
     """
 
-    def __init__(self, low: float | Tensor = -1.0, high: float | Tensor = 1.0):
+    def __init__(self, low: ArrayLike | Tensor = -1.0, high: ArrayLike | Tensor = 1.0):
         super().__init__()
+        low, high = (edge if isinstance(edge, (int, float)) else torch.as_tensor(edge) for edge in (low, high))
         if not isinstance(low < high, Tensor) and not low < high:  # of tensors a GPU would have to be waited for
             raise ValueError(f"A box needs low < high, got low={low} and high={high}.")
         self.low, self.high = low, high
@@ -38,7 +40,10 @@ class TanhBox(Transform):
         return x, self._ladj(x)
 
     def _scale(self, t: Tensor) -> Tensor:
-        return t if self._unit else self.low + (self.high - self.low) * (t + 1) / 2
+        if self._unit:
+            return t
+        y = self.low + (self.high - self.low) * (t + 1) / 2
+        return torch.minimum(y, torch.as_tensor(self.high, dtype=y.dtype, device=y.device))  # rounding may go beyond
 
     def _unscale(self, y: Tensor) -> Tensor:
         return y if self._unit else 2 * (y - self.low) / (self.high - self.low) - 1

@@ -51,6 +51,11 @@ def test_the_best_policy_is_a_density_and_no_other_scores_higher(temperature):
         assert objective(other - torch.logsumexp(other, 0) - np.log(cell)) < objective(best)
 
 
+def test_a_temperature_at_which_peaks_are_narrower_than_cells_is_refused():
+    with pytest.raises(ValueError, match="temperature must be a number greater than 0.002"):
+        best_log_prob(torch.zeros(1, 2), 1e-3)
+
+
 def test_two_actions_are_good_and_their_mean_is_not():
     env = gym.make("flowrl/TwoGoodActions-v0")
     returns = []

@@ -50,6 +50,15 @@ def test_the_best_gaussian_finds_one_goal_of_four():
     assert 0.15 < wide < env.gaussian_optimum()
 
 
+@pytest.mark.parametrize(
+    ("options", "least"),
+    [(dict(radius=0.01), 0.25), (dict(goals=((0.52, 0.13),), radius=0.02), 1.0), (dict(goals=((0.98, 0.98),)), 0.9)],
+    ids=str,
+)
+def test_the_best_gaussian_always_finds_one_goal(options, least):
+    assert HiddenGoal(**options).gaussian_optimum() >= least - 1e-6
+
+
 def test_hits_are_a_densitys_probabilities_of_the_discs():
     env = HiddenGoal(radius=0.2)
     assert env.hits(lambda actions: np.full(len(actions), 0.25)) == pytest.approx(0.25 * np.pi * 0.2**2)

@@ -85,3 +85,9 @@ def test_options_are_refused_with_what_is_allowed():
         NoisyLQR().optimum(gamma=1.0)
     with pytest.raises(ValueError, match="alpha must be a number greater than 0, got -1"):
         NoisyLQR().optimum(alpha=-1)
+
+
+@pytest.mark.parametrize("gamma", [0.001, 0.089, 0.329, 0.977, 0.978])
+def test_the_optimum_is_found_at_any_discount(gamma):
+    """Where the last bit of the fixed point goes back and forth, too."""
+    assert np.isfinite(NoisyLQR().optimum(gamma=gamma).constant)

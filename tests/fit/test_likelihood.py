@@ -151,6 +151,13 @@ def test_a_flow_of_another_library_is_fitted_as_it_is(data):
     assert fit.log_likelihood > fit.validation[0] + 0.5
 
 
+def test_data_and_context_that_were_computed_from_parameters_are_data():
+    encoder = nn.Linear(2, 2)
+    x = encoder(torch.randn(64, 2))
+    fit_density(Flow(2, 2), x, context=x, **SHORT)
+    assert encoder.weight.grad is None
+
+
 def test_precision_is_the_flows():
     flow = Flow(2).double()
     fit_density(flow, torch.randn(100, 2), **SHORT)

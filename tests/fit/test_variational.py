@@ -78,6 +78,11 @@ def test_a_conditional_flow_is_fitted_at_one_context():
     assert fit.elbo == pytest.approx(0, abs=0.02)
 
 
+def test_a_context_that_was_computed_from_parameters_is_one():
+    context = torch.nn.Linear(1, 3)(torch.ones(1))
+    fit_variational(Flow(2, 3), lambda x: -x.square().sum(-1), context=context, steps=3, samples=8, seed=0)
+
+
 def test_same_seed_same_fit_and_the_callers_random_numbers_are_left_alone():
     fits = []
     for _ in range(2):

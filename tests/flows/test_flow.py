@@ -1,5 +1,8 @@
 """`Flow` as users build it: by name, from their own builders, transforms and modules; and what it refuses."""
 
+import copy
+import math
+import pickle
 import warnings
 
 import pytest
@@ -356,8 +359,10 @@ def test_unknown_flow_names_the_nearest():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(features=0), "features >= 1"),
-        (dict(features=2, context=-1), "context >= 0"),
+        (dict(features=0), "features must be a whole number of at least 1, got 0"),
+        (dict(features=2.0), "features must be a whole number of at least 1, got 2.0"),
+        (dict(features=2, context=-1), "context must be a whole number of at least 0"),
+        (dict(features=2, context=3.5), "context must be a whole number of at least 0"),
         (dict(features=2, flow="nsf", bin=8), "could not be built with options"),
         (dict(features=2, flow="nsf", bins=1), "bins >= 2"),
         (dict(features=2, flow=3), "must be a name or a builder"),
@@ -457,3 +462,74 @@ def test_a_broken_gain_is_refused_where_it_is_loaded(gain):
     broken = flow.state_dict() | {"layers.0.conditioner.weight_gain": torch.tensor(gain)}
     with pytest.raises(ValueError, match=r"layers.0.conditioner.weight_gain of the saved flow is"):
         flow.load_state_dict(broken)
+
+
+class Stretch(torch.distributions.transforms.Transform, torch.nn.Module):
+    """A transform that is a module, as those of pyro."""
+
+    domain = codomain = torch.distributions.constraints.real_vector
+    bijective = True
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        torch.distributions.transforms.Transform.__init__(self)
+        self.log_scale = torch.nn.Parameter(torch.zeros(2))
+
+    def __hash__(self):
+        return id(self)
+
+    def __eq__(self, other):
+        return self is other
+
+    def _call(self, x):
+        return x * self.log_scale.exp()
+
+    def _inverse(self, y):
+        return y * (-self.log_scale).exp()
+
+    def log_abs_det_jacobian(self, x, y):
+        return self.log_scale.sum().expand(x.shape[:-1])
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [Stretch, lambda: AffineTransform(torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.ones(2)))],
+    ids=["module", "parameters"],
+)
+def test_what_a_torch_transform_holds_is_trained_saved_and_copied(transform):
+    flow = Flow(2, flow=[transform()])
+    own = [p for name, p in flow.named_parameters() if not name.startswith("context_map")]
+    assert own
+    flow().log_prob(torch.randn(5, 2)).mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in own)
+    with torch.no_grad():
+        for p in own:
+            p += 0.3
+    value = torch.randn(5, 2)
+    other = Flow(2, flow=[transform()])
+    other.load_state_dict(flow.state_dict())
+    for same in (other, copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))):
+        torch.testing.assert_close(same().log_prob(value), flow().log_prob(value))
+    copied = copy.deepcopy(flow)
+    with torch.no_grad():
+        for p in own:
+            p += 1.0
+    torch.testing.assert_close(copied().log_prob(value), other().log_prob(value))
+
+
+def test_tensors_of_a_torch_transform_move_with_the_flow():
+    flow = Flow(2, flow=[AffineTransform(torch.zeros(2), torch.full((2,), 2.0))]).double()
+    assert flow().log_prob(torch.randn(3, 2, dtype=torch.float64)).dtype == torch.float64
+    assert flow.layers[0].transform.transform.scale.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["triangular", "nsf", "radial"])
+def test_a_flow_expands_as_torchs_distributions_do(name):
+    flow = Flow(2, flow=name)
+    perturb(flow, 0.3)
+    value = torch.randn(4, 5, 2)
+    expanded = flow().expand((5,))
+    assert expanded.batch_shape == (5,) and expanded.sample((4,)).shape == (4, 5, 2)
+    torch.testing.assert_close(expanded.log_prob(value), flow().log_prob(value))
+    within = torch.distributions.TransformedDistribution(flow(), [AffineTransform(torch.zeros(5, 2), 2.0)])
+    torch.testing.assert_close(within.log_prob(value), flow().log_prob(value / 2) - 2 * math.log(2))

@@ -7,6 +7,7 @@ from stable_baselines3 import SAC
 
 from flowrl import Flow
 from flowrl.flows.path import PathFlow
+from tests.adapters.external_flows import EXTERNAL
 from tests.models import FLOW_KWARGS, FLOWS, POLICY_FLOWS, perturb
 
 
@@ -62,3 +63,18 @@ def test_a_policy_trains_under_autocast(flow):
     parameters = [*model.policy.parameters()]
     assert all(parameter.isfinite().all() and parameter.dtype == torch.float32 for parameter in parameters)
     assert any(not torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
+
+
+@pytest.mark.parametrize("name", EXTERNAL)
+def test_autocast_does_not_change_another_librarys_flow(name):
+    flow = Flow(2, 3, EXTERNAL[name])
+    perturb(flow, 0.2)
+    flow.eval()
+    context, value = torch.randn(5, 3), 0.1 * torch.randn(5, 2)
+    torch.manual_seed(0)
+    expected = flow(context).log_prob(value), *flow(context).rsample_and_log_prob(), flow(context).center()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = flow(context).log_prob(value), *flow(context).rsample_and_log_prob(), flow(context).center()
+        assert flow(context.bfloat16()).log_prob(value).dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -76,6 +76,18 @@ def test_metropolis_ratio_is_that_of_the_annealed_densities(step):
     assert 0.2 < moves < 0.98, "some proposals are accepted, some are not"
 
 
+@pytest.mark.parametrize("annealing", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("step", [RandomWalkMetropolis, MetropolisAdjustedLangevin])
+def test_weights_of_a_target_with_edges_are_unbiased(step, annealing):
+    """A chain that starts outside, where log p is -inf, and stays there has gone nowhere."""
+    flow = StochasticFlow(1, [step(0.3, steps=2, annealing=annealing)])
+    uniform = lambda x: torch.where(((x >= 0) & (x <= 1)).all(-1), 0.0 * x.sum(-1), -torch.inf)  # noqa: E731
+    _, log_w = flow.sample_and_log_weight(uniform, 20_000)
+    w = log_w.detach().exp()
+    assert not w.isnan().any()
+    assert abs(w.mean() - 1) < 4 * w.std() / math.sqrt(len(w))
+
+
 @pytest.mark.parametrize("step", [RandomWalkMetropolis(2.0, steps=20), MetropolisAdjustedLangevin(0.5, steps=20)])
 def test_metropolis_steps_leave_their_density_as_it_is(step):
     """Started at a narrow Gaussian, with steps so large that an unadjusted chain's variance would be off."""

@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrl import Flow, NormalizingFlow
+from flowrl.flows.distribution import standard_normal_log_prob
 from flowrl.kernels import act, fused_flow, library, structures
 from flowrl.kernels.program import lowered
 from flowrl.layers import Elementwise, ShearLayer, SplineBijector
+from flowrl.layers.conditioner import Conditioner
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.transforms.spline import evaluate
+from tests.models import perturb
 
 PRECISIONS = {torch.float64: 1e-10, torch.float32: 1e-4}
 precisions = pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS.items(), ids=str)
@@ -281,3 +284,16 @@ def test_layers_and_maps_of_the_users_own_are_called():
     flow.context_map.register_forward_hook(lambda *_: called.append("hook"))
     flow(torch.randn(5, 3))
     assert called == ["layer", "hook"]
+
+
+@pytest.mark.parametrize(("name", "of"), [("triangular", Elementwise), ("nsf", Conditioner)])
+def test_another_bijector_is_noticed(name, of):
+    flow = Flow(2, flow=name)
+    perturb(flow, 0.5)
+    value = 3 * torch.randn(5, 2)
+    before = flow().log_prob(value)
+    part = next(part for part in flow.modules() if isinstance(part, of) and isinstance(part.bijector, SplineBijector))
+    part.bijector = SplineBijector(part.bijector.bins, 2 * part.bijector.bound)
+    z, ladj = flow.transform_of(flow._parameters_of(None)).inverse_and_ladj(value)
+    torch.testing.assert_close(flow().log_prob(value), standard_normal_log_prob(z) - ladj)
+    assert not torch.allclose(flow().log_prob(value), before)

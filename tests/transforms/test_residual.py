@@ -28,6 +28,13 @@ def test_planar_root_has_the_gradient_of_the_implicit_function_theorem():
     torch.testing.assert_close(by_kappa, -torch.tanh(a) / slope)
 
 
+def test_planar_root_has_the_second_derivatives_of_the_implicit_function_theorem():
+    torch.manual_seed(0)
+    c = (2 * torch.randn(20, dtype=torch.float64)).requires_grad_()
+    kappa = (3 * torch.rand(20, dtype=torch.float64) - 0.9).requires_grad_()
+    assert torch.autograd.gradgradcheck(solve_planar, (c, kappa))
+
+
 @pytest.mark.parametrize(
     ("dtype", "rounding"), [(torch.float32, MIN_SLOPE / 2), (torch.float64, 1e-9)], ids=["float32", "float64"]
 )

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,14 @@ def test_box_is_filled_from_edge_to_edge():
     x = torch.tensor([[-30.0, -30.0], [0.0, 0.0], [30.0, 30.0]])
     y, _ = box.call_and_ladj(x)
     torch.testing.assert_close(y, torch.tensor([[-2.0, 0.0], [0.5, 5.0], [3.0, 10.0]]))
+
+
+def test_a_box_of_arrays_is_never_left():
+    low = np.random.default_rng(0).uniform(-3, 0, 2_000).astype(np.float32)
+    box = TanhBox(low, low + np.float32(1.2))
+    y, _ = box.call_and_ladj(torch.full((2_000,), 30.0))
+    assert (y <= box.high).all() and box.codomain.check(y).all()
+    assert TanhBox([-1.0, 0.0], [1.0, 4.0]).call_and_ladj(torch.zeros(2))[0].tolist() == [0.0, 2.0]
 
 
 @pytest.mark.parametrize("high", [-2.0, 1.0, torch.nan])
