@@ -28,6 +28,7 @@ NOT_SETTABLE = {
 REPLAY_BUFFERS: dict[str, type] = {"HerReplayBuffer": HerReplayBuffer}
 # Hyperparameters that are not an argument of the algorithm: see agents/hyperparameters.py.
 OWN_KEYS: dict[str, Any] = {"normalize": bool}
+FLAGS = dict(n_envs="--num-envs", steps="--steps", flow="--flow", seed="--seed", env="--env", device="--device")
 
 Limit = tuple[str, Callable[[float], bool]]
 AT_LEAST_ONE: Limit = ("at least 1", lambda number: number >= 1)
@@ -90,7 +91,7 @@ def apply_overrides(
         if key not in types_of and not is_item:
             if path == "policy_kwargs":
                 _refuse_noise_layers(name, text)
-            raise UsageError(f"--set {key}: unknown key; {did_you_mean(key, types_of)}")
+            raise UsageError(f"--set {key}: unknown key; {_hint(key, types_of)}")
         value = text if is_schedule(key, text) else convert(parse(text), Any if is_item else types_of[key], key)
         target = result
         for parent in path.split(".") if path else ():
@@ -105,6 +106,15 @@ def apply_overrides(
                 "of observation, achieved_goal and desired_goal)"
             )
     return result
+
+
+def _hint(key: str, keys: Iterable[str]) -> str:
+    """Where a key that is none stands instead."""
+    if key in FLAGS:
+        return f"give {FLAGS[key]}"
+    if f"policy_kwargs.{key}" in keys:
+        return f"did you mean policy_kwargs.{key}?"
+    return did_you_mean(key, keys)
 
 
 def _refuse_noise_layers(name: str, text: str) -> None:

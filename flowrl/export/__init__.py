@@ -3,7 +3,7 @@
 import importlib.util
 
 if importlib.util.find_spec("safetensors") is None:
-    raise ImportError("flowrl.export needs its extra: pip install 'flowrl[export]'")
+    raise ImportError("flowrl.export needs safetensors: pip install safetensors")
 
 from flowrl.export.allowed import allow
 from flowrl.export.hub import from_hub, push_to_hub, write_model_folder

@@ -139,5 +139,5 @@ def _hub() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise ImportError("The Hugging Face Hub needs an extra: pip install 'flowrl[export]'") from None
+        raise ImportError("The Hugging Face Hub needs huggingface_hub: pip install huggingface_hub") from None
     return huggingface_hub

@@ -100,7 +100,7 @@ def to_onnx(model: BaseAlgorithm | BasePolicy, path: str | os.PathLike, output: 
 def _find_packages() -> None:
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise ImportError(f"to_onnx needs {package}: pip install 'flowrl[export]'")
+            raise ImportError(f"to_onnx needs {package}: pip install {package}")
 
 
 def _check(policy: Any, output: str) -> None:

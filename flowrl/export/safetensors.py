@@ -128,7 +128,7 @@ def _parse(text: str) -> dict[str, Any]:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ValueError("its description does not say which format it has")
     if version > FORMAT:
-        raise ValueError(f"it has format {version}, and this flowrl reads up to {FORMAT}: pip install -U flowrl")
+        raise ValueError(f"it has format {version}, and this flowrl reads up to {FORMAT}: take a newer flowrl")
     return description
 
 

@@ -44,7 +44,7 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
     :param n_candidates: how many samples are averaged, or compared with the mean
     :param squash_output: whether actions are squashed by tanh onto the action box; False: SB3 clips them to it, as it
         does a Gaussian's, and the log-prob is that of the action before the clip. An unbounded box is never squashed.
-    :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments`
+    :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments`; for ``normalize_observations``
     """
 
     action_net: Flow
@@ -64,6 +64,11 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
         **kwargs: Any,
     ):
         refuse_noise_layers(kwargs)
+        if "normalize_observations" in kwargs:
+            raise ValueError(
+                "normalize_observations is for flowrl.algorithms.SAC, NFQ and NFAC: for PPO, A2C, TRPO and SNF wrap "
+                "the environment in VecNormalize."
+            )
         check_flow_arguments(action_space, use_sde, flow, deterministic_action, n_candidates, critic=False)
         # Before _build, which super().__init__ calls
         self.flow_spec: dict[str, Any] = dict(

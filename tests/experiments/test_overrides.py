@@ -124,6 +124,15 @@ def test_what_the_run_decides_cannot_be_set(key):
         override("sac", f"{key}=1")
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [("n_envs", "give --num-envs"), ("flow", "give --flow"), ("net_arch", "policy_kwargs.net_arch"), ("gama", "gamma")],
+)
+def test_a_key_that_is_none_says_where_it_stands(key, hint):
+    with pytest.raises(UsageError, match=f"--set {key}: unknown key; .*{hint}"):
+        override("flow-sac", f"{key}=1")
+
+
 def test_hindsight_needs_goals():
     with pytest.raises(UsageError, match="have no goals"):
         override("sac", "replay_buffer_class=HerReplayBuffer")

@@ -92,7 +92,7 @@ def test_no_zip_is_opened_from_the_hub():
 
 def test_without_the_extra_the_error_names_it(policy, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r"pip install 'flowrl\[export\]'"):
+    with pytest.raises(ImportError, match="pip install huggingface_hub"):
         push_to_hub(policy, "me/pendulum", environment="e", agent="a")
 
 

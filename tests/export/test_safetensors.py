@@ -264,7 +264,7 @@ def space(**entries):
         (argument(net_arch=[1000] * 1000), "far larger than the file's tensors"),
         (argument(flow_kwargs=dict(layers=2**16)), "far larger than the file's tensors"),
         (change(arguments=None), "no arguments"),
-        (change(format=2), "has format 2, and this flowrl reads up to 1: pip install -U flowrl"),
+        (change(format=2), "has format 2, and this flowrl reads up to 1: take a newer flowrl"),
         (change(format="1"), "does not say which format"),
         (space(shape=[2**40]), "too large"),
         (change(observation_space=dict(type="Dict", spaces=[[str(i), LARGE] for i in range(50)])), "too large"),

@@ -26,6 +26,12 @@ def test_an_unknown_flow_names_the_nearest(algorithm):
         build(algorithm, policy_kwargs=dict(flow="realnpv"))
 
 
+@pytest.mark.parametrize("algorithm", ON_POLICY)
+def test_on_policy_policies_say_where_observations_are_normalised(algorithm):
+    with pytest.raises(ValueError, match="wrap the environment in VecNormalize"):
+        build(algorithm, policy_kwargs=dict(normalize_observations=True))
+
+
 @pytest.mark.parametrize("flow", [3, None])
 def test_a_flow_that_is_neither_name_nor_builder(flow):
     with pytest.raises(ValueError, match="flow must be a name or a builder"):
