@@ -41,9 +41,8 @@ LIMITS: dict[str, Limit] = {
     **dict.fromkeys(("target_update_interval", "stats_window_size"), AT_LEAST_ONE),
     **dict.fromkeys(("policy_kwargs.net_arch", "policy_kwargs.n_critics"), AT_LEAST_ONE),
     "gradient_steps": ("at least 1, or -1 for as many as steps were taken", lambda number: number >= 1 or number == -1),
-    **dict.fromkeys(
-        ("learning_rate", "clip_range", "clip_range_vf", "target_kl", "max_grad_norm", "flow_lr_scale"), POSITIVE
-    ),
+    **dict.fromkeys(("learning_rate", "clip_range", "clip_range_vf", "max_grad_norm", "flow_lr_scale"), POSITIVE),
+    **dict.fromkeys(("target_kl", "desired_kl"), POSITIVE),
     **dict.fromkeys(("learning_starts", "ent_coef", "vf_coef", "cql_weight"), NOT_NEGATIVE),
     **dict.fromkeys(("tau", "gamma", "gae_lambda", "importance_floor"), FRACTION),
 }

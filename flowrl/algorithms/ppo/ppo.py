@@ -12,9 +12,13 @@ from flowrl.algorithms.policy_class import check_policy_class
 from flowrl.algorithms.ppo.minibatches import is_array_backed, minibatches, shuffled
 from flowrl.algorithms.ppo.update import descend, losses
 from flowrl.algorithms.update_form import UpdateFormMixin
+from flowrl.options import between
 
 LOSSES = ("policy_gradient_loss", "value_loss", "entropy_loss", "loss")
 """What must be finite; a divergence may be infinite where the ratio is clipped."""
+
+FACTORS = 0.01, 10.0
+"""Between which ``desired_kl`` multiplies the learning rate."""
 
 Losses = dict[str, Any]
 """Of a minibatch, by the names of SB3's logs."""
@@ -32,16 +36,50 @@ class PPO(UpdateFormMixin, ppo.PPO):
     In C and with ``ent_coef=0`` the entropy is not evaluated, since nothing but the log would read it:
     ``train/entropy_loss`` is then the mean log-prob of the rollout's actions, an estimate of the same.
 
+    :param desired_kl: how far an update should move the policy, KL(old || new) in its last epoch: where it was more
+        than twice as far, the learning rate of the next is 1.5 times smaller, where it was less than half as far,
+        larger (Rudin et al. 2021, "Learning to Walk in Minutes", in their `rsl_rl`). The factor multiplies
+        ``learning_rate`` and its schedule, and stays within `FACTORS`. None: the rate is as given, as in SB3
+    :param args: SB3's
+    :param kwargs: SB3's
+    :raises ValueError: for a ``desired_kl`` that is not above zero
     :raises flowrl.Diverged: in training, where a loss is NaN or infinite
     """
 
     own_policies: ClassVar[str | None] = None
     """The algorithm whose policies it needs, see :func:`check_policy_class`."""
+    desired_kl: float | None = None
+    rate_factor = 1.0
+    """By which the learning rate is multiplied at present."""
+
+    def __init__(self, *args: Any, desired_kl: float | None = None, **kwargs: Any) -> None:
+        self.desired_kl = desired_kl
+        super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
         check_policy_class(self, self.own_policies)
+        if self.desired_kl is not None:
+            between("desired_kl", self.desired_kl, 0)
         super()._setup_model()
         self.choose_update()
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        super()._update_learning_rate(optimizers)
+        if self.desired_kl is None:
+            return
+        for group in self.policy.optimizer.param_groups:
+            group["lr"] *= self.rate_factor
+        rate = self.rate_factor * self.lr_schedule(self._current_progress_remaining)
+        self.logger.record("train/learning_rate", rate)
+
+    def _adapt_rate(self, divergence: float) -> None:
+        """The factor of the next update's learning rate, by the divergence of this one."""
+        if self.desired_kl is None:
+            return
+        if divergence > 2 * self.desired_kl:
+            self.rate_factor = max(self.rate_factor / 1.5, FACTORS[0])
+        elif divergence < self.desired_kl / 2:
+            self.rate_factor = min(self.rate_factor * 1.5, FACTORS[1])
 
     def train(self) -> None:
         """See SB3's `PPO.train`."""
@@ -73,6 +111,7 @@ class PPO(UpdateFormMixin, ppo.PPO):
         means = {name: _mean([row[name] for row in rows]) for name in rows[0]}
         means["approx_kl"] = _mean([row["approx_kl"] for row in rows[first_of_epoch:]])
         means["loss"] = float(rows[-1]["loss"])
+        self._adapt_rate(means["approx_kl"])
         for name, value in means.items():
             self.logger.record(f"train/{name}", value)
         buffer = self.rollout_buffer
