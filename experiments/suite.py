@@ -198,7 +198,8 @@ def write(suite: Suite, directory: Path, add: bool) -> None:
         rows, times = with_what_was_there(rows, path), with_what_was_there(times, path_of_times)
         how = made_with_what_was_there(how, path.with_suffix(".json"))
     write_results(directory, suite.name, rows, how)
-    write_csv(path_of_times, list(times[0]), times)
+    if times:  # all that is here may be behind a table that has none
+        write_csv(path_of_times, list(times[0]), times)
 
 
 if __name__ == "__main__":

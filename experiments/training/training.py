@@ -311,10 +311,10 @@ def train(
     :param continues: the checkpoint whose environments the model goes on in
     :return: the exit code
     """
-    # First, since it may not start: then nothing is lost
+    config["sessions"].append(session(model))
+    # Before anything is written, since it may not start
     writers = [] if tracker is None else [TrackingWriter(tracker, run.path, config)]
     run.forget_after(model.num_timesteps)
-    config["sessions"].append(session(model))
     run.config = config
     console = Console()
     environment = Environment.of(config)

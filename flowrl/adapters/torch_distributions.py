@@ -1,12 +1,22 @@
 """torch's `TransformedDistribution` as a module whose parameters are trained."""
 
+import copy
+
 from torch.distributions import TransformedDistribution
 
 from flowrl.transforms.holder import Holder
 
 
 class TrainedDistribution(Holder):
-    """A `TransformedDistribution` as a module that gives it: see :class:`flowrl.transforms.holder.Holder`."""
+    """
+    A `TransformedDistribution` as a module that gives it, see :class:`flowrl.transforms.holder.Holder`.
+
+    :param distribution: over vectors; a copy is used
+    """
+
+    def __init__(self, distribution: TransformedDistribution):
+        Holder(distribution)  # refuses what cannot be copied either
+        super().__init__(copy.deepcopy(distribution))
 
     def forward(self) -> TransformedDistribution:
         return self.held

@@ -47,14 +47,13 @@ class Constant(Layer):
 
     def __init__(self, transform: Transform):
         super().__init__()
-        if isinstance(transform, nn.Module):
-            self.transform = transform
-        else:
+        self.transform = transform
+        if not isinstance(transform, nn.Module):
             self.holder = Holder(transform)
-            self.transform = self.holder.held
 
     def forward(self, parameters: Tensor) -> Transform:
-        return self.transform
+        holder = self._modules.get("holder")  # of one that an earlier version pickled: none
+        return self.transform if holder is None else holder.held  # type: ignore[return-value]
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ class GaussianNoise(Layer):
     context map holds d parameters of sigma, then the context of the network's hidden layer.
 
     :param features: d
-    :param std: sigma at the start, in every context; in (0, 1)
+    :param std: sigma at the start, in every context; in (0, 1). Below e^-4 = 0.018 it comes out larger, at least e^-5
     :param hidden: width of the backward kernel's network
     """
 

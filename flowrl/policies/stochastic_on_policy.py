@@ -30,7 +30,7 @@ class StochasticFlowActorCriticMixin(FlowActorCriticMixin):
     returns and `evaluate_actions` takes. `predict` returns the environment's actions.
 
     :param noise_layers: K, how many; 0: none
-    :param noise_std: standard deviation of the noise at the start, in (e^-4, 1); the state gives it afterwards
+    :param noise_std: standard deviation of the noise at the start, in (0, 1); the state gives it afterwards
     :raises ValueError: see :class:`FlowActorCriticMixin` and :class:`flowrl.flows.path.PathFlow`; with noise layers,
         for another ``deterministic_action`` than ``"mean"``
     """

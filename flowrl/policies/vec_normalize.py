@@ -33,5 +33,6 @@ def is_right_before(env: VecNormalize, model: BaseAlgorithm) -> bool:
     """
     space: Any = model.observation_space
     if isinstance(env.obs_rms, dict):
-        return all(space[key].shape == statistics.mean.shape for key, statistics in env.obs_rms.items())
+        parts = getattr(space, "spaces", {})
+        return all(key in parts and parts[key].shape == of.mean.shape for key, of in env.obs_rms.items())
     return space.shape == env.obs_rms.mean.shape

@@ -1,6 +1,7 @@
 """The tanh squash from R^d onto a box, stable where tanh rounds to one."""
 
 import math
+from numbers import Real
 
 import torch
 from numpy.typing import ArrayLike
@@ -24,7 +25,7 @@ class TanhBox(Transform):
 
     def __init__(self, low: ArrayLike | Tensor = -1.0, high: ArrayLike | Tensor = 1.0):
         super().__init__()
-        low, high = (edge if isinstance(edge, (int, float)) else torch.as_tensor(edge) for edge in (low, high))
+        low, high = _edge(low), _edge(high)
         if not isinstance(low < high, Tensor) and not low < high:  # of tensors a GPU would have to be waited for
             raise ValueError(f"A box needs low < high, got low={low} and high={high}.")
         self.low, self.high = low, high
@@ -53,3 +54,10 @@ class TanhBox(Transform):
         if not self._unit:
             ladj = ladj + torch.log(torch.as_tensor(self.high - self.low, dtype=x.dtype, device=x.device) / 2)
         return ladj.sum(-1)
+
+
+def _edge(edge: ArrayLike | Tensor) -> float | Tensor:
+    """A number or tensor as it is, an array in torch's default precision."""
+    if isinstance(edge, Tensor):
+        return edge
+    return float(edge) if isinstance(edge, Real) else torch.as_tensor(edge, dtype=torch.get_default_dtype())

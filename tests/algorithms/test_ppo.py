@@ -46,3 +46,5 @@ def test_the_factor_is_bounded_saved_and_multiplies_the_schedule(tmp_path):
 def test_a_divergence_that_is_none_is_refused():
     with pytest.raises(ValueError, match="desired_kl must be a number greater than 0"):
         PPO("FlowPolicy", Aim(), desired_kl=0.0, **SMALL)
+    with pytest.raises(ValueError, match="desired_kl needs updates of several steps"):
+        PPO("FlowPolicy", Aim(), desired_kl=0.01, **SMALL | dict(n_epochs=1, batch_size=64))

@@ -90,6 +90,7 @@ def test_scalars_are_tracked(tmp_path, monkeypatch, capsys):
     assert main([*command, "--checkpoint-every", "50", "--track", "trackio"]) == 0
     (started,) = tracker.started
     assert started["project"] == "flowrl" and started["config"]["seed"] == 0 and started["name"].endswith("seed0")
+    assert len(started["config"]["sessions"]) == 1
     assert tracker.finished == 1 and tracker.logged[-1][0] == 100
     names = {name for _, scalars in tracker.logged for name in scalars}
     assert {"train/actor_loss", "flow/entropy"} <= names and "flow/action_density" not in names

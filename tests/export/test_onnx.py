@@ -1,6 +1,7 @@
 """A policy as an ONNX model: what onnxruntime gives is what the policy gives, for every recipe and any batch."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecExtractDictObs, VecFrameStack, VecNormalize
 
 import flowrl
 from flowrl.algorithms import NFAC, NFQ, SNF
@@ -181,8 +182,10 @@ def test_normalisation_is_inside(observation, tmp_path):
 
 
 @pytest.mark.parametrize("save", [to_onnx, save_policy])
-def test_normalisation_of_other_observations_than_the_policys_is_refused(save, tmp_path):
-    vec = VecFrameStack(VecNormalize(DummyVecEnv([Aim])), 2)
+@pytest.mark.parametrize("wrap", [partial(VecFrameStack, n_stack=2), partial(VecExtractDictObs, key="state")])
+def test_normalisation_of_other_observations_than_the_policys_is_refused(wrap, save, tmp_path):
+    env = Aim(observation="dict") if wrap.func is VecExtractDictObs else Aim()
+    vec = wrap(VecNormalize(DummyVecEnv([lambda: env])))
     with pytest.raises(ValueError, match="Put VecNormalize outermost"):
         save(PPO("FlowPolicy", vec, n_steps=16, device="cpu"), tmp_path / "policy")
 

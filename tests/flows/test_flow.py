@@ -518,9 +518,31 @@ def test_what_a_torch_transform_holds_is_trained_saved_and_copied(transform):
 
 
 def test_tensors_of_a_torch_transform_move_with_the_flow():
-    flow = Flow(2, flow=[AffineTransform(torch.zeros(2), torch.full((2,), 2.0))]).double()
+    flow = Flow(2, flow=[AffineTransform(torch.zeros(2), torch.full((2,), 2.0))])
+    flow().log_prob(torch.zeros(2))  # from then on the transform knows its inverse
+    flow.double()
     assert flow().log_prob(torch.randn(3, 2, dtype=torch.float64)).dtype == torch.float64
     assert flow.layers[0].transform.transform.scale.dtype == torch.float64
+
+
+def test_a_builder_may_give_inverses_and_one_transform_twice():
+    shared = torch.nn.Parameter(torch.zeros(2))
+    once = AffineTransform(shared, 2.0)
+    flow = Flow(2, flow=lambda features, context: [once, torch.distributions.TanhTransform().inv, once])
+    assert sum(p is shared for p in flow.parameters()) == 1, "the caller's own, counted once"
+    x, log_prob = Flow(2, flow=lambda features, context: [once])().rsample_and_log_prob((3,))
+    assert x.shape == (3, 2) and log_prob.shape == (3,)
+
+
+def test_parameters_that_are_put_in_place_of_a_transforms_are_followed():
+    flow = Flow(2, flow=[AffineTransform(torch.nn.Parameter(torch.zeros(2)), 1.0)])
+    state = {name: value + 1.0 if "holder" in name else value for name, value in flow.state_dict().items()}
+    value = torch.randn(3, 2)
+    moved = flow().log_prob(value - 1.0)
+    found = torch.func.functional_call(flow, state, ()).log_prob(value)
+    torch.testing.assert_close(found, moved)
+    flow.load_state_dict(state, assign=True)
+    torch.testing.assert_close(flow().log_prob(value), moved)
 
 
 @pytest.mark.parametrize("name", ["triangular", "nsf", "radial"])

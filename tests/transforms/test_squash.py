@@ -34,6 +34,8 @@ def test_a_box_of_arrays_is_never_left():
     box = TanhBox(low, low + np.float32(1.2))
     y, _ = box.call_and_ladj(torch.full((2_000,), 30.0))
     assert (y <= box.high).all() and box.codomain.check(y).all()
+    y, ladj = TanhBox(np.array([-1.0, -2.0]), np.array([1.0, 2.0])).call_and_ladj(torch.zeros(2))
+    assert y.dtype == ladj.dtype == torch.float32
     assert TanhBox([-1.0, 0.0], [1.0, 4.0]).call_and_ladj(torch.zeros(2))[0].tolist() == [0.0, 2.0]
 
 
@@ -41,6 +43,8 @@ def test_a_box_of_arrays_is_never_left():
 def test_a_box_whose_edges_are_not_in_order_is_refused(high):
     with pytest.raises(ValueError, match="low < high, got low=1.0 and high="):
         TanhBox(1.0, high)
+    with pytest.raises(ValueError, match="low < high"):
+        TanhBox(np.float32(1), np.float32(-1))
 
 
 def test_inverse_of_the_edge_is_finite():

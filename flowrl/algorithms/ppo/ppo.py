@@ -1,5 +1,6 @@
 """PPO: Stable-Baselines3's algorithm and interface, an epoch of whose update is one call of C where it can be."""
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -36,13 +37,15 @@ class PPO(UpdateFormMixin, ppo.PPO):
     In C and with ``ent_coef=0`` the entropy is not evaluated, since nothing but the log would read it:
     ``train/entropy_loss`` is then the mean log-prob of the rollout's actions, an estimate of the same.
 
-    :param desired_kl: how far an update should move the policy, KL(old || new) in its last epoch: where it was more
-        than twice as far, the learning rate of the next is 1.5 times smaller, where it was less than half as far,
-        larger (Rudin et al. 2021, "Learning to Walk in Minutes", in their `rsl_rl`). The factor multiplies
-        ``learning_rate`` and its schedule, and stays within `FACTORS`. None: the rate is as given, as in SB3
+    :param desired_kl: how far an update should move the policy, KL(old || new), the mean over its last epoch of what is
+        measured before each step. Where it was more than twice as far, the learning rate of the next update is 1.5
+        times smaller, where it was less than half as far, larger (Rudin et al. 2021, "Learning to Walk in Minutes", in
+        their `rsl_rl`). The factor multiplies ``learning_rate`` and its schedule, and stays within `FACTORS`. None: the
+        rate is as given, as in SB3
     :param args: SB3's
     :param kwargs: SB3's
-    :raises ValueError: for a ``desired_kl`` that is not above zero
+    :raises ValueError: for a ``desired_kl`` that is not above zero, or updates of a single step, before which nothing
+        has moved
     :raises flowrl.Diverged: in training, where a loss is NaN or infinite
     """
 
@@ -61,6 +64,8 @@ class PPO(UpdateFormMixin, ppo.PPO):
         if self.desired_kl is not None:
             between("desired_kl", self.desired_kl, 0)
         super()._setup_model()
+        if self.desired_kl is not None and self.n_epochs * math.ceil(self.n_steps * self.n_envs / self.batch_size) < 2:
+            raise ValueError("desired_kl needs updates of several steps: more n_epochs, or a smaller batch_size.")
         self.choose_update()
 
     def _update_learning_rate(self, optimizers: Any) -> None:
