@@ -35,7 +35,7 @@ class Holder(nn.Module):
 
     @property
     def held(self) -> Any:
-        """It, with the parameters that are the module's now: `torch.func.functional_call` puts others in their place."""
+        """It, with the parameters that are the module's now: `torch.func.functional_call` may have put others there."""
         for (owner, name), parameter in zip(self._places, self.trained):
             vars(owner)[name] = parameter
         return self._held
