@@ -229,10 +229,11 @@ def test_figures_of_stacked_frames_show_what_the_policy_sees():
     assert memory.values("flow/action_density") and callback.states.shape == (3, 6)
 
 
-def test_who_learns_from_a_data_set_sees_its_states():
+def test_who_learns_from_a_data_set_sees_its_states(monkeypatch):
     """Callbacks get them normalised, the figure shows them as they are, and SB3's log is written without episodes."""
+    monkeypatch.setattr(offline, "LOG_EVERY", 80)
     observations = np.float32([50, 10, 0]) + np.float32([20, 1, 5]) * np.random.default_rng(0).normal(size=(200, 3))
-    env, callback, logger = VecNormalize(make_vec_env(Aim)), DensityFigure(every=20), FlowLogger(every=20)
+    env, callback, logger = VecNormalize(make_vec_env(Aim)), DensityFigure(every=80), FlowLogger(every=20)
     model = BehaviourCloning("FlowPolicy", env, buffer_size=1, batch_size=8, policy_kwargs=dict(net_arch=[8]), seed=0)
     memory = Memory()
     model.set_logger(Logger(None, [memory]))
