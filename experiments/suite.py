@@ -188,12 +188,15 @@ def write(suite: Suite, directory: Path, add: bool) -> None:
         with_what_was_there,
     )
 
-    if not tidy(suite):
+    rows = tidy(suite)
+    if not rows:
         print("nothing was evaluated yet")
         return
     path, path_of_times = directory / f"{suite.name}.csv", directory / f"{suite.name}_seconds.csv"
-    suite = not_behind(suite, path) if add else suite
-    rows, times, how = tidy(suite), seconds(suite), made(suite)
+    if add:
+        suite = not_behind(suite, path)
+        rows = tidy(suite)
+    times, how = seconds(suite), made(suite)
     if add:
         rows, times = with_what_was_there(rows, path), with_what_was_there(times, path_of_times)
         how = made_with_what_was_there(how, path.with_suffix(".json"))

@@ -110,12 +110,12 @@ def metadata(runs: list[RunDirectory]) -> list[Row]:
     """
     keys = ("agent", "flow", "update", "plain", "seed", "steps", "n_envs", "normalize", "matmul_precision")
     keys += ("hyperparameters", "sessions")
-    return [
-        dict(env=environment["id"], env_kwargs=environment.get("kwargs", {}))
-        | {key: run.config.get(key) for key in keys}
-        for run in runs
-        for environment in [run.config["environment"]]
-    ]
+    rows = []
+    for config in (run.config for run in runs):
+        environment = config["environment"]
+        row = dict(env=environment["id"], env_kwargs=environment.get("kwargs", {}))
+        rows.append(row | {key: config.get(key) for key in keys})
+    return rows
 
 
 def draw(rows: list[Row]) -> Figure:

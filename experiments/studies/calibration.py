@@ -3,7 +3,7 @@
 Plays fresh episodes with sampled actions, and asks how often the discounted return from a state, with the entropy terms
 that the critic's targets hold, lies in the 90 % interval that the critic gave for it. Returns are taken from the first
 half of an episode that ends by its time limit, whose rest is then worth little (0.99^500 is 0.7 %), and from everywhere
-in one that terminates. Writes ``calibration.csv`` and ``.json`` to ``experiments/results/``.
+in one that terminates. Writes ``calibration.csv`` and ``.json``.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Which deterministic action is worth most? ``python experiments/studies/deterministic_actions.py RUN_DIR [...]``.
 
 Returns of a run's last model whose policy acts by the noise's mean, by the average action, by the densest of 16 samples
-and that mean, and by samples. Writes ``deterministic_actions.csv`` and ``.json`` to ``experiments/results/``.
+and that mean, and by samples. Writes ``deterministic_actions.csv`` and ``.json``.
 """
 
 import sys

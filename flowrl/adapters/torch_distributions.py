@@ -1,7 +1,5 @@
 """torch's `TransformedDistribution` as a module whose parameters are trained."""
 
-import copy
-
 from torch.distributions import TransformedDistribution
 
 from flowrl.transforms.holder import Holder
@@ -15,8 +13,7 @@ class TrainedDistribution(Holder):
     """
 
     def __init__(self, distribution: TransformedDistribution):
-        Holder(distribution)  # refuses what cannot be copied either
-        super().__init__(copy.deepcopy(distribution))
+        super().__init__(distribution, copied=True)
 
     def forward(self) -> TransformedDistribution:
         return self.held

@@ -25,7 +25,7 @@ def full_precision(device: str) -> AbstractContextManager:
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Whichever devices it is on for: the distribution of another library does not say where it is."""
+    """Without autocast on any device: for the distribution of another library, which does not say where it is."""
     with ExitStack() as stack:
         for device in ("cpu", "cuda"):
             stack.enter_context(full_precision(device))

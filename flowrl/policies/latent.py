@@ -4,7 +4,6 @@ Haarnoja et al. 2018, "Latent Space Policies for Hierarchical Reinforcement Lear
 every action has its noise, and whatever the lower level has learned to avoid is still within the higher one's reach.
 """
 
-from collections.abc import Callable
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -38,7 +37,7 @@ class LatentPolicy(gym.Wrapper):
 
     def __init__(self, env: gym.Env, policy: BasePolicy | BaseAlgorithm, bound: float = 4.0):
         super().__init__(env)
-        self._normalize = _normalization_of(policy)
+        self._normalization = vec_normalize_of(policy) if isinstance(policy, BaseAlgorithm) else None
         policy = policy.policy if isinstance(policy, BaseAlgorithm) else policy
         if not isinstance(policy, ActionDensity) or not policy.has_log_prob:
             raise ValueError(f"latent_policy needs a flow policy without noise layers, got {type(policy).__name__}.")
@@ -86,18 +85,10 @@ class LatentPolicy(gym.Wrapper):
     def _distribution(self, observation: Any) -> Any:
         """Of actions in one state."""
         self.policy.set_training_mode(False)  # as in `predict`: a model that was just loaded is in training mode
-        obs, _ = self.policy.obs_to_tensor(self._normalize(observation))
+        if self._normalization is not None:
+            observation = self._normalization.normalize_obs(observation)
+        obs, _ = self.policy.obs_to_tensor(observation)
         return self.policy.get_distribution(obs).distribution
-
-
-def _normalization_of(model: BasePolicy | BaseAlgorithm) -> Callable[[Any], Any]:
-    """What a model's environment makes of observations before its policy sees them."""
-    normalization = vec_normalize_of(model) if isinstance(model, BaseAlgorithm) else None
-    return _as_it_is if normalization is None else normalization.normalize_obs
-
-
-def _as_it_is(observation: Any) -> Any:
-    return observation
 
 
 def _channels_first(space: Any) -> spaces.Space:

@@ -10,7 +10,7 @@ def vec_normalize_of(model: BaseAlgorithm) -> VecNormalize | None:
     """
     :param model: any
     :return: what normalises the observations that its policy sees; None where nothing does
-    :raises ValueError: if these have another shape than what it normalises: it cannot normalise them alone
+    :raises ValueError: if the policy sees observations of another shape than those that are normalised
     """
     env: Any = model.get_vec_normalize_env()
     if env is None or not env.norm_obs:
@@ -28,7 +28,7 @@ def vec_normalize_of(model: BaseAlgorithm) -> VecNormalize | None:
 def is_right_before(env: VecNormalize, model: BaseAlgorithm) -> bool:
     """
     :param env: that normalises observations
-    :param model: that acts in it, in a wrapper of it maybe
+    :param model: that acts in it, or in a wrapper around it
     :return: whether its statistics have the shapes of what the policy sees
     """
     space: Any = model.observation_space

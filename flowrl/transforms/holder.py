@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,27 +16,28 @@ class Holder(nn.Module):
     A distribution or transform as a module: the parameters that it holds, and those of its parts, are the module's.
 
     :param held: it
+    :param copied: whether a copy of it is held
     :raises ValueError: if it holds a tensor computed from a parameter, which would go stale
     """
 
-    def __init__(self, held: Distribution | TorchDistributionsTransform):
+    def __init__(self, held: Distribution | TorchDistributionsTransform, copied: bool = False):
         super().__init__()
-        tensors = list(_tensors(held))
-        for owner, name, value in tensors:
+        for owner, name, value in _tensors(held):
             if value.requires_grad and not value.is_leaf:
                 whose = "a module" if isinstance(held, Distribution) else "a flowrl.layers.Layer"
                 raise ValueError(
                     f"{type(owner).__name__}.{name} is computed from a parameter and would not follow it in training: "
                     f"return {whose} whose forward builds it."
                 )
-        self._held: Any = held
-        self._places = [(owner, name) for owner, name, value in tensors if isinstance(value, nn.Parameter)]
-        self.trained = nn.ParameterList(vars(owner)[name] for owner, name in self._places)
-        self.modules_held = nn.ModuleList(_parts(held, nn.Module, set()))
+        self._held: Any = copy.deepcopy(held) if copied else held
+        found = [place for place in _tensors(self._held) if isinstance(place[2], nn.Parameter)]
+        self._places = [(owner, name) for owner, name, _ in found]
+        self.trained = nn.ParameterList(parameter for *_, parameter in found)
+        self.modules_held = nn.ModuleList(_parts(self._held, nn.Module, set()))
 
     @property
     def held(self) -> Any:
-        """It, with the parameters that are the module's now: `torch.func.functional_call` may have put others there."""
+        """What is held, with the parameters that the module has now: `functional_call` of torch puts others there."""
         for (owner, name), parameter in zip(self._places, self.trained):
             vars(owner)[name] = parameter
         return self._held
@@ -51,7 +53,7 @@ class Holder(nn.Module):
 
 def _parts(value: Any, kind: Any, seen: set[int]) -> Iterator[Any]:
     """What of a kind a distribution is made of, itself included, each once; a module is not looked into."""
-    if id(value) in seen:  # a transform that has been inverted knows its inverse, and that it
+    if id(value) in seen:  # a transform and its inverse refer to each other
         return
     seen.add(id(value))
     if isinstance(value, kind):

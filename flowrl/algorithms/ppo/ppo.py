@@ -61,11 +61,11 @@ class PPO(UpdateFormMixin, ppo.PPO):
 
     def _setup_model(self) -> None:
         check_policy_class(self, self.own_policies)
+        super()._setup_model()
         if self.desired_kl is not None:
             between("desired_kl", self.desired_kl, 0)
-        super()._setup_model()
-        if self.desired_kl is not None and self.n_epochs * math.ceil(self.n_steps * self.n_envs / self.batch_size) < 2:
-            raise ValueError("desired_kl needs updates of several steps: more n_epochs, or a smaller batch_size.")
+            if self.n_epochs * math.ceil(self.n_steps * self.n_envs / self.batch_size) == 1:
+                raise ValueError("desired_kl needs updates of several steps: more n_epochs, or a smaller batch_size.")
         self.choose_update()
 
     def _update_learning_rate(self, optimizers: Any) -> None:
