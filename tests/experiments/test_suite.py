@@ -377,8 +377,7 @@ def test_on_a_cluster_what_is_left_is_trained_and_what_is_lost_is_said(tmp_path,
 @pytest.mark.slow
 def test_ray_gives_the_same_numbers(tmp_path, suite_file):
     pytest.importorskip("ray")
-    command = [str(suite_file), "--jobs", "2"]
-    assert main([*command, "--runs", str(tmp_path / "local")]) == 0
-    assert main([*command, "--runs", str(tmp_path / "ray"), "--ray", "local"]) == 0
+    assert main([str(suite_file), "--runs", str(tmp_path / "local"), "--jobs", "2"]) == 0
+    assert main([str(suite_file), "--runs", str(tmp_path / "ray"), "--ray", "local"]) == 0
     results = [(tmp_path / where / "small" / "small.csv").read_text() for where in ("local", "ray")]
     assert results[0] == results[1]
