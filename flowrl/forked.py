@@ -22,7 +22,7 @@ def use_one_thread_after_a_fork() -> None:
 def _use_one_thread() -> None:
     if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
-        log.warning(
+        log.info(  # no warning: a DataLoader's workers, whom one thread suits, are forked as well
             "This process was forked and computes with one thread, since OpenMP's others do not survive a fork. For "
             "more, start it by spawn or forkserver; where nothing was computed before the fork, torch.set_num_threads "
             "is safe, too."

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from flowrl.kernels.structures import structure
 
 Adam = structure("Adam")
+LACKING = ("amsgrad", "capturable", "differentiable", "decoupled_weight_decay")
 
 
 class AdamStep:
@@ -44,6 +45,22 @@ class AdamStep:
         )
         self._kind = (self.parameters[0].dtype, torch.device("cpu"))
         self._seen: Any = None  # addresses and strides that were found to fit
+
+    def fits(self, optimizer: Optimizer) -> bool:
+        """
+        Whether the kernel can take an optimiser's steps. Of one that has taken none, nothing is read: what torch's own
+        first step makes, with the options that stand by then, is made by the first update.
+        """
+        if optimizer.state:
+            return self.read(optimizer)
+        self._seen = None
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        return self._are_ours([*self.parameters, *self.targets, *gradients])
+
+    @property
+    def is_read(self) -> bool:
+        """Whether :meth:`read` has found everything where the kernel can take it."""
+        return self._seen is not None
 
     def read(self, optimizer: Optimizer) -> bool:
         """
@@ -93,9 +110,12 @@ class AdamStep:
         expected = [size for size in self._sizes for _ in range(4)] + list(self._sizes)[: len(self.targets)]
         return (
             sizes == expected
-            and all((tensor.dtype, tensor.device) == self._kind and tensor.is_contiguous() for tensor in others)
+            and self._are_ours(others)
             and all((step.dtype, step.device.type) == (torch.float32, "cpu") for step in steps)
         )
+
+    def _are_ours(self, tensors: Sequence[Tensor]) -> bool:
+        return all((tensor.dtype, tensor.device) == self._kind and tensor.is_contiguous() for tensor in tensors)
 
 
 def why_not_adam(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str:
@@ -108,14 +128,11 @@ def why_not_adam(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str:
     if type(optimizer) is not torch.optim.Adam or "step" in vars(optimizer):
         return f"the optimiser is {type(optimizer).__name__}, not torch.optim.Adam"
     (group, *others) = optimizer.param_groups
-    if (
-        others
-        or group["amsgrad"]
-        or group["capturable"]
-        or group["differentiable"]
-        or group.get("decoupled_weight_decay")
-    ):
-        return "the optimiser has several parameter groups, or an option of Adam that the kernel lacks"
+    if others:
+        return f"the optimiser has {len(optimizer.param_groups)} parameter groups"
+    lacking = [name for name in LACKING if group.get(name)]
+    if lacking:
+        return f"the optimiser has {' and '.join(lacking)}, which the kernel's Adam lacks"
     if isinstance(group["lr"], Tensor):
         return "the learning rate is a tensor"
     ours = set(map(id, parameters))

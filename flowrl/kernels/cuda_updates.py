@@ -261,7 +261,8 @@ class RecordedNFACUpdate(RecordedOffPolicyUpdate):
         def update(scale: Tensor, *parts: Any) -> Tensor:
             return model._torch_update(type(batch)(*parts), move_targets, scale)
 
-        return self._run((move_targets, model.moves_actor), update, torch.tensor(model.reward_scale), *batch)
+        noise = getattr(model.critic.head, "noise", None)
+        return self._run((move_targets, model.moves_actor, noise), update, torch.tensor(model.reward_scale), *batch)
 
 
 class RecordedNFQUpdate(RecordedOffPolicyUpdate):

@@ -80,8 +80,10 @@ class CompiledTransform(Transform):
         :param inverse: whether x is given and the noise sought
         :param density: whether the log-density of x is wanted, not the log-determinant
         :return: the image, shape ``(*batch, d)``, and what is wanted, ``(*batch,)``
+        :raises ValueError: for values of another size than d, or parameters that are not this flow's
         """
         parameters, weights, shape = self.parameters, self.lowered.weights(), value.shape
+        self.lowered.check(value, parameters)
         if not _serves(value, parameters, *weights):
             return _LayerByLayer(self.flow)(value, parameters, inverse, density)
         options: Any = (weights, self.lowered.program, self._with_weights, inverse, density)
@@ -150,7 +152,12 @@ def _evaluate(
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         return _FlowFunction.apply(program, formula, inverse, density, *inputs)
     saved = kernel.forward(program, value, parameters.t().contiguous(), weights, inverse, density)
-    return saved.states[-1].t(), saved.ladj
+    return _image(saved), saved.ladj
+
+
+def _image(saved: kernel.Saved) -> Tensor:
+    """The last state apart: whoever keeps it does not keep all the others."""
+    return saved.states[-1].t().clone(memory_format=torch.contiguous_format)
 
 
 class _FlowFunction(torch.autograd.Function):
@@ -170,7 +177,7 @@ class _FlowFunction(torch.autograd.Function):
         ctx.options = dict(inverse=inverse, density=density)
         ctx.set_materialize_grads(False)  # nobody asks for the image where only the density is wanted
         ctx.save_for_backward(saved.rows, saved.states, saved.outputs, value, parameters, *weights)
-        return saved.states[-1].t(), saved.ladj
+        return _image(saved), saved.ladj
 
     @staticmethod
     def backward(ctx: Any, to_image: Tensor | None, to_ladj: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -9,6 +9,7 @@ from flowrl.kernels.torch_internals import has_global_hooks
 
 NUMBERS: dict[type[nn.Module], tuple[str, ...]] = {nn.LayerNorm: ("eps",)}
 AUTOCAST = "autocast is on, and a call of C computes in the weights' own precision"
+HOOKED = "a hook listens to a network, or one has a forward pass of its own"
 
 
 class Guard:

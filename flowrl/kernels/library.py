@@ -35,6 +35,9 @@ FLAGS = (
     "-fPIC",
 )
 POINTER = ctypes.sizeof(ctypes.c_void_p)
+SLOWER = "so that flows and networks run on torch's own operations, several times slower."
+SILENCE = "set FLOWRL_NATIVE=0 to silence this"
+NO_LIBRARY = "there is no C compiler that works here (a warning said why), or FLOWRL_NATIVE=0"
 MAX_SIZES = 2  # of batches that an update keeps memory for
 REAL = {torch.float32: ("-DREAL=float", "-DSINGLE"), torch.float64: ("-DREAL=double",)}
 
@@ -53,14 +56,15 @@ def load(dtype: torch.dtype) -> ctypes.CDLL | None:
         return None
     compiler = _compiler()
     if compiler is None:
-        log.warning(
-            "flowrl found no C compiler (cc, gcc or clang), so that flows and networks run on torch's own operations, "
-            "several times slower. Install one (Debian: apt install gcc), or set FLOWRL_NATIVE=0 to silence this."
-        )
+        cure = "On Windows they do always: WSL has a compiler"
+        if sys.platform != "win32":
+            cure = "Install one (Debian: apt install gcc libc6-dev)"
+        log.warning("flowrl found no C compiler (cc, gcc or clang), %s %s, or %s.", SLOWER, cure, SILENCE)
         return None
     options = [*FLAGS, *REAL[dtype]]
-    key = hashlib.sha256("\n".join([source(), layout_source(), *options, _version(compiler), _processor()]).encode())
     try:
+        made_of = [source(), layout_source(), *options, _version(compiler), _processor()]
+        key = hashlib.sha256("\n".join(made_of).encode())
         name = f"kernels-{key.hexdigest()[:16]}.so"
         kept = cache.find(name)
         if kept is not None:
@@ -76,7 +80,10 @@ def load(dtype: torch.dtype) -> ctypes.CDLL | None:
             return _open(library)  # it stays open when its file is deleted
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or error
-        log.warning("flowrl could not compile its kernels, and does without them: %s", reason)
+        cure = "Mend it (Debian: apt install gcc libc6-dev), name another one in the environment variable CC"
+        log.warning(
+            "flowrl could not compile its kernels with %s, %s %s, or %s: %s", compiler, SLOWER, cure, SILENCE, reason
+        )
         return None
 
 

@@ -13,8 +13,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
 from flowrl.kernels.adam import AdamStep, why_not_adam
-from flowrl.kernels.guard import AUTOCAST, Guard, are_same, are_silent
-from flowrl.kernels.library import MAX_SIZES, Memory, load, run
+from flowrl.kernels.guard import AUTOCAST, HOOKED, Guard, are_same, are_silent
+from flowrl.kernels.library import MAX_SIZES, NO_LIBRARY, Memory, load, run
 from flowrl.kernels.networks import NO_PERCEPTRON, Networks, Perceptron, is_stateless
 from flowrl.kernels.program import LoweredFlow, lowered
 from flowrl.policies.action_distribution import FlowDistribution
@@ -77,9 +77,9 @@ class OffPolicyUpdate:
             reason = why_not_adam(optimizer, step.parameters)
             if reason:
                 return reason
-            if not step.read(optimizer):
+            if not step.fits(optimizer):
                 return "parameters differ in type or device, or are not contiguous"
-        self._is_read = True
+        self._is_read = all(step.is_read for step, _ in self.steps(model))
         return ""
 
     def __call__(self, model: SAC, batch: ReplayBufferSamples, move_targets: bool) -> list[float]:
@@ -136,11 +136,15 @@ def _owners(model: SAC) -> list[Any]:
     """What a user may put another one in place of."""
     critics = [network for critic in (model.critic, model.critic_target) for network in _networks(critic)]
     trains_temperature = model.ent_coef_optimizer is not None
+    actor: Any = model.actor
     return [
         model.policy,
-        model.actor,
+        actor,
+        actor.action_dist,
         model.critic,
         model.critic_target,
+        getattr(model.critic, "head", None),
+        getattr(model.critic_target, "head", None),
         *critics,
         model.log_ent_coef,
         trains_temperature,
@@ -178,8 +182,12 @@ def read_parts(model: SAC, critic_class: type) -> tuple[Parts | None, str]:
     extractors: list[Any] = [actor.features_extractor, critic.features_extractor, target.features_extractor]
     if not all(map(is_stateless, extractors)):
         return None, f"the features extractor is {type(extractors[0]).__name__}, which may hold state"
+    if type(actor.action_dist) is not FlowDistribution or not actor.action_dist.squash:
+        return None, f"the actions' distribution is {type(actor.action_dist).__name__}, not a squashed FlowDistribution"
+    if not are_silent([*model.policy.modules()]):
+        return None, HOOKED
     found = lowered(actor.flow)
-    if found is None or type(actor.action_dist) is not FlowDistribution or not actor.action_dist.squash:
+    if found is None:
         return None, "the flow has layers that the kernel does not know"
     latent = actor.latent_pi
     network = Perceptron.read(latent)
@@ -189,8 +197,6 @@ def read_parts(model: SAC, critic_class: type) -> tuple[Parts | None, str]:
     shapes = {net and net.shape for net in (*critics, *targets)}
     if network is None or len(shapes) != 1 or None in critics or critics[0].active_end:
         return None, NO_PERCEPTRON
-    if not are_silent([*model.policy.modules()]):
-        return None, "a hook listens to a network"
     if load(network.layers[0].weight.dtype) is None:
-        return None, "there is no C compiler, or FLOWRL_NATIVE=0"
+        return None, NO_LIBRARY
     return Parts(network, found, actor.action_dist, critics, targets), ""

@@ -17,8 +17,8 @@ from torch import Tensor
 from flowrl.algorithms.ppo.minibatches import is_array_backed
 from flowrl.kernels.adam import AdamStep, why_not_adam
 from flowrl.kernels.flow import flow_job
-from flowrl.kernels.guard import AUTOCAST, Guard, are_silent
-from flowrl.kernels.library import MAX_SIZES, POINTER, Memory, function, load, pointers
+from flowrl.kernels.guard import AUTOCAST, HOOKED, Guard, are_silent
+from flowrl.kernels.library import MAX_SIZES, NO_LIBRARY, POINTER, Memory, function, load, pointers
 from flowrl.kernels.networks import NO_PERCEPTRON, Networks, Perceptron, is_stateless
 from flowrl.kernels.program import LoweredFlow, lowered
 from flowrl.kernels.structures import enumeration, structure
@@ -60,7 +60,9 @@ class PPOUpdate:
 
     def is_of(self, model: PPO) -> bool:
         """Whether nothing that it was made of has been replaced, and no hook listens."""
-        return self._policy is model.policy and self._guard.holds()
+        policy: Any = model.policy
+        is_same = self._policy is policy and self.parts.distribution is policy.action_dist
+        return is_same and self._guard.holds()
 
     def _parameters(self) -> list[Tensor]:
         return [*self.actor.parameters(), *self.parts.flow.weights(), *self.critic.parameters()]
@@ -73,7 +75,7 @@ class PPOUpdate:
             return f"the rollout lies in a {type(model.rollout_buffer).__name__} that hands out minibatches by itself"
         optimizer = model.policy.optimizer
         fits = "parameters differ in type or device, or are not contiguous"
-        return why_not_adam(optimizer, self.adam.parameters) or ("" if self.adam.read(optimizer) else fits)
+        return why_not_adam(optimizer, self.adam.parameters) or ("" if self.adam.fits(optimizer) else fits)
 
     def __call__(
         self, model: PPO, rollout: RolloutBufferSamples, size: int, clip_range: float, clip_range_vf: float | None
@@ -168,17 +170,20 @@ def read_parts(model: PPO) -> tuple[Parts | None, str]:
     extractors: list[Any] = [policy.pi_features_extractor, policy.vf_features_extractor]
     if not all(map(is_stateless, extractors)):
         return None, f"the features extractor is {type(extractors[0]).__name__}, which may hold state"
+    if type(policy.action_dist) is not FlowDistribution:
+        return None, f"the actions' distribution is {type(policy.action_dist).__name__}, not FlowDistribution"
+    if not are_silent([*policy.modules()]):
+        return None, HOOKED
     found = lowered(policy.action_net)
-    if found is None or type(policy.action_dist) is not FlowDistribution:
+    if found is None:
         return None, "the flow has layers that the kernel does not know"
     extractor = policy.mlp_extractor
     actor, critic = (Perceptron.read(net) for net in (extractor.policy_net, extractor.value_net))
     actor = actor and actor.followed_by(policy.action_net.context_map)
     critic = critic and critic.followed_by(policy.value_net)
-    if actor is None or critic is None or type(extractor) is not MlpExtractor:
+    is_own = type(extractor) is MlpExtractor and not {"forward_actor", "forward_critic"} & vars(extractor).keys()
+    if actor is None or critic is None or not is_own:
         return None, NO_PERCEPTRON
-    if not are_silent([*policy.modules()]):
-        return None, "a hook listens to a network"
     if load(actor.layers[0].weight.dtype) is None:
-        return None, "there is no C compiler, or FLOWRL_NATIVE=0"
+        return None, NO_LIBRARY
     return Parts(actor, critic, found, policy.action_dist), ""

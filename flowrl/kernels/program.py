@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,8 @@ from flowrl.kernels.guard import Guard, are_silent
 from flowrl.kernels.lowering import KINDS, Step, lower, network_weights
 from flowrl.kernels.structures import structure
 from flowrl.transforms.spline import RAW_LIMIT
+
+LARGEST_LOG_STD_MAX = 86.0  # the kernel's exp in float32 goes to 87, one unit beyond
 
 
 class Program:
@@ -82,21 +84,31 @@ class LoweredFlow:
     """
 
     def __init__(self, layers: nn.ModuleList, features: int, is_last: bool = True, log_std_max: float = LOG_STD_MAX):
-        self.layers: list[Any] = list(layers)
+        self.layers = layers
         self.guard = Guard(layers.modules())
-        self.log_std_max = log_std_max
-        offsets = accumulate((layer.context_size for layer in self.layers), initial=2 * features * is_last)
-        steps: list[Any] = [lower(layer, offset) for layer, offset in zip(self.layers, islice(offsets, len(layers)))]
+        self.features, self.log_std_max = features, log_std_max
+        parts: list[Any] = list(layers)
+        *offsets, self.parameters = accumulate((part.context_size for part in parts), initial=2 * features * is_last)
+        steps: list[Any] = [lower(part, offset) for part, offset in zip(parts, offsets)]
         steps += [Step(KINDS["GAUSSIAN"], offset=0)] * is_last
-        self.program = Program(steps, log_std_max) if steps and None not in steps else None
+        is_known = bool(steps) and None not in steps and log_std_max <= LARGEST_LOG_STD_MAX
+        self.program = Program(steps, log_std_max) if is_known else None
 
     def is_of(self, flow: Flow) -> bool:
         """Whether a flow's bound is the program's still, and its layers those that it was made of, unhooked."""
-        return self.log_std_max == flow.log_std_max and self.guard.holds()
+        return self.layers is flow.layers and self.log_std_max == flow.log_std_max and self.guard.holds()
 
     def weights(self) -> list[Tensor]:
         """Those of the couplings' networks, in the kernel's order."""
         return [weight for layer in self.layers for weight in network_weights(layer)]
+
+    def check(self, value: Tensor, parameters: Tensor) -> None:
+        """:raises ValueError: for values or parameters of another size: C would read beyond their end"""
+        for what, tensor, size in (("Values", value, self.features), ("Parameters", parameters, self.parameters)):
+            if tensor.shape[-1:] != (size,):
+                raise ValueError(
+                    f"{what} of this flow have {size} numbers, got a tensor of shape {tuple(tensor.shape)}."
+                )
 
 
 _LOWERED: WeakKeyDictionary[Flow, LoweredFlow] = WeakKeyDictionary()
@@ -106,7 +118,7 @@ def lowered(flow: Flow) -> LoweredFlow | None:
     """A flow's program; None where the kernel does not know all of its layers, or a hook listens to one."""
     found = _LOWERED.get(flow)
     if found is None or not found.is_of(flow):
-        if flow.is_external:
+        if flow.is_external or type(flow).transform_of is not Flow.transform_of:
             return None
         found = _LOWERED[flow] = LoweredFlow(flow.layers, flow.features, log_std_max=flow.log_std_max)
         if not are_silent(list(flow.layers.modules())):
@@ -118,10 +130,12 @@ class LoweredPath(NamedTuple):
     """
     The segments of a flow with noise layers.
 
+    :param layers: the flow's
     :param segments: of each the program, which is None where the kernel does not know all of its layers
     :param guard: of all layers, the noise among them
     """
 
+    layers: nn.ModuleList
     segments: list[LoweredFlow]
     guard: Guard
 
@@ -136,10 +150,11 @@ def lowered_segments(flow: Flow, segments: Sequence[Segment]) -> list[LoweredFlo
     :return: the segments' programs; None where a hook listens to a layer
     """
     found = _PATHS.get(flow)
-    if found is None or not (found.guard.holds() and found.segments[-1].is_of(flow)):
+    is_of = found is not None and found.layers is flow.layers and found.segments[-1].log_std_max == flow.log_std_max
+    if found is None or not (is_of and found.guard.holds()):
         modules = list(flow.layers.modules())
         found = _PATHS[flow] = LoweredPath(
-            [LoweredFlow(s.layers, s.features, s.is_last, s.log_std_max) for s in segments], Guard(modules)
+            flow.layers, [LoweredFlow(s.layers, s.features, s.is_last, s.log_std_max) for s in segments], Guard(modules)
         )
         if not are_silent(modules):
             return None

@@ -15,8 +15,10 @@ from torch import nn
 import flowrl
 from flowrl import algorithms
 from flowrl.algorithms import update_form
+from flowrl.critics.heads import CategoricalHead
 from flowrl.flows import recipes
 from flowrl.kernels import library
+from flowrl.policies.action_distribution import FlowDistribution
 from tests.models import KERNEL_CASES, KERNEL_FLOWS, Precise, perturb
 
 # Every flow at every dimension in a batch, and every flow in a batch of one row.
@@ -79,7 +81,8 @@ def trained(model: Any, form: str, *sizes: int) -> list[torch.Tensor]:
     assert model.update_form == form, model.update_reason
     optimizers = [model.policy.optimizer] if hasattr(model.policy, "optimizer") else []
     optimizers = optimizers or [model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer]
-    moments = [value for each in optimizers if each for state in each.state.values() for value in state.values()]
+    moved = [(each, parameter) for each in optimizers if each for parameter in each.param_groups[0]["params"]]
+    moments = [value for each, parameter in moved for value in each.state[parameter].values()]
     parameters = [*model.policy.parameters()]
     gradients = [p.grad for p in parameters if p.grad is not None]
     logs = [
@@ -225,7 +228,7 @@ def test_sac_with_other_networks(policy):
     [
         dict(ent_coef=0.0),
         dict(clip_range_vf=0.05, clip_range=0.05, batch_size=48),
-        dict(target_kl=1e-4),
+        dict(target_kl=0.1, learning_rate=0.03),  # three steps of the six
         dict(normalize_advantage=False, max_grad_norm=1e-2),
         dict(policy=dict(squash_output=False, activation_fn=nn.ReLU)),
         dict(policy=dict(net_arch=dict(pi=[8], vf=[16, 12]))),
@@ -289,6 +292,27 @@ def new_group(model: Any) -> None:
     optimizer.add_param_group(dict(params=[nn.Parameter(torch.zeros(1))]))
 
 
+class Louder(FlowDistribution):
+    """Whose log-probabilities are others."""
+
+    def log_prob(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        return 2 * super().log_prob(*arguments, **options)
+
+
+def own_distribution(model: Any) -> None:
+    owner = model.actor if hasattr(model, "actor") else model.policy
+    owner.action_dist = Louder(2, pre_squash=owner.action_dist.pre_squash)
+
+
+def amsgrad(model: Any) -> None:
+    owner = model.actor if hasattr(model, "actor") else model.policy
+    owner.optimizer.param_groups[0]["amsgrad"] = True
+
+
+def flow_of(model: Any) -> flowrl.Flow:
+    return model.actor.flow if hasattr(model, "actor") else model.policy.action_net
+
+
 def first(model: Any) -> nn.Linear:
     return model.actor.latent_pi[0] if hasattr(model, "actor") else model.policy.mlp_extractor.policy_net[0]
 
@@ -296,7 +320,7 @@ def first(model: Any) -> nn.Linear:
 CHANGES = {
     "a layer that the optimiser does not know": (replaced_layer, "moves others"),
     "a method of the user's": (own_method, "is overridden"),
-    "another parameter group": (new_group, "several parameter groups"),
+    "another parameter group": (new_group, "2 parameter groups"),
     "a parameter's hook": (lambda model: first(model).weight.register_hook(lambda g: g), "parameter's gradient"),
     "a hook after accumulation": (
         lambda model: first(model).weight.register_post_accumulate_grad_hook(lambda p: None),
@@ -306,6 +330,12 @@ CHANGES = {
     "a backward hook": (lambda model: first(model).register_full_backward_hook(lambda *_: None), "listens to"),
     "a frozen parameter": (lambda model: first(model).weight.requires_grad_(False), "frozen"),
     "another precision": (lambda model: first(model).float(), "type or device"),
+    "a hook in the flow": (
+        lambda model: flow_of(model).layers[0].register_forward_hook(lambda *_: None),
+        "listens to a network",
+    ),
+    "another distribution of actions": (own_distribution, "distribution is Louder"),
+    "an option of Adam's": (amsgrad, "amsgrad, which"),
     "an optimiser's hook": (
         lambda model: (
             model.policy.optimizer.register_step_pre_hook(lambda *_: None)
@@ -373,6 +403,30 @@ def test_numbers_that_are_set_later_are_read(algorithm):
         if algorithm == "PPO":
             model.max_grad_norm = None
     assert_same(models, *([] if algorithm == "PPO" else [32]))
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "NFAC"])
+def test_what_is_no_module_may_be_replaced(algorithm):
+    models = [make(algorithm, 2) for _ in range(2)]
+    for model in models:
+        if algorithm == "PPO":
+            model.policy.action_dist = FlowDistribution(2, squash=False, pre_squash=True)
+        else:
+            head = CategoricalHead(bound=2.0, n_bins=model.critic.head.size)
+            model.critic.head = model.critic_target.head = head
+    assert_same(models, *([] if algorithm == "PPO" else [32]))
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_an_optimiser_is_left_alone_until_the_first_update(algorithm):
+    model = make(algorithm, 2)
+    owner = model.actor if algorithm == "SAC" else model.policy
+    model.choose_update()
+    assert model.update_form == "C" and not owner.optimizer.state
+    assert all(parameter.grad is None for parameter in owner.parameters())
+    amsgrad(model)
+    trained(model, "torch", *((32,) if algorithm == "SAC" else ()))
+    assert "max_exp_avg_sq" in owner.optimizer.state[first(model).weight]
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])

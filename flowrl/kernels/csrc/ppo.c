@@ -11,7 +11,7 @@ enum Loss { ENTROPY_LOSS, POLICY_GRADIENT_LOSS, VALUE_LOSS, APPROX_KL, CLIP_FRAC
 
 typedef struct {
     Size features, actions;
-    /* The rollout, (steps, feature): what the policy emitted, and noise for the entropy's samples or NULL. */
+    /* The rollout, (steps, feature): what the policy emitted, and noise for the entropy's samples. */
     const REAL *states, *taken, *noise;
     const REAL *old_values, *old_log_prob, *advantages, *returns; /* (steps) */
     int normalize;                      /* whether advantages are normalised in every minibatch */
@@ -133,8 +133,7 @@ Size ppo_epoch(Size threads, const Ppo *epoch, Size steps, Size size) {
         Size n = steps - first < size ? steps - first : size;
         if (!ppo_minibatch(threads, &p, n, p.losses + LOSSES * count++)) break;
         p.states += n * p.features, p.taken += n * p.actions;
-        if (p.noise) p.noise += n * p.actions;
-        p.old_values += n, p.old_log_prob += n, p.advantages += n, p.returns += n;
+        p.noise += n * p.actions, p.old_values += n, p.old_log_prob += n, p.advantages += n, p.returns += n;
     }
     return count;
 }

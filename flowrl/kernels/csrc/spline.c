@@ -187,7 +187,7 @@ static inline void differentiate(const Block *q, const REAL *from_image, const R
     }
 }
 
-/* image and the sum over the features of log dy/dx; ladj must be zero at the start. */
+/* image and the sum over the features of log dy/dx, which is added to ladj. */
 void spline_forward(Size batch, Size features, int bins, double bound_, double limit, int inverse,
                     const REAL *raw, Size raw_p, Size raw_f, Size raw_b, const REAL *value, Size value_f, Size value_b,
                     REAL *image, Size image_f, REAL *ladj) {

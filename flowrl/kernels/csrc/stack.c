@@ -25,8 +25,7 @@ typedef struct {
     Size rounded;       /* of float: the layers after the first up to this one multiply factors rounded to bfloat16; 0: none */
     const REAL *const *weights; /* of each layer the matrix and the bias of each network, (depth, networks, 2) pointers; after
                                    them of each norm the scale and the shift, (depth - 1, networks, 2) */
-    const REAL *x;
-    Size x_apart;   /* between the networks' inputs; 0 where they share them */
+    const REAL *x;  /* the input that all networks share */
     REAL *outputs;  /* of all layers */
     REAL *gradients; /* in these; at first the last layer's alone; at the end before the activations and norms */
     REAL *normed, *to_normed; /* as outputs: before a norm's scale and shift, and the gradients after these; NULL: not kept */
@@ -161,7 +160,7 @@ static void stack_forward_block(const void *job, Size number) {
     Size first = block * COLUMNS, lanes = columns_of(s->lanes, block);
     for (Size l = 0; l < s->depth; l++) {
         Layer at = layer_of(s, l, network);
-        const REAL *x = l ? s->outputs + at.previous : s->x + network * s->x_apart;
+        const REAL *x = l ? s->outputs + at.previous : s->x;
         int is_linear = has_norm(s, l) || (l == s->depth - 1 && !s->active_end);
         End end = is_linear ? LINEAR : s->is_tanh ? TANH : RELU;
         multiply(&(Product){.n = s->n, .rows = at.width, .depth = at.before,
@@ -263,7 +262,7 @@ static void stack_weights_panel(const void *job, Size number) {
     Size network = number / stack_panels(s), panel = number % stack_panels(s), l = 0;
     for (; panel >= panels(s->widths[l]); l++) panel -= panels(s->widths[l]);
     Layer at = layer_of(s, l, network);
-    const REAL *x = l ? s->outputs + at.previous : s->x + network * s->x_apart;
+    const REAL *x = l ? s->outputs + at.previous : s->x;
     REAL *to_bias = s->to_weights[at.matrix + 1];
     panel_gradient(is_rounded(s, l), s->n, s->lanes, at.width, at.before, s->gradients + at.outputs, x, NULL, panel,
                    s->to_weights[at.matrix], to_bias);
