@@ -12,6 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and experiments/ are not installed
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -88,9 +89,16 @@ def load_file(path: Path, env: str | None, device: str) -> tuple[BasePolicy, Vec
         raise UsageError(str(error)) from error
     venv = make_vector_environment(find_environment(env), 1, normalize=False, gamma=1.0, training=False)
     for name in ("observation_space", "action_space"):
-        if getattr(policy, name).shape != getattr(venv, name).shape:
+        if not _alike(getattr(policy, name), getattr(venv, name)):
             raise UsageError(f"--env {env} has another {name} than {path}: {getattr(venv, name)}")
     return policy, venv
+
+
+def _alike(first: spaces.Space, second: spaces.Space) -> bool:
+    """Whether spaces have the same parts of the same shapes, whatever their bounds."""
+    if isinstance(first, spaces.Dict) and isinstance(second, spaces.Dict):
+        return first.keys() == second.keys() and all(_alike(first[key], second[key]) for key in first)
+    return type(first) is type(second) and first.shape == second.shape
 
 
 def report(model: BaseAlgorithm | BasePolicy, env: VecEnv, name: str, arguments: argparse.Namespace) -> None:

@@ -35,13 +35,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--to", metavar="FILE", type=Path, help="a safetensors file, which runs nothing when opened")
     parser.add_argument("--onnx", metavar="FILE", type=Path, help="an ONNX model")
     outputs = ("action", "sample", "log_prob")
-    parser.add_argument("--output", choices=outputs, default="action", help="of the ONNX model (default: action)")
+    parser.add_argument("--output", choices=outputs, help="of the ONNX model (default: action)")
     parser.add_argument("--hub", metavar="OWNER/NAME", help="a repository of the Hugging Face Hub")
     parser.add_argument("--private", action="store_true", help="whether a new repository is")
     parser.add_argument("--dry-run", metavar="FOLDER", type=Path, help="write what --hub would upload to a folder")
     arguments = parser.parse_args(argv)
     if not (arguments.to or arguments.onnx or arguments.hub):
         parser.error("nothing to do: give --to FILE, --onnx FILE or --hub OWNER/NAME")
+    if arguments.private and not arguments.hub:
+        parser.error("--private goes with --hub OWNER/NAME")
+    if arguments.output and not arguments.onnx:
+        parser.error("--output goes with --onnx FILE")
     if arguments.dry_run and not arguments.hub:
         parser.error("--dry-run goes with --hub OWNER/NAME")
     return arguments
@@ -134,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.to:
             print(f"wrote {save_policy(model, arguments.to)}")
         if arguments.onnx:
-            print(f"wrote {to_onnx(model, arguments.onnx, arguments.output)}")
+            print(f"wrote {to_onnx(model, arguments.onnx, arguments.output or 'action')}")
         if arguments.hub:
             print(f"wrote {to_hub(model, run, arguments)}")
     except (ValueError, OSError, ImportError) as error:  # OSError: the Hub's errors too

@@ -90,7 +90,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
 
     output = parser.add_argument_group("what to write")
-    output.add_argument("--logdir", default="runs", help="where run directories go (default: runs)")
+    output.add_argument("--logdir", help="where run directories go (default: runs)")
     output.add_argument(
         "--eval-every",
         type=natural,

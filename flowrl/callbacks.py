@@ -78,7 +78,8 @@ class FlowLogger(BaseCallback):
         self.rollout_start = self.num_timesteps
 
     def _on_step(self) -> bool:
-        self.recent.append(_kept(self.locals["new_obs"]))
+        if has_diagnostics(self.model.policy):  # some of the others have no steps that a callback sees
+            self.recent.append(_kept(self.locals["new_obs"]))
         return True
 
     def _on_rollout_end(self) -> None:
@@ -216,7 +217,7 @@ class TaskReturns(BaseCallback):
                 ended = dict(success=float(info["is_success"])) if "is_success" in info else {}
                 episodes.append(dict(ended, **{"return": float(info["episode"]["r"])}))
                 for name in episodes[-1]:
-                    mean = float(np.mean([episode[name] for episode in episodes]))
+                    mean = float(np.mean([episode[name] for episode in episodes if name in episode]))
                     self.logger.record(f"tasks/{info['task']}/{name}", mean)
         return True
 
@@ -226,14 +227,16 @@ def parameter_groups(model: BaseAlgorithm) -> list[tuple[Optimizer, dict[str, li
     Which parameters an algorithm's optimisers move, the actor's and the critic's apart.
 
     :param model: SAC or one of its kin (two optimisers), PPO or one of its kin (one)
-    :return: each optimiser with its parameters by name
+    :return: each optimiser with its parameters by name; nothing of an algorithm without one (ARS)
     """
     groups: list[tuple[Optimizer, dict[str, list[Tensor]]]] = []
     for name in ("actor", "critic"):
         optimizer = getattr(getattr(model, name, None), "optimizer", None)
         if optimizer is not None:
             groups.append((optimizer, {name: [p for group in optimizer.param_groups for p in group["params"]]}))
-    return groups or [(model.policy.optimizer, actor_and_critic(model.policy))]
+    if groups or not hasattr(model.policy, "optimizer"):
+        return groups
+    return [(model.policy.optimizer, actor_and_critic(model.policy))]
 
 
 def hyperparameters(model: BaseAlgorithm) -> dict[str, bool | str | float | None]:

@@ -217,6 +217,30 @@ def test_returns_of_each_task_are_logged():
     assert not any(key.startswith("tasks/") for _, key, _ in memory.records)
 
 
+def test_success_may_be_said_of_some_episodes_alone():
+    callback, memory = TaskReturns(), Memory()
+    model, _ = learn(SAC, "FlowPolicy", [callback], steps=2)
+    model.set_logger(Logger(None, [memory]))
+    for said in ({"is_success": True}, {}):
+        callback.locals = dict(infos=[dict(task="a", episode=dict(r=1.0), **said)])
+        callback.on_step()
+    assert model.logger.name_to_value["tasks/a/success"] == 1.0
+    callback.locals = dict(infos=[dict(task="a", episode=dict(r=1.0), is_success=False)])
+    callback.on_step()
+    assert model.logger.name_to_value["tasks/a/success"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["RecurrentPPO", "ARS"])
+def test_whose_distribution_is_not_understood_trains_all_the_same(name):
+    algorithm = getattr(pytest.importorskip("sb3_contrib"), name)
+    options = dict(n_steps=16, batch_size=8) if name == "RecurrentPPO" else dict(n_delta=1)
+    policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "LinearPolicy"
+    callbacks = [FlowLogger(every=8), DensityFigure(every=8), TaskReturns()]
+    env = gym.make("Pendulum-v1", max_episode_steps=8)
+    model = algorithm(policy, env, device="cpu", **options).learn(32, callback=callbacks)
+    assert model.num_timesteps >= 32
+
+
 def test_the_callbacks_are_public():
     assert flowrl.FlowLogger is FlowLogger and flowrl.DensityFigure is DensityFigure
     assert flowrl.TaskReturns is TaskReturns

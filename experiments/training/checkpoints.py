@@ -68,6 +68,7 @@ def save_checkpoint(
     clock: TrainingClock,
     callbacks: Iterable[BaseCallback] | None = None,
     shares_with: Path | None = None,
+    beside: Iterable[Path] = (),
 ) -> str | None:
     """
     Save all that training needs to go on, as a directory that appears when it is complete.
@@ -77,6 +78,7 @@ def save_checkpoint(
     :param clock: the run's
     :param callbacks: that take part in training; None: it goes on with new episodes, whatever can be saved
     :param shares_with: an earlier checkpoint: transitions that both have are one file on the disk
+    :param beside: files that the checkpoint shall have too, those of them that there are
     :return: why the environments could not be saved, so that training goes on with new episodes; None if they were
     """
     unfinished = directory.with_name(f".{directory.name}.unfinished")
@@ -93,6 +95,8 @@ def save_checkpoint(
             reason = save_environment(model.env, unfinished)
             if reason is None:
                 save_continuation(model, callbacks, unfinished)
+        for path in beside:
+            link(path, unfinished)
         write_checksums(unfinished)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -101,6 +105,21 @@ def save_checkpoint(
     os.replace(unfinished, directory)
     _to_disk(directory.parent)
     return reason
+
+
+def link(path: Path, directory: Path) -> None:
+    """
+    Have a file in a directory too: the same one, where the file system has links; whoever changes it writes it anew.
+
+    :param path: the file; nothing happens where there is none
+    :param directory: where it has no file of this name
+    """
+    if not path.exists():
+        return
+    try:
+        os.link(path, directory / path.name)
+    except OSError:  # a file system without links
+        shutil.copy2(path, directory / path.name)
 
 
 def write_checksums(directory: Path) -> None:

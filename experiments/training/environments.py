@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,8 @@ class Environment:
 
     :param id: the full Gymnasium id, with its module where the user named one
     :param kwargs: what ``gymnasium.make`` needs beside the id
-    :param name: the short name, without namespace and version: the key of the hyperparameter tables
+    :param name: the short name, without version, Gymnasium's and flowrl's without namespace: the key of the tables of
+        hyperparameters
     """
 
     id: str
@@ -50,10 +52,12 @@ class Environment:
         :raises UsageError: where the configuration has been damaged
         """
         try:
-            return cls(**config["environment"])
+            environment = cls(**config["environment"])
         except TypeError as error:  # a key too many, or too few
             message = str(error).removeprefix(f"{cls.__name__}.__init__() ")
             raise UsageError(f"the run's config.json is damaged (its environment: {message})") from None
+        # JSON has lists for tuples, and text for every key: what was typed says which it was
+        return with_options(environment, config.get("arguments", {}).get("env_set") or ())
 
 
 def find_environment(name: str) -> Environment:
@@ -73,17 +77,18 @@ def find_environment(name: str) -> Environment:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise UsageError(f"--env {name}: cannot import the module {module!r} ({error})") from None
+            cure = f"if its file is in this folder, run PYTHONPATH={shlex.quote(os.getcwd())} python ..."
+            raise UsageError(f"--env {name}: cannot import the module {module!r} ({error}); {cure}") from None
     prefix = f"{module}:" if module else ""
 
     exact = {registered.lower(): spec for registered, spec in gym.registry.items()}
     if local_name.lower() in exact:
         spec = exact[local_name.lower()]
-        return Environment(prefix + spec.id, spec.name)
+        return Environment(prefix + spec.id, _key(spec))
     newest = _newest_versions()
     if local_name.lower() in newest:
         spec = newest[local_name.lower()]
-        return Environment(prefix + spec.id, spec.name)
+        return Environment(prefix + spec.id, _key(spec))
     # The continuous LunarLander is an id of its own in some versions of Gymnasium, an argument in others.
     if local_name.lower() == "lunarlandercontinuous" and "lunarlander" in newest:
         return Environment(newest["lunarlander"].id, "LunarLanderContinuous", dict(continuous=True))
@@ -112,10 +117,16 @@ def with_options(environment: Environment, options: Iterable[str]) -> Environmen
 
 
 OWN = "flowrl/"  # the namespace that nobody needs to type
+OF_TABLES = (None, "flowrl", "phys2d")  # namespaces of this library and of Gymnasium
 
 
 def _short_name(spec: EnvSpec) -> str:
     return spec.name if spec.namespace is None else f"{spec.namespace}/{spec.name}"
+
+
+def _key(spec: EnvSpec) -> str:
+    """Of the tables of hyperparameters, whose rows are not those of somebody else's environment of the same name."""
+    return spec.name if spec.namespace in OF_TABLES else _short_name(spec)
 
 
 def _newest_versions() -> dict[str, EnvSpec]:

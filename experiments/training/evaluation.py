@@ -63,13 +63,14 @@ class Evaluation(BaseCallback):
 
     def evaluate_at_end(self) -> None:
         """Evaluate the model that training ended with, unless that has just been done."""
-        if self.every > 0 and self.window[0] < self.model.num_timesteps:
+        if self.every > 0 and self.run.lacks_evaluation(self.model.num_timesteps):
             self.evaluate()
 
     def evaluate(self) -> None:
         """Evaluate the model as it is."""
         step, seconds = self.model.num_timesteps, self.clock.training
-        steps_per_second = (step - self.window[0]) / max(seconds - self.window[1], 1e-9)
+        taken = step - self.window[0]  # none where a run is resumed for its last evaluation
+        steps_per_second = taken / max(seconds - self.window[1], 1e-9) if taken else float("nan")
         self.window = (step, seconds)
         with self.clock.paused():
             returns, lengths, tasks = self._play(step, deterministic=True)
@@ -122,7 +123,8 @@ class Evaluation(BaseCallback):
 
         def note_task(now: dict[str, Any], _: dict[str, Any]) -> None:
             if now["done"]:
-                tasks.append(now["info"].get("task"))
+                task = now["info"].get("task")
+                tasks.append(None if task is None else str(task))  # a user's may be an array
 
         with isolated_random_numbers(self.model.device):
             torch.manual_seed(seed)

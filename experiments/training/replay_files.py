@@ -9,10 +9,12 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 
 DIRECTORY = "replay_buffer"
@@ -81,7 +83,12 @@ def load_replay_buffer(buffer: ReplayBuffer, checkpoint: Path, goes_on: bool) ->
         _put(buffer, contents["arrays"], 0)
     if goes_on:
         return
-    # A new episode begins: n-step returns must not run across the seam. An episode that had ended stays ended.
+    # A new episode begins: n-step returns and goals must not reach across the seam. One that had ended stays ended.
+    if isinstance(buffer, HerReplayBuffer):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is wanted here
+            buffer.truncate_last_trajectory()
+        return
     last = buffer.pos - 1
     buffer.timeouts[last] = np.maximum(buffer.timeouts[last], 1 - buffer.dones[last])
 

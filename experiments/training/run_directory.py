@@ -204,6 +204,11 @@ class RunDirectory:
         rows = read_csv(self.path / "evaluations.csv")
         return [{key: float(row.get(key) or "nan") for key in EVALUATION_COLUMNS} for row in rows]
 
+    def lacks_evaluation(self, step: int) -> bool:
+        """Whether a run that is evaluated has not been at this step, which it is to end with."""
+        last = max((row["step"] for row in self.evaluations()), default=-1.0)
+        return bool(self.config["eval_every"]) and last < step
+
     def best_return(self) -> float:
         """What the evaluation of ``best_model.zip`` gave; minus infinity where there is none."""
         step = checkpoint.saved_step(path) if (path := self.path / "best_model.zip").exists() else None
@@ -236,6 +241,13 @@ class RunDirectory:
         for path in self.checkpoints():
             if checkpoint_step(path) > step:
                 shutil.rmtree(path)
+        if not self._of_the_best_model()[0].exists():  # one that came later had taken its place
+            for path in self.checkpoints()[-1:]:
+                for file in self._of_the_best_model():
+                    checkpoint.link(path / file.name, self.path)
+
+    def _of_the_best_model(self) -> list[Path]:
+        return [self.path / f"best_{name}" for name in (checkpoint.MODEL, checkpoint.NORMALIZATION)]
 
     def clock(self, step: int) -> TrainingClock:
         """
@@ -298,7 +310,7 @@ class RunDirectory:
         # The newest but one: what damages a file costs one checkpoint of the two that are kept whole
         others = [other for other in self.checkpoints() if other != path]
         shares_with = others[-FULL_CHECKPOINTS] if len(others) >= FULL_CHECKPOINTS else None
-        reason = checkpoint.save_checkpoint(model, path, clock, callbacks, shares_with)
+        reason = checkpoint.save_checkpoint(model, path, clock, callbacks, shares_with, self._of_the_best_model())
         for old in self.checkpoints()[:-FULL_CHECKPOINTS]:
             drop_replay_buffer(old)
         return reason

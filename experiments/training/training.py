@@ -54,6 +54,11 @@ from flowrl.callbacks import DensityFigure, FlowLogger, TaskReturns
 
 MAX_LOG_EVERY = 1_000  # steps; short runs log more often
 MAX_EVAL_ENVS = 10  # a policy acts in ten states in little more time than in one
+SET_BY_DATA = dict(
+    buffer_size="the replay buffer is the data set",
+    learning_starts="learning starts at the first step",
+    gradient_steps="every step is one update",
+)
 INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
 
 
@@ -90,7 +95,10 @@ def start(arguments: Namespace) -> int:
     policy_kwargs = settings.setdefault("policy_kwargs", {})
     if agent.flow:
         # Named in full, so that the run means the same when the library's default changes.
-        policy_kwargs["flow"] = check_flow(arguments.flow or policy_kwargs.get("flow", flowrl.DEFAULT_FLOW))
+        flow = policy_kwargs.get("flow", flowrl.DEFAULT_FLOW)
+        if arguments.flow and any(override.startswith("policy_kwargs.flow=") for override in arguments.set or ()):
+            raise UsageError(f"--flow {arguments.flow} and --set policy_kwargs.flow={flow} say the same: drop one")
+        policy_kwargs["flow"] = check_flow(arguments.flow or flow)
         check_flow_options(policy_kwargs["flow"], policy_kwargs.get("flow_kwargs") or {})
     elif arguments.flow:
         raise UsageError(f"--flow {arguments.flow}: {agent.name} has a Gaussian policy; use --agent flow-{agent.name}")
@@ -124,7 +132,10 @@ def start(arguments: Namespace) -> int:
         arguments=vars(arguments),
         sessions=[],
     )
-    env = training_environment(config)
+    try:
+        env = training_environment(config)
+    except NotImplementedError as error:  # SB3's, of observations that are dictionaries of dictionaries
+        raise UsageError(f"--env {arguments.env}: {error}") from error
     try:
         model = make_agent(
             agent, env, deepcopy(config["hyperparameters"]), plain=config["plain"], seed=seed, device=device
@@ -134,7 +145,7 @@ def start(arguments: Namespace) -> int:
     if source is not None:
         take_policy(model, source)
     imitate(model, config)
-    run = RunDirectory.create(Path(arguments.logdir), environment.id, agent.name, seed)
+    run = RunDirectory.create(Path(arguments.logdir or "runs"), environment.id, agent.name, seed)
     with run.locked(), matmul_precision(config["matmul_precision"]):
         return train(run, config, model, TrainingClock(), not arguments.no_progress, arguments.track)
 
@@ -173,6 +184,11 @@ def check_source_of_learning(agent: Agent, arguments: Namespace) -> None:
         raise UsageError(f"--plain: Stable-Baselines3 has no algorithm that {agent.name} could take instead; drop it")
     if arguments.demos and arguments.source:
         raise UsageError("--demos and --from: an agent starts from one of the two")
+    if arguments.demos and agent.learns_offline:
+        for override in arguments.set or ():
+            name = override.partition("=")[0]
+            if name in SET_BY_DATA:
+                raise UsageError(f"--set {override}: with --demos {SET_BY_DATA[name]}; drop it")
     if arguments.demos and (arguments.num_envs or 1) > 1:
         raise UsageError(f"--num-envs {arguments.num_envs}: {agent.name} learns without stepping in an environment")
 
@@ -198,6 +214,7 @@ def imitate(model: BaseAlgorithm, config: dict[str, Any]) -> None:
             model.learn_from(demonstrations.load_transitions(*data_set))
         except ValueError as error:
             raise UsageError(f"--demos {config['demonstrations']}: {error}") from error
+        config["hyperparameters"] |= {name: getattr(model, name) for name in SET_BY_DATA}
 
 
 def wait_for_episodes(settings: dict[str, Any], n_envs: int, env: gym.Env) -> dict[str, Any]:
@@ -249,6 +266,7 @@ def resume(arguments: Namespace) -> int:
         "demos",
         "source",
         "matmul_precision",
+        "logdir",
     ):
         if getattr(arguments, name) is not None:
             flag = {"source": "from"}.get(name, name.replace("_", "-"))
@@ -275,7 +293,7 @@ def resume(arguments: Namespace) -> int:
 
         model = run.load_checkpoint(algorithm, named, make_env, device)
         step = model.num_timesteps
-        if step >= config["steps"]:
+        if step >= config["steps"] and not run.lacks_evaluation(step):
             more = f"to train on, add --steps {2 * step}"
             raise UsageError(f"{run.path} is complete at {step:,} steps; {more}")
         imitate(model, config)
@@ -283,7 +301,7 @@ def resume(arguments: Namespace) -> int:
         continues = None if made else checkpoint
         if continues is None:
             # The environment starts a new episode; with the first seed again it would replay the start of the run.
-            model.set_random_seed(config["seed"] + step)
+            model.set_random_seed((config["seed"] + step) % 2**32)  # NumPy has no larger ones
         bar = not arguments.no_progress
         tracker = arguments.track or before.get("track")
         with matmul_precision(config.get("matmul_precision")):
@@ -314,21 +332,21 @@ def train(
     config["sessions"].append(session(model))
     # Before anything is written, since it may not start
     writers = [] if tracker is None else [TrackingWriter(tracker, run.path, config)]
+    environment = Environment.of(config)
+    side_by_side, gamma = min(config["eval_episodes"], MAX_EVAL_ENVS), config["hyperparameters"]["gamma"]
+    evaluation_env = make_vector_environment(environment, side_by_side, config["normalize"], gamma, training=False)
     run.forget_after(model.num_timesteps)
     run.config = config
     console = Console()
-    environment = Environment.of(config)
     say(
         console,
         f"{config['agent']} on {environment.id}, {config['steps']:,} steps, seed {config['seed']}, on {model.device}",
     )
     say(console, f"writing {run.path}")
-    total, n_updates = last_step(model, config["steps"]), model._n_updates
+    first_step, total, n_updates = model.num_timesteps, last_step(model, config["steps"]), model._n_updates
     for warning in missing_lessons(config, model, total):
         say(console, f"warning: {warning}")
 
-    side_by_side, gamma = min(config["eval_episodes"], MAX_EVAL_ENVS), config["hyperparameters"]["gamma"]
-    evaluation_env = make_vector_environment(environment, side_by_side, config["normalize"], gamma, training=False)
     evaluation = Evaluation(
         run,
         evaluation_env,
@@ -357,7 +375,11 @@ def train(
         when_there_is_space(lambda: run.save_model(model, "last"), "the last model", console)
         checkpoints.save_at_last()  # after the model: a run with a checkpoint at its end is complete
 
-    interruption = Interruption(save)
+    def save_and_stop() -> None:
+        save()
+        evaluation.next_step = math.inf  # nothing comes of the step that is taken yet, an evaluation neither
+
+    interruption = Interruption(save_and_stop)
     callbacks += [checkpoints, interruption]
     logger = run.logger(model.num_timesteps)
     logger.output_formats += writers
@@ -372,12 +394,18 @@ def train(
                 log_interval=rollouts_between_logs(model, log_every),  # type: ignore[arg-type]
                 reset_num_timesteps=False,
             )
+            if not interruption.ended:  # a Ctrl-C that comes from here on waits for the end
+                try:
+                    evaluation.evaluate_at_end()
+                except Exception:
+                    if has_finite_weights(model):
+                        save()
+                    raise
+                save()
         if interruption.ended:
             say(console, f"interrupted and saved at step {interruption.step:,}; to go on:")
             say(console, f"    {resume_command(run)}")
             return INTERRUPTED
-        evaluation.evaluate_at_end()
-        save()
     except Exception as error:
         explanation = explain(error, run, model, clock, checkpoints.complete_steps)
         if explanation is None:
@@ -387,7 +415,7 @@ def train(
         logger.close()
         evaluation_env.close()
         model.env.close()  # type: ignore[union-attr]
-    if model._n_updates == n_updates:
+    if model._n_updates == n_updates and model.num_timesteps > first_step:
         say(console, "warning: nothing was learned: there was no update of the policy")
     say(console, f"done: {model.num_timesteps:,} steps in {run.path}")
     say(console, f"    curves      tensorboard --logdir {run.path}")

@@ -87,8 +87,8 @@ def has_density(policy: BasePolicy) -> bool:
     :param policy: any policy
     :return: True for flow policies without noise layers and for SB3's diagonal Gaussians
     """
-    if not isinstance(policy.action_space, spaces.Box):
-        return False
+    if not isinstance(policy.action_space, spaces.Box) or hasattr(policy, "lstm_actor"):
+        return False  # sb3-contrib's recurrent policies ask for their states, too
     if isinstance(policy, ActionDensity):
         return policy.has_log_prob
     if isinstance(policy, ActorCriticPolicy):

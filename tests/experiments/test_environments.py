@@ -1,13 +1,18 @@
 """From names to environments."""
 
+import json
+from dataclasses import asdict
+
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_wrapper
 
-from agents import SAC
+from agents import SAC, hyperparameters
 from experiments.training import environments
 from experiments.training.environments import (
+    Environment,
     NonFiniteAction,
     NonFiniteObservation,
     check_options,
@@ -39,6 +44,19 @@ from experiments.training.worlds import world_of
 def test_names_resolve(name, full_id, short):
     found = find_environment(name)
     assert (found.id, found.name) == (full_id, short)
+
+
+def test_options_are_after_json_what_they_were_before():
+    typed = ["sizes=(3,4)", "table={1:2}"]
+    environment = with_options(Environment("x/Y-v0", "x/Y"), typed)
+    saved = json.loads(json.dumps(dict(environment=asdict(environment), arguments=dict(env_set=typed))))
+    assert Environment.of(saved) == environment and environment.kwargs == dict(sizes=(3, 4), table={1: 2})
+
+
+def test_somebody_elses_environment_of_a_known_name_has_a_name_of_its_own(monkeypatch):
+    monkeypatch.setitem(gym.registry, "mine/Pendulum-v0", EnvSpec("mine/Pendulum-v0", "nowhere:Pendulum"))
+    assert find_environment("mine/Pendulum").name == "mine/Pendulum"
+    assert hyperparameters("ppo", "mine/Pendulum") == hyperparameters("ppo", "mine/Other")
 
 
 def test_options_reach_the_environment_as_python_would_read_them():

@@ -69,7 +69,15 @@ def test_the_card_says_how_good_it_is_and_how_it_was_made(run, tmp_path):
     assert directory.config["sessions"][0]["command"] in text and "Seed 0, " in text and "model-index" in text
 
 
-@pytest.mark.parametrize("arguments, message", [([], "nothing to do"), (["--to", "x", "--dry-run", "y"], "--dry-run")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "nothing to do"),
+        (["--to", "x", "--dry-run", "y"], "--dry-run"),
+        (["--to", "x", "--private"], "--private"),
+        (["--to", "x", "--output", "sample"], "--output"),
+    ],
+)
 def test_what_makes_no_sense_is_refused(arguments, message, capsys):
     with pytest.raises(SystemExit):
         export.parse_arguments(["run", *arguments])

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
 from experiments.training import replay_files
@@ -126,3 +127,25 @@ def test_the_one_file_of_earlier_versions_is_read(tmp_path):
     np.testing.assert_array_equal(other.observations, buffer.observations)
     drop_replay_buffer(tmp_path)
     assert not has_replay_buffer(tmp_path)
+
+
+def test_goals_of_hindsight_do_not_reach_across_the_seam(tmp_path):
+    place = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    space = spaces.Dict(observation=place, achieved_goal=place, desired_goal=place)
+
+    def buffer():
+        return HerReplayBuffer(SIZE, space, ACTION, env=None, device="cpu")
+
+    def add(filled, places):
+        for x in places:
+            here, there = ({key: np.full((1, 1), at, np.float32) for key in space} for at in (x, x + 1))
+            filled.add(here, there, ACTION.sample()[None], np.zeros(1), np.zeros(1, bool), [{}])
+
+    before, after = buffer(), buffer()
+    add(before, range(5))
+    save_replay_buffer(before, tmp_path, None)
+    load_replay_buffer(after, tmp_path, goes_on=False)
+    assert after.ep_length[:5].tolist() == [[5]] * 5 and after.timeouts[4] and after.dones[4]
+    add(after, range(1000, 1005))
+    after._compute_episode_length(0)
+    assert after.ep_length[5:10].tolist() == [[5]] * 5 and (after.ep_start[5:10] == 5).all()

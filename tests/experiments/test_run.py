@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 from rich.console import Console
 from stable_baselines3 import PPO, SAC
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -27,6 +28,8 @@ from experiments.run import main, parse_arguments
 from experiments.training import training
 from experiments.training.callbacks import Interruption
 from experiments.training.clock import TrainingClock
+from experiments.training.errors import TrainingError
+from experiments.training.evaluation import Evaluation
 from experiments.training.lessons import missing_lessons
 from experiments.training.progress import ProgressDisplay
 from experiments.training.replay_files import has_replay_buffer
@@ -355,6 +358,64 @@ def test_interruption_saves_and_says_how_to_resume(tmp_path):
     assert SAC.load(path / "last_model.zip").num_timesteps == step + 5
 
 
+def test_an_interruption_after_the_last_step_waits_for_the_end(tmp_path, monkeypatch):
+    evaluate = Evaluation.evaluate
+
+    def and_ctrl_c(self):
+        signal.raise_signal(signal.SIGINT)
+        evaluate(self)
+
+    monkeypatch.setattr(Evaluation, "evaluate", and_ctrl_c)
+    path = train(tmp_path, "flow-sac", "--eval-every", "60", steps=60)
+    run = RunDirectory.open(path)
+    assert run.evaluations()[-1]["step"] == 60 and run.checkpoints()[-1].name == "step_60"
+
+
+def test_a_last_evaluation_that_fails_loses_nothing_and_is_made_up_for(tmp_path, monkeypatch):
+    def fail(self):
+        raise TrainingError("the screen is dark")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "evaluate", fail)
+        with pytest.raises(AssertionError):  # train's, of the exit code
+            train(tmp_path, "flow-sac", "--eval-every", "100", steps=60)
+    (path,) = tmp_path.glob("*/*/*")
+    run = RunDirectory.open(path)
+    assert not run.evaluations() and run.checkpoints()[-1].name == "step_60"
+    assert main(["--resume", str(path), "--no-progress"]) == 0
+    assert [row["step"] for row in run.evaluations()] == [60]
+    assert (path / "best_model.zip").exists() and main(["--resume", str(path)]) == 2
+
+
+def test_the_best_model_is_that_of_the_evaluations_that_are_left(tmp_path, monkeypatch):
+    returns = iter([500.0, 600.0, 100.0])
+    monkeypatch.setattr(Evaluation, "_play", lambda *_, **__: (np.full(2, heights[0]), np.full(2, 20.0), [None, None]))
+    heights = [next(returns)]
+    path = train(tmp_path, "flow-sac", "--eval-every", "60", "--checkpoint-every", "60", steps=60)
+    heights[0] = next(returns)
+    assert main(["--resume", str(path), "--steps", "120", "--no-progress"]) == 0
+    assert SAC.load(path / "best_model.zip").num_timesteps == 120
+    heights[0] = next(returns)
+    assert main(["--resume", str(path / "checkpoints" / "step_60"), "--steps", "90", "--no-progress"]) == 0
+    assert SAC.load(path / "best_model.zip").num_timesteps == 60
+    assert RunDirectory.open(path).best_return() == 500.0
+
+
+class Aimed(gym.Wrapper):
+    """Whose task is an array."""
+
+    def step(self, action):
+        *rest, info = self.env.step(action)
+        return *rest, dict(info, task=np.array([1, 0]))
+
+
+def test_tasks_may_be_named_by_anything(tmp_path, monkeypatch):
+    made = EnvSpec("Aimed-v0", lambda: Aimed(gym.make("Pendulum-v1")), max_episode_steps=20)
+    monkeypatch.setitem(gym.registry, "Aimed-v0", made)
+    path = train(tmp_path, "flow-sac", "--env", "Aimed-v0", "--eval-every", "40", steps=40)
+    assert any(row.get("tasks/[1 0]/eval_return") for row in read_csv(path / "progress.csv"))
+
+
 # -- errors ---------------------------------------------------------------------------------------------------------
 
 
@@ -363,7 +424,7 @@ def test_interruption_saves_and_says_how_to_resume(tmp_path):
     [
         (["--env", "HalfCheeta"], "HalfCheetah"),
         (["--env", "Pendulum-v9"], "Pendulum-v1"),
-        (["--env", "no_such_module:Thing-v0"], "no_such_module"),
+        (["--env", "no_such_module:Thing-v0"], "PYTHONPATH="),
         (["--env", "CartPole"], "Discrete"),
         (["--env", "LunarLander"], "LunarLanderContinuous"),
         (["--env", "HalfCheetah-v3"], "HalfCheetah-v5"),
@@ -371,6 +432,9 @@ def test_interruption_saves_and_says_how_to_resume(tmp_path):
         (["--env", "Pendulum", "--agent", "flow-sca"], "flow-sac"),
         (["--env", "Pendulum", "--flow", "realnpv"], "realnvp"),
         (["--env", "Pendulum", "--agent", "sac", "--flow", "nsf"], "flow-sac"),
+        (["--env", "Pendulum", "--flow", "nsf", "--set", "policy_kwargs.flow=realnvp"], "drop one"),
+        (["--env", "Pendulum", "--agent", "nfq", "--demos", "x", "--set", "gradient_steps=7"], "one update"),
+        (["--resume", "runs", "--logdir", "elsewhere"], "--logdir"),
         (["--env", "Pendulum", "--set", "learning_rat=1"], "learning_rate"),
         (["--env", "Pendulum", "--set", "policy_kwargs.net_arc=1"], "policy_kwargs.net_arch"),
         (["--env", "Pendulum", "--set", "batch_size"], "key=value"),
