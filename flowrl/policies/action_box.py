@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from flowrl.flows.recipes import AnyFlow, find_flow
+from flowrl.options import whole
 
 EDGE = 1e-4
 """Where a given action lies on the edge of the box, or nearer to it than this (in half-widths of the box), it is taken
@@ -77,8 +78,7 @@ def check_flow_arguments(
             else '"mean", "average" or "densest" (this algorithm has no Q to say which is best)'
         )
         raise ValueError(f"deterministic_action must be {allowed}, got {deterministic_action!r}.")
-    if not isinstance(n_candidates, int) or n_candidates < 1:
-        raise ValueError(f"n_candidates must be an integer >= 1, got {n_candidates!r}.")
+    whole("n_candidates", n_candidates, 1)
     if isinstance(flow, str):
         find_flow(flow)
 
