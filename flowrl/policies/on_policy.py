@@ -71,7 +71,9 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
                 "normalize_observations is for flowrl.algorithms.SAC, NFQ and NFAC: for PPO, A2C, TRPO and SNF wrap "
                 "the environment in VecNormalize."
             )
-        check_flow_arguments(action_space, use_sde, flow, deterministic_action, n_candidates, critic=False)
+        check_flow_arguments(
+            action_space, use_sde, flow, deterministic_action, n_candidates, critic=False, squash=squash_output
+        )
         # Before _build, which super().__init__ calls
         self.flow_spec: dict[str, Any] = dict(
             flow=flow,
