@@ -10,7 +10,11 @@ from flowrl.export.allowed import find, name_of
 
 CLASS, FLOAT = "$class", "$float"  # {"$class": "torch.nn.ReLU"}, {"$float": "inf"}
 MAX_INTEGER = 2**17
-"""In what a file says: no width, number of layers or of steps in a policy is larger."""
+"""In what a file says: no width or number of layers in a policy is larger."""
+MAX_COUNT = 2**53
+"""Of updates, which sizes nothing; the largest whole number that is the same in every reader of JSON."""
+COUNTS = ("renorm_warmup_steps",)
+"""Arguments that count updates."""
 
 
 def as_data(value: Any, argument: str) -> Any:
@@ -22,8 +26,8 @@ def as_data(value: Any, argument: str) -> Any:
     """
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, int) and abs(value) > MAX_INTEGER:
-        raise ValueError(f"{argument}={value} is above {MAX_INTEGER}, the largest whole number that a file may have.")
+    if isinstance(value, int) and abs(value) > (largest := _largest(argument)):
+        raise ValueError(f"{argument}={value} is above {largest}, the largest whole number that a file may have there.")
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -52,9 +56,10 @@ def as_data(value: Any, argument: str) -> Any:
     )
 
 
-def from_data(value: Any) -> Any:
+def from_data(value: Any, argument: str = "") -> Any:
     """
     :param value: of :func:`as_data`, from anywhere
+    :param argument: its name, where it has one
     :return: the argument
     :raises ValueError: for a class that is not allowed, or an absurd number
     """
@@ -67,10 +72,14 @@ def from_data(value: Any) -> Any:
             return float(value[FLOAT])
         if any(key[:1] == "$" for key in value):
             raise ValueError(f"it has an unknown mark, {next(key for key in value if key[:1] == '$')[:40]!r}")
-        return {key: from_data(part) for key, part in value.items()}
-    if isinstance(value, int) and abs(value) > MAX_INTEGER:
-        raise ValueError(f"the number {str(value)[:20]} is absurd: a policy has none above {MAX_INTEGER}")
+        return {key: from_data(part, key) for key, part in value.items()}
+    if isinstance(value, int) and abs(value) > (largest := _largest(argument)):
+        raise ValueError(f"the number {str(value)[:20]} is absurd: a policy has none above {largest} there")
     return value
+
+
+def _largest(argument: str) -> int:
+    return MAX_COUNT if argument in COUNTS else MAX_INTEGER
 
 
 def _short(value: Any) -> str:

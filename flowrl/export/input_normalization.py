@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,8 @@ class InputNormalization:
         :param policy: its `obs_to_tensor`, and so `predict`, normalises from now on
         """
         policy.input_normalization = self  # type: ignore[assignment]
-        policy.obs_to_tensor = MethodType(_normalize_and_convert, policy)  # type: ignore[method-assign]
+        # No bound method, which pickle looks up by the function's name in the policy's class
+        policy.obs_to_tensor = partial(_normalize_and_convert, policy)  # type: ignore[method-assign]
 
     def description(self) -> dict[str, Any]:
         """It in JSON."""

@@ -37,6 +37,9 @@ OWN_NAMES = {"noise", "action", "log_prob", "path_log_prob"}
 HUGE = 1e10
 """A bound of observations that says that there is none."""
 
+WIDTH_ERROR = 0.01
+"""Of the box of actions in float32, relative to its width."""
+
 TOLERANCE = 1e-5
 """Between torch and ONNX, of numbers up to 1 in size; relative to larger ones."""
 
@@ -82,8 +85,8 @@ def to_onnx(model: BaseAlgorithm | BasePolicy, path: str | os.PathLike, output: 
     :param output: ``"action"``, ``"sample"`` or ``"log_prob"``
     :return: the path
     :raises ImportError: where onnx or onnxruntime is not installed
-    :raises ValueError: for another output or policy, a flow that no ONNX model can be, or if ONNX and torch differ by
-        more than :data:`TOLERANCE`
+    :raises ValueError: for another output or policy, a box of actions that float32 does not resolve, a flow that no
+        ONNX model can be, or if ONNX and torch differ by more than :data:`TOLERANCE`
     """
     _find_packages()
     policy, normalization = policy_of(model)
@@ -116,6 +119,7 @@ def _check(policy: Any, output: str) -> None:
             "output='log_prob': the policy has noise layers, and the density of its actions is not known. 'sample' "
             "gives that of a path, and a policy with noise_layers=0 has one."
         )
+    _check_box(policy)
     keys = policy.observation_space.spaces if isinstance(policy.observation_space, spaces.Dict) else ()
     if clash := sorted(OWN_NAMES & set(keys)):
         raise ValueError(
@@ -138,6 +142,21 @@ def _check(policy: Any, output: str) -> None:
 
 def _flow(policy: Any) -> Any:
     return policy.actor.flow if hasattr(policy, "actor") else policy.action_net
+
+
+def _check_box(policy: Any) -> None:
+    """:raises ValueError: where the box of actions is another one in float32, in which an ONNX model computes"""
+    low, high = policy.action_space.low, policy.action_space.high
+    squashes = getattr(policy, "_squash", True)  # what only clips may clip to infinity
+    with np.errstate(over="ignore", invalid="ignore"):  # of edges at infinity
+        width, found = np.float64(high) - low, np.float64(np.float32(high)) - np.float32(low)
+        wrong = np.flatnonzero((np.abs(found - width) > WIDTH_ERROR * width) & (squashes | np.isfinite(found)))
+    if wrong.size:
+        raise ValueError(
+            f"to_onnx: an ONNX model computes in float32, in which the box of actions has another width at index "
+            f"{wrong.tolist()} (narrow and far from zero, or beyond float32's range). Have the environment take "
+            "actions from a box around zero: gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)."
+        )
 
 
 def _inputs(part: PolicyPart, batch: int) -> dict[str, Tensor]:

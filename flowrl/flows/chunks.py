@@ -9,6 +9,7 @@ from torch.distributions import constraints
 
 from flowrl.flows.distribution import ReparameterizedDistribution
 from flowrl.flows.flow import Flow
+from flowrl.options import whole
 
 
 class SequenceDistribution(ReparameterizedDistribution):
@@ -59,8 +60,7 @@ class SequenceFlow(nn.Module):
 
     def __init__(self, horizon: int, features: int, context: int = 0, coupling: str = "affine", **options: Any):
         super().__init__()
-        if horizon < 1 or features < 1:
-            raise ValueError(f"SequenceFlow needs horizon >= 1 and features >= 1, got {horizon} and {features}.")
+        horizon, features = whole("horizon", horizon, 1), whole("features", features, 1)
         self.horizon = horizon
         self.features = features
         self.flow = Flow(horizon * features, context, "waveglow", horizon=horizon, coupling=coupling, **options)

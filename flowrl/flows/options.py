@@ -2,10 +2,10 @@
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
 from typing import Any, TypeVar
+
+from flowrl.options import between, whole
 
 Recipe = TypeVar("Recipe", bound=Callable[..., Any])
 
@@ -14,38 +14,52 @@ def checked_options(recipe: Recipe) -> Recipe:
     """
     The recipe, refusing options that are not of the kind that its signature says: every number is above zero.
 
-    :param recipe: ``recipe(features, context, **options)``, its options annotated as :data:`KINDS` has them
+    :param recipe: ``recipe(features, context, **options)``, its options annotated as :data:`CHECKS` has them
     """
     annotations = {name: str(parameter.annotation) for name, parameter in inspect.signature(recipe).parameters.items()}
 
     @functools.wraps(recipe)
     def checked(features: int, context: int, **options: Any) -> Any:
         for name, value in options.items():
-            fits, allowed = KINDS.get(annotations.get(name, ""), (None, ""))
-            if fits is not None and not fits(value):
-                raise ValueError(f"{name} must be {allowed}, got {name}={value!r} (flow {recipe.__name__!r}).")
+            check = CHECKS.get(annotations.get(name, ""))
+            try:
+                options[name] = check(name, value) if check else value
+            except ValueError as error:
+                raise ValueError(f"{str(error).removesuffix('.')} (flow {recipe.__name__!r}).") from None
         return recipe(features, context, **options)
 
     return checked  # type: ignore[return-value]
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+def _count(name: str, value: Any) -> int:
+    return whole(name, value, 1)
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
+def _count_or_none(name: str, value: Any) -> int | None:
+    return None if value is None else _count(name, value)
 
 
-def _are_counts(value: Any) -> bool:
-    return isinstance(value, Sequence) and len(value) > 0 and all(map(_is_count, value))
+def _counts(name: str, value: Any) -> Sequence[int]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise ValueError(f"{name} must be a sequence of one whole number or more, got {value!r}.")
+    return tuple(_count(f"{name}[{i}]", size) for i, size in enumerate(value))
 
 
-KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "int": (_is_count, "an integer >= 1"),
-    "int | None": (lambda value: value is None or _is_count(value), "an integer >= 1, or None"),
-    "float": (_is_positive, "a number above zero"),
-    "bool": (lambda value: isinstance(value, bool), "True or False"),
-    "Sequence[int]": (_are_counts, "a sequence of one integer or more, each >= 1"),
+def _positive(name: str, value: Any) -> float:
+    return between(name, value, 0)
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}.")
+    return value
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "int": _count,
+    "int | None": _count_or_none,
+    "float": _positive,
+    "bool": _switch,
+    "Sequence[int]": _counts,
 }
-"""Annotation of an option, whether a value is of that kind, and what to say where it is not."""
+"""By the annotation of an option: what gives the value back, or raises a ValueError where it is not of that kind."""

@@ -11,6 +11,7 @@ from torch.distributions.transforms import Transform as TorchDistributionsTransf
 from flowrl.flows.distribution import standard_normal_log_prob
 from flowrl.flows.flow import Flow
 from flowrl.flows.path import PathFlow
+from flowrl.options import whole
 from flowrl.transforms import Transform
 from flowrl.transforms.transform import as_transform
 
@@ -29,12 +30,12 @@ class StochasticStep(nn.Module):
 
     def __init__(self, step_size: float, steps: int = 1, annealing: float = 1.0):
         super().__init__()
-        if not (step_size > 0 and isinstance(steps, int) and steps >= 1 and 0 <= annealing <= 1):
+        if not (step_size > 0 and 0 <= annealing <= 1):
             raise ValueError(
-                f"{type(self).__name__} needs step_size > 0, steps >= 1 and annealing in [0, 1], got "
-                f"step_size={step_size}, steps={steps}, annealing={annealing}."
+                f"{type(self).__name__} needs step_size > 0 and annealing in [0, 1], got step_size={step_size}, "
+                f"annealing={annealing}."
             )
-        self.step_size, self.steps, self.annealing = step_size, steps, annealing
+        self.step_size, self.steps, self.annealing = step_size, whole("steps", steps, 1), annealing
 
     def forward(self, y: Tensor, log_density: LogDensity) -> tuple[Tensor, Tensor]:
         r"""

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from flowrl.flows.recipes import AnyFlow, find_flow
+from flowrl.options import whole
 
 EDGE = 1e-4
 """Where a given action lies on the edge of the box, or nearer to it than this (in half-widths of the box), it is taken
@@ -32,9 +33,12 @@ def precision_of(action_space: spaces.Box, like: Tensor) -> torch.dtype:
     return torch.promote_types(torch.from_numpy(action_space.low.flatten()).dtype, like.dtype)
 
 
-def check_action_space(action_space: spaces.Space) -> None:
+def check_action_space(action_space: spaces.Space, squash: bool = True) -> None:
     """
-    :raises ValueError: for an action space that is no Box, is one of whole numbers or has an edge of no width
+    :param action_space: of the environment
+    :param squash: whether actions are squashed onto it where it has edges, else clipped to it
+    :raises ValueError: for an action space that is no Box, is one of whole numbers, has an edge of no width, or one
+        that is too wide for actions to be squashed onto it
     """
     if not isinstance(action_space, spaces.Box):
         raise ValueError(
@@ -48,28 +52,46 @@ def check_action_space(action_space: spaces.Space) -> None:
             "gymnasium.wrappers.TransformAction(env, lambda action: np.rint(action).astype(dtype), "
             "gymnasium.spaces.Box(low, high, dtype=np.float32))."
         )
-    if (fixed := np.flatnonzero(np.float32(half_width(action_space)) == 0)).size:
+    with np.errstate(over="ignore"):
+        fixed = np.flatnonzero(np.float32(half_width(action_space)) == 0)
+    if fixed.size:
         raise ValueError(
             f"The box of actions has no width at index {fixed.tolist()} (low == high, or nearly): what cannot vary has "
             "no density. Leave it out of the action space and add it in the environment."
         )
+    if squash and action_space.is_bounded() and (wide := np.flatnonzero(~np.isfinite(_width(action_space)))).size:
+        raise ValueError(
+            f"The box of actions is too wide at index {wide.tolist()}: high - low, by which Stable-Baselines3 rescales "
+            f"actions, overflows {action_space.dtype}. Give it the bounds that actions really have, or for PPO, A2C, "
+            "TRPO and SNF policy_kwargs=dict(squash_output=False)."
+        )
+
+
+def _width(action_space: spaces.Box) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return action_space.high - action_space.low
 
 
 def check_flow_arguments(
-    action_space: spaces.Space, use_sde: bool, flow: AnyFlow, deterministic_action: str, n_candidates: int, critic: bool
+    action_space: spaces.Space,
+    use_sde: bool,
+    flow: AnyFlow,
+    deterministic_action: str,
+    n_candidates: int,
+    critic: bool,
+    squash: bool = True,
 ) -> None:
     """Refuse what a flow policy cannot be, before anything is built.
 
-    :raises ValueError: for gSDE, an action space that is no Box, is one of whole numbers or has an edge of no width, an
-        unknown flow or deterministic action, or one by the critic where ``critic`` is False: the policy has none of
-        actions
+    :raises ValueError: for gSDE, an action space that :func:`check_action_space` refuses, an unknown flow or
+        deterministic action, or one by the critic where ``critic`` is False: the policy has none of actions
     """
     if use_sde:
         raise ValueError(
             "use_sde=True is not available for flow policies: gSDE replaces the noise whose density the flow computes. "
             "Set use_sde=False."
         )
-    check_action_space(action_space)
+    check_action_space(action_space, squash)
     if deterministic_action not in ("mean", "average", "densest", "best")[: 3 + critic]:
         allowed = (
             '"mean", "average", "densest" or "best"'
@@ -77,8 +99,7 @@ def check_flow_arguments(
             else '"mean", "average" or "densest" (this algorithm has no Q to say which is best)'
         )
         raise ValueError(f"deterministic_action must be {allowed}, got {deterministic_action!r}.")
-    if not isinstance(n_candidates, int) or n_candidates < 1:
-        raise ValueError(f"n_candidates must be an integer >= 1, got {n_candidates!r}.")
+    whole("n_candidates", n_candidates, 1)
     if isinstance(flow, str):
         find_flow(flow)
 

@@ -43,7 +43,9 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
     :param deterministic_action: ``"mean"``, ``"average"`` or ``"densest"``, see :class:`FlowDistribution`
     :param n_candidates: how many samples are averaged, or compared with the mean
     :param squash_output: whether actions are squashed by tanh onto the action box; False: SB3 clips them to it, as it
-        does a Gaussian's, and the log-prob is that of the action before the clip. An unbounded box is never squashed.
+        does a Gaussian's, and the log-prob is that of the action before the clip. Its deviation is in the box's units
+        then, and the flow's ``log_std_max`` at least SB3's ``log_std_init``. (A policy by itself never squashes an
+        unbounded box, which SB3's algorithms refuse.)
     :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments`; for ``normalize_observations``
     """
 
@@ -69,7 +71,9 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
                 "normalize_observations is for flowrl.algorithms.SAC, NFQ and NFAC: for PPO, A2C, TRPO and SNF wrap "
                 "the environment in VecNormalize."
             )
-        check_flow_arguments(action_space, use_sde, flow, deterministic_action, n_candidates, critic=False)
+        check_flow_arguments(
+            action_space, use_sde, flow, deterministic_action, n_candidates, critic=False, squash=squash_output
+        )
         # Before _build, which super().__init__ calls
         self.flow_spec: dict[str, Any] = dict(
             flow=flow,
@@ -92,6 +96,8 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
                 flow.set_context_gain(GAIN)
             if "conditioner_gain" not in given and flow.conditioners:
                 flow.set_conditioner_gain(GAIN)
+            if "log_std_max" not in given and not self._squash:
+                flow.log_std_max = max(flow.log_std_max, float(self.log_std_init))
             flow.set_gaussian(self.action_net.weight, self.action_net.bias, None, self.log_std)  # type: ignore[arg-type]
         del self.log_std  # SB3 would log it as train/std
         self.action_net = flow

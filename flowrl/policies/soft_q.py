@@ -32,8 +32,9 @@ class SoftQPolicyMixin(PreSquashMixin, FlowActorPolicyMixin):
 
     :param flow: see :class:`flowrl.Flow`; its densities of given actions are what is trained
     :param deterministic_action: ``"densest"``: of ``n_candidates`` samples and the mean, that of the highest log pi,
-        hence of the highest Q (``"best"`` is another word for it); ``"mean"``
-    :param n_candidates: how many
+        hence of the highest Q (``"best"`` is another word for it); ``"mean"``; ``"average"``, see
+        :class:`flowrl.policies.action_distribution.FlowDistribution`
+    :param n_candidates: how many are compared, or averaged
     :raises ValueError: for ``n_critics`` below one, too
     """
 

@@ -1,13 +1,14 @@
 """Warm start: a flow policy that goes on from a trained Gaussian policy of Stable-Baselines3."""
 
 import io
+import math
 from typing import Any, TypeVar
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr, recursive_setattr
 from torch import Tensor
 
-from flowrl.flows.flow import Flow
+from flowrl.flows.flow import LOG_STD_MAX, Flow
 from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
 from flowrl.policies.density import ActionDensity
 
@@ -19,7 +20,9 @@ def from_gaussian(
 ) -> Algorithm:
     """A model of the same algorithm with a flow policy that acts, at first, exactly as the given Gaussian one.
 
-    (Where SB3's SAC clips a log-std to [-20, 2], a flow goes on, smoothly, by at most one unit.)
+    (Where SB3's SAC clips a log-std to [-20, 2], a flow goes on, smoothly, by at most one unit. SB3's PPO, A2C and TRPO
+    have no such bound: where a log-std of theirs is above 2, the flow's ``log_std_max`` is the next whole number above
+    it, unless ``flow_kwargs`` has one.)
 
     Networks, critics, values, temperature, their optimisers, hyperparameters, environment, replay buffer and step count
     are taken over; the policy's own optimiser starts anew, since its parameters are not the same. A Gaussian PPO clips
@@ -45,7 +48,8 @@ def from_gaussian(
     warm.policy_kwargs = data["policy_kwargs"] | dict(flow=flow, flow_kwargs=flow_kwargs)
     on_policy = "action_net.weight" in parameters["policy"]
     if on_policy:
-        warm.policy_kwargs["squash_output"] = False
+        bound = _bound_above(parameters["policy"])  # type: ignore[arg-type]
+        warm.policy_kwargs |= dict(flow_kwargs=bound | (flow_kwargs or {}) or None, squash_output=False)
     warm._setup_model()
 
     head: Flow = warm.policy.action_net if on_policy else warm.policy.actor.flow  # type: ignore[assignment, union-attr]
@@ -66,6 +70,12 @@ def from_gaussian(
     if getattr(model, "replay_buffer", None) is not None:
         warm.replay_buffer = model.replay_buffer  # type: ignore[attr-defined]
     return warm
+
+
+def _bound_above(weights: dict[str, Tensor]) -> dict[str, float]:
+    """The option of :class:`flowrl.Flow` that an on-policy Gaussian needs; none where the default serves."""
+    largest = weights["log_std"].max().item() if "log_std" in weights else 0.0
+    return dict(log_std_max=float(math.ceil(largest))) if LOG_STD_MAX < largest < math.inf else {}
 
 
 def _flow_policy_class(model: BaseAlgorithm) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flowrl.options import whole
 from flowrl.transforms.transform import Transform
 
 SOLVERS = ("rk4", "dopri5")
@@ -123,7 +124,6 @@ def check_solver(solver: str, steps: int) -> None:
         near = difflib.get_close_matches(str(solver), SOLVERS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"Unknown solver {solver!r}.{hint} Available: {', '.join(SOLVERS)}.")
-    if steps < 1:
-        raise ValueError(f"A continuous flow needs steps >= 1, got steps={steps}.")
+    whole("steps", steps, 1)
     if solver != "rk4":
         adaptive_solver()

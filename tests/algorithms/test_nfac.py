@@ -105,6 +105,33 @@ def test_one_update_moves_critics_actor_temperature_and_targets():
     assert moved(True) == {"actor", "critic", "alpha", "target"}
 
 
+@pytest.mark.parametrize("form", ["torch", *(["C"] if HAS_KERNELS else [])])
+def test_losses_of_the_actor_are_those_of_the_updates_that_moved_it(form, monkeypatch):
+    model = nfac(policy_delay=3).learn(100)
+    if form == "torch":
+        monkeypatch.setattr(model, "choose_update", lambda: None)
+    assert (model.choose_update() is None) == (form == "torch")
+
+    def logged(gradient_steps):
+        model.logger.name_to_value.clear()
+        model.train(gradient_steps, 32)
+        return {name.removeprefix("train/"): value for name, value in model.logger.name_to_value.items()}
+
+    of_actor = {"ent_coef_loss", "actor_loss"}
+    model._n_updates = 0
+    moving = logged(1)
+    assert of_actor <= moving.keys()
+    staying = logged(2)
+    assert not of_actor & staying.keys() and {"critic_loss", "value", "ent_coef"} <= staying.keys()
+    monkeypatch.setattr(
+        model, "_torch_update", lambda batch, move_targets: torch.arange(6.0) + 10 * float(not model.moves_actor)
+    )
+    monkeypatch.setattr(model, "choose_update", lambda: None)
+    means = logged(6)
+    assert means["ent_coef_loss"] == 0.0 and means["actor_loss"] == 3.0
+    assert means["critic_loss"] == pytest.approx(2 + 10 * 4 / 6)
+
+
 SLOWER = [pytest.param(critic, marks=pytest.mark.slow) for critic in ("quantile", "scalar")]
 
 

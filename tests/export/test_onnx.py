@@ -262,6 +262,21 @@ def test_gaussian_policies_and_other_outputs_are_refused(tmp_path):
         to_onnx(make(), tmp_path / "policy.onnx", "actoin")
 
 
+@pytest.mark.parametrize("output", ["action", "sample", "log_prob"])
+def test_a_box_that_float32_does_not_resolve_is_refused(output, tmp_path):
+    for low, width in ((1e6, 1e-3), (-1e300, 2e300)):
+        box = spaces.Box(np.array([0.0, low]), np.array([1.0, low + width]), dtype=np.float64)
+        policy = build_policy("SAC", action_space=box, features_extractor_class=FlattenExtractor)
+        with pytest.raises(ValueError, match=r"float32, in which the box of actions has another width at index \[1\]"):
+            to_onnx(policy, tmp_path / "policy.onnx", output)
+    assert not list(tmp_path.iterdir())
+    box = spaces.Box(np.array([0.0, 1e3]), np.array([1.0, 1e3 + 1]), dtype=np.float64)
+    to_onnx(build_policy("SAC", action_space=box, features_extractor_class=FlattenExtractor), tmp_path / "p", output)
+    box = spaces.Box(-1e300, 1e300, (2,), dtype=np.float64)
+    clipped = build_policy("PPO", action_space=box, squash_output=False, features_extractor_class=FlattenExtractor)
+    to_onnx(clipped, tmp_path / "p", "action")
+
+
 def test_an_observation_by_the_name_of_an_output_is_refused(tmp_path):
     parts = spaces.Dict(action=spaces.Box(-1.0, 1.0, (2,)), noise=spaces.Box(-1.0, 1.0, (2,)))
     env = Spaces(parts, Aim().action_space)

@@ -1,9 +1,11 @@
 """A policy's safetensors file: the same policy to the bit, and nothing that a file says is run."""
 
+import copy
 import json
 import pickle
 from functools import partial
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,10 @@ def plain(algorithm, **kwargs):
     policy = build_policy(algorithm, features_extractor_class=FlattenExtractor, **kwargs)
     perturb(policy)
     return policy
+
+
+def through(pickler, value):
+    return pickler.loads(pickler.dumps(value))
 
 
 def assert_comes_back(model, env, path) -> None:
@@ -95,6 +101,30 @@ def test_arguments_come_back(kwargs, tmp_path):
     assert_comes_back(policy, Aim(), tmp_path)
     loaded = load_policy(tmp_path / "policy.safetensors", device="cpu")
     assert loaded.flow_spec == policy.flow_spec and loaded.activation_fn is policy.activation_fn
+
+
+def test_a_number_of_updates_may_be_large(tmp_path):
+    policy = plain("CrossQ", renorm_warmup_steps=1_000_000)
+    save_policy(policy, tmp_path / "policy.safetensors")
+    loaded = load_policy(tmp_path / "policy.safetensors", device="cpu")
+    assert loaded._get_constructor_parameters()["renorm_warmup_steps"] == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, partial(through, pickle), partial(through, cloudpickle)],
+    ids=["deepcopy", "pickle", "cloudpickle"],
+)
+def test_a_policy_that_normalises_its_input_can_be_copied_and_pickled(duplicate, tmp_path):
+    vec = VecNormalize(DummyVecEnv([Aim]))
+    save_policy(PPO("FlowPolicy", vec, policy_kwargs=dict(net_arch=[8]), **ON).learn(32), tmp_path / "policy")
+    policy, obs = load_policy(tmp_path / "policy", device="cpu"), states(Aim())
+    expected, _ = policy.predict(obs, deterministic=True)
+    other = duplicate(policy)
+    for statistics in policy.input_normalization.statistics.values():
+        statistics[0][:] += 5.0
+    np.testing.assert_array_equal(other.predict(obs, deterministic=True)[0], expected)
+    assert (policy.predict(obs, deterministic=True)[0] != expected).any()
 
 
 @pytest.mark.parametrize("observation", ["vector", "dict"])
@@ -260,6 +290,7 @@ def space(**entries):
         (argument(system="rm"), "builds no SAC FlowPolicy .*system"),
         (argument(flow="nsff"), "Unknown flow 'nsff'. Did you mean 'nsf'"),
         (argument(net_arch=[2**30]), "absurd"),
+        (argument(renorm_warmup_steps=2**60), "absurd"),
         (argument(net_arch=[2**16, 2**16]), "far larger than the file's tensors"),
         (argument(net_arch=[1000] * 1000), "far larger than the file's tensors"),
         (argument(flow_kwargs=dict(layers=2**16)), "far larger than the file's tensors"),

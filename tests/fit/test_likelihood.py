@@ -196,10 +196,10 @@ def bad(rows: torch.Tensor, value: float) -> torch.Tensor:
         (lambda data: dict(data=data, validation=1e-4), "leaves rows"),
         (lambda data: dict(data=data, validation=(data, data)), "validation must be data alone"),
         (lambda data: dict(data=data, validation=bad(data, float("nan"))), "validation must be finite"),
-        (lambda data: dict(data=data, steps=0), "steps must be a whole number above 0"),
-        (lambda data: dict(data=data, batch_size=2.5), "batch_size must be a whole number above 0"),
+        (lambda data: dict(data=data, steps=0), "steps must be a whole number of at least 1"),
+        (lambda data: dict(data=data, batch_size=2.5), "batch_size must be a whole number of at least 1"),
         (lambda data: dict(data=data, learning_rate=math.inf), "learning_rate must be a number above 0"),
-        (lambda data: dict(data=data, patience=0), "patience must be a whole number above 0"),
+        (lambda data: dict(data=data, patience=0), "patience must be a whole number of at least 1"),
     ],
 )
 def test_wrong_input_is_named(data, change, message):

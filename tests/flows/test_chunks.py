@@ -234,10 +234,11 @@ def test_every_parameter_gets_a_gradient():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: SequenceFlow(0, 2), "horizon >= 1 and features >= 1, got 0 and 2"),
-        (lambda: SequenceFlow(4, 0), "horizon >= 1 and features >= 1, got 4 and 0"),
+        (lambda: SequenceFlow(0, 2), "horizon must be a whole number of at least 1, got 0"),
+        (lambda: SequenceFlow(4, 0), "features must be a whole number of at least 1, got 0"),
+        (lambda: SequenceFlow(4.0, 2), "horizon must be a whole number of at least 1, got 4.0"),
         (lambda: SequenceFlow(4, 2, coupling="afine"), "coupling must be one of 'affine', 'spline', got 'afine'"),
-        (lambda: SequenceFlow(4, 2, scales=0), "scales must be an integer >= 1, got scales=0"),
+        (lambda: SequenceFlow(4, 2, scales=0), "scales must be a whole number of at least 1, got 0"),
         (lambda: SequenceFlow(4, 2, dilation=2), "could not be built with options"),
         (lambda: Flow(7, flow="waveglow", horizon=2), "divides the 7 features of a chunk, got 2"),
         (lambda: SequenceFlow(4, 2)().log_prob(torch.zeros(5, 8)), r"A chunk has shape \(\*, 4, 2\), got \(5, 8\)"),

@@ -204,10 +204,11 @@ def test_copies_pickles_and_repeats_with_a_seed(step):
     ("make", "message"),
     [
         (lambda: Langevin(0.0), "Langevin needs step_size > 0"),
-        (lambda: RandomWalkMetropolis(0.1, steps=0), "steps >= 1"),
+        (lambda: RandomWalkMetropolis(0.1, steps=0), "steps must be a whole number of at least 1, got 0"),
         (lambda: MetropolisAdjustedLangevin(0.1, annealing=1.5), r"annealing in \[0, 1\]"),
         (lambda: StochasticFlow(2, [Flow(3)]), "of 2 features; got one with context=0, features=3"),
-        (lambda: Langevin(0.1, steps=1.5), "steps >= 1"),
+        (lambda: Langevin(0.1, steps=1.5), "steps must be a whole number of at least 1, got 1.5"),
+        (lambda: Langevin(0.1, steps=True), "steps must be a whole number of at least 1, got True"),
         (lambda: StochasticFlow(2, [Flow(2, 1)]), "must be unconditional"),
         (lambda: StochasticFlow(2, [PathFlow(2)]), "stochastic steps, got PathFlow"),
         (

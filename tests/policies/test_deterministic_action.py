@@ -91,6 +91,13 @@ def test_it_repeats_for_every_batch_leaves_random_numbers_alone_and_is_saved(alg
     assert_same_policy(model, loaded, Aim())
 
 
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_a_number_of_numpy_is_a_number_of_candidates(algorithm):
+    model = build(algorithm, policy_kwargs=dict(deterministic_action="densest", n_candidates=np.int64(16)))
+    same = build(algorithm, policy_kwargs=dict(deterministic_action="densest", n_candidates=16))
+    assert_same_policy(model, same, Aim())
+
+
 def test_best_serves_dictionaries_of_observations():
     env = Aim(observation="dict")
     model = build("SAC", env, "FlowMultiInputPolicy", dict(deterministic_action="best"))
@@ -101,8 +108,9 @@ def test_best_serves_dictionaries_of_observations():
 def test_options_that_cannot_be_are_refused(algorithm):
     with pytest.raises(ValueError, match="deterministic_action must be \"mean\".*got 'mode'"):
         build(algorithm, policy_kwargs=dict(deterministic_action="mode"))
-    with pytest.raises(ValueError, match="n_candidates must be an integer >= 1, got 0"):
-        build(algorithm, policy_kwargs=dict(n_candidates=0))
+    for number in (0, True, 1.5):
+        with pytest.raises(ValueError, match=f"n_candidates must be a whole number of at least 1, got {number}"):
+            build(algorithm, policy_kwargs=dict(n_candidates=number))
     if algorithm in ON_POLICY:
         with pytest.raises(ValueError, match="no Q to say which is best"):
             build(algorithm, policy_kwargs=dict(deterministic_action="best"))

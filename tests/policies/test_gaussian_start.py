@@ -99,3 +99,15 @@ def features_of(policy, obs: Tensor) -> Tensor:
     if hasattr(policy, "actor"):
         return policy.actor.latent_pi(policy.actor.extract_features(obs, policy.actor.features_extractor))
     return policy.mlp_extractor.forward_actor(policy.extract_features(obs))
+
+
+@torch.no_grad()
+def test_a_wide_start_that_is_not_squashed_is_as_wide_as_sb3s():
+    wide = dict(log_std_init=4.0)
+    gaussian = build_policy("PPO", "MlpPolicy", **wide)
+    policy = build_policy("PPO", squash_output=False, **wide)
+    obs, actions = observations(64), 50 * torch.randn(64, 2)
+    expected = gaussian.get_distribution(obs).log_prob(actions)
+    torch.testing.assert_close(policy.get_distribution(obs).log_prob(actions), expected, atol=1e-4, rtol=1e-5)
+    given = build_policy("PPO", squash_output=False, flow_kwargs=dict(log_std_max=1.0), **wide)
+    assert given.action_net.log_std_max == 1.0

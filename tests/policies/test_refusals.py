@@ -20,6 +20,24 @@ def test_discrete_actions_are_refused_by_the_policy_alone():
         build_policy("SAC", action_space=spaces.Discrete(3))
 
 
+@pytest.mark.parametrize("dtype, edge", [(np.float32, 3e38), (np.float16, 4e4), (np.float64, 1e308)])
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_a_box_whose_width_overflows_is_refused(algorithm, dtype, edge):
+    box = spaces.Box(dtype(-1.0), np.array([1.0, 1.0], dtype), dtype=dtype)
+    build_policy(algorithm, action_space=box)
+    box = spaces.Box(np.array([-1.0, -edge], dtype), np.array([1.0, edge], dtype), dtype=dtype)
+    with pytest.raises(
+        ValueError, match=rf"too wide at index \[1\].* overflows {np.dtype(dtype)}.*squash_output=False"
+    ):
+        build_policy(algorithm, action_space=box)
+
+
+def test_a_box_whose_width_overflows_is_one_to_clip_to():
+    policy = build_policy("PPO", action_space=spaces.Box(-3e38, 3e38, (2,)), squash_output=False)
+    actions, _ = policy.predict(np.zeros((50, 3), np.float32))
+    assert 0.5 < actions.std() < 2
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_unknown_flow_names_the_nearest(algorithm):
     with pytest.raises(ValueError, match=r"Unknown flow 'realnpv'. Did you mean 'realnvp'.*Available: .*nsf"):

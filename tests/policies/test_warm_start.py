@@ -68,6 +68,24 @@ def test_same_actions_and_log_probs_at_the_start(algorithm):
     torch.testing.assert_close(log_prob, gaussian_log_prob(gaussian, obs, actions), atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("algorithm", ON_POLICY)
+def test_deviations_beyond_the_flows_bound_are_kept(algorithm, tmp_path):
+    """SB3's PPO has its deviations in the box's units, without a bound."""
+    gaussian = build(algorithm, policy="MlpPolicy")
+    with torch.no_grad():
+        gaussian.policy.log_std.copy_(torch.tensor([4.3, -1.0]))
+    warm = flowrl.from_gaussian(gaussian, flow_kwargs=dict(bins=4))
+    assert warm.policy_kwargs["flow_kwargs"] == dict(bins=4, log_std_max=5.0)
+    obs, actions = observations(64), torch.randn(64, 2) * torch.tensor([70.0, 0.4])
+    expected = gaussian_log_prob(gaussian, obs, actions)
+    warm.save(tmp_path / "warm")
+    for model in (warm, type(warm).load(tmp_path / "warm")):
+        with torch.no_grad():
+            log_prob = model.policy.get_distribution(obs).log_prob(actions)
+        torch.testing.assert_close(log_prob, expected, atol=1e-4, rtol=1e-5)
+    assert flowrl.from_gaussian(gaussian, flow_kwargs=dict(log_std_max=3.0)).policy.action_net.log_std_max == 3.0
+
+
 @pytest.mark.parametrize("flow", POLICY_FLOWS)
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_every_flow_can_be_warm_started(algorithm, flow):

@@ -127,7 +127,7 @@ def test_starts_at_the_identity_and_may_be_differentiated_twice_there():
 def test_refuses_what_it_cannot_solve(monkeypatch):
     with pytest.raises(ValueError, match="Unknown solver 'dopri'. Did you mean 'dopri5'"):
         ContinuousLayer(2, solver="dopri")
-    with pytest.raises(ValueError, match="steps >= 1, got steps=0"):
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 1, got 0"):
         ContinuousLayer(2, steps=0)
     with pytest.raises(ValueError, match="two hidden layers, got hidden=\\(8,\\)"):
         ContinuousLayer(2, (8,))

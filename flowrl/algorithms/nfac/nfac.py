@@ -35,7 +35,8 @@ class NFAC(SAC):
         mean
     :param scale_rewards: whether sigma is the running deviation of the discounted return, see
         :class:`flowrl.networks.ReturnScale`; else 1
-    :param policy_delay: the actor and the temperature move in every so many updates
+    :param policy_delay: the actor and the temperature move in every so many updates, and their losses are logged for
+        these alone
     :param noise_hold: exponent of the lengths of time for which the flow's noise is held in exploration, see
         :class:`flowrl.algorithms.nfac.held_noise.HeldNoise`; None: it is drawn at every step
     :param target_entropy: as SB3's; ``"auto_0.5"``: -0.5 d, for d action dimensions

@@ -104,7 +104,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool, reward_sc
     :param move_targets: whether the target networks follow
     :param reward_scale: a scalar on the model's device; None: the model's
     :return: the losses of the temperature, the temperature, of the critics and of the actor, the mean value and the
-        part of the target's atoms that was clipped
+        part of the target's atoms that was clipped; the first and the actor's are 0 where the actor stays
     """
     critic, head = model.critic, model.critic.head
     ent_coef = temperature(model)

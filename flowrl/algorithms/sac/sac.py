@@ -33,6 +33,8 @@ class SAC(ContinuousActionsMixin, UpdateFormMixin, sac.SAC):
 
     losses: tuple[str, ...] = ("ent_coef_loss", "ent_coef", "critic_loss", "actor_loss")
     """What an update returns, by the names of SB3's logs."""
+    losses_of_moving: tuple[str, ...] = ("ent_coef_loss", "actor_loss")
+    """Those of them that an update has only where it moves the actor."""
     _torch_update = update
     own_policies: ClassVar[str | None] = None
     """The algorithm whose policies it needs, see :func:`check_policy_class`."""
@@ -82,6 +84,11 @@ class SAC(ContinuousActionsMixin, UpdateFormMixin, sac.SAC):
         hold_pre_squash(self.replay_buffer, self.holds_pre_squash)
 
     @property
+    def moves_actor(self) -> bool:
+        """Whether the next update moves the actor."""
+        return True
+
+    @property
     def holds_pre_squash(self) -> bool:
         """Whether the replay buffer holds u = atanh(a) in the place of actions a."""
         return getattr(self.actor, "pre_squash", False)
@@ -97,19 +104,35 @@ class SAC(ContinuousActionsMixin, UpdateFormMixin, sac.SAC):
             self.policy.set_training_mode(True)
         on_the_cpu = self.update_form == "CUDA graph"
         losses: list[Any] = []
+        moved: list[bool] = []
         for step in range(gradient_steps):
             batch = sample(self.replay_buffer, batch_size, self._vec_normalize_env, on_the_cpu)  # type: ignore[arg-type]
             move_targets = step % self.target_update_interval == 0
+            moved.append(self.moves_actor)
             losses.append(compiled(self, batch, move_targets) if compiled else self._torch_update(batch, move_targets))
             self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if not losses:
             return
-        means = dict(zip(self.losses, _means(losses), strict=True))
+        means = self._mean_losses(losses, moved)
         check_losses(means, self.num_timesteps)
         for name, mean in means.items():
             if name != "ent_coef_loss" or self.ent_coef_optimizer is not None:
                 self.logger.record(f"train/{name}", mean)
+
+    def _mean_losses(self, losses: list[Any], moved: list[bool]) -> dict[str, float]:
+        """
+        :param losses: of each update
+        :param moved: whether each moved the actor
+        :return: the mean of each by its name, of those that moving has over the updates that moved the actor alone
+        """
+        means = dict(zip(self.losses, _means(losses), strict=True))
+        if all(moved):
+            return means
+        of_moving = [each for each, has_moved in zip(losses, moved) if has_moved]
+        means_of_moving = dict(zip(self.losses, _means(of_moving), strict=True)) if of_moving else {}
+        held = {name: mean for name, mean in means.items() if name not in self.losses_of_moving}
+        return held | {name: means_of_moving[name] for name in self.losses_of_moving if name in means_of_moving}
 
     def gradient_norms(self) -> dict[str, float]:
         """
