@@ -6,7 +6,6 @@ more seeds, steps or environments it trains those alone; two suites at once shar
 """
 
 import argparse
-import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -18,8 +17,8 @@ from rich.live import Live
 
 from experiments.run import positive
 from experiments.scheduling import local, ray_cluster
-from experiments.scheduling.job import INTERRUPTED, Job
-from experiments.scheduling.suite_file import Suite, name_of, read_suite
+from experiments.scheduling.job import FAILED, INTERRUPTED, Job
+from experiments.scheduling.suite_file import Entry, Suite, name_of, read_suite
 from experiments.training.errors import UsageError, one_line_errors
 from experiments.training.tables import write_csv
 
@@ -62,12 +61,14 @@ def main(argv: list[str] | None = None) -> int:
     :return: the exit code: 1 if a run failed, 130 if the suite was interrupted
     """
     arguments = parse_arguments(argv)
+    if arguments.collect and arguments.dry_run:
+        raise UsageError("--collect writes what there is, and --dry-run writes nothing: drop one of them")
     overrides = {name: getattr(arguments, name) for name in ("steps", "seeds", "environments", "agents")}
     arguments.runs = arguments.runs.absolute()
     suite = read_suite(arguments.suite, arguments.runs, overrides)
     if arguments.ray and arguments.jobs:
         raise UsageError("--jobs: a Ray cluster runs as many as it has processors; limit them there, or drop --ray")
-    side_by_side = arguments.jobs or max((os.cpu_count() or 1) // arguments.threads, 1)
+    side_by_side = arguments.jobs or max(local.processors() // arguments.threads, 1)
     if arguments.dry_run:
         say_what_is_left(suite, side_by_side)
         return 0
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     else:  # one that is in the midst would end the comparison of its environment at its own last step
         finished = [entry for entry in suite.entries if entry.job.run() is not None]
         write(Suite(suite.name, finished), directory, add=True)
-    failed = {entry: outcomes[entry.job] for entry in suite.entries if outcomes.get(entry.job, "").startswith("failed")}
+    failed = {entry: outcomes[entry.job] for entry in suite.entries if outcomes.get(entry.job, "").startswith(FAILED)}
     for entry, outcome in failed.items():
         print(f"{name_of(entry)} {outcome}", file=sys.stderr)
     return 1 if failed else INTERRUPTED if "interrupted" in outcomes.values() else 0
@@ -161,13 +162,31 @@ def with_the_rest(suite: Suite, arguments: argparse.Namespace) -> Suite:
 
     :param suite: the part that was chosen
     :param arguments: the command line
-    :return: its entries and the others of the file
+    :return: its entries, the others of the file, and finished runs of more seeds, which an earlier command line chose
     """
     try:
-        whole = read_suite(arguments.suite, arguments.runs)
+        whole = read_suite(arguments.suite, arguments.runs).entries
     except UsageError:  # the command line says what the file leaves out
-        return suite
-    return Suite(suite.name, list(dict.fromkeys([*suite.entries, *whole.entries])))
+        whole = []
+    return Suite(suite.name, list(dict.fromkeys([*suite.entries, *whole, *finished_seeds(suite.name, arguments)])))
+
+
+def finished_seeds(name: str, arguments: argparse.Namespace) -> list[Entry]:
+    """
+    The finished runs of all seeds that there are, if they are of the settings that the file has now.
+
+    :param name: the suite's
+    :param arguments: the command line
+    """
+    numbers = {path.name.removeprefix("seed") for path in (arguments.runs / name).glob("*/*/seed*")}
+    seeds = sorted(int(number) for number in numbers if number.isdecimal())
+    if not seeds:
+        return []
+    try:
+        entries = read_suite(arguments.suite, arguments.runs, dict(seeds=seeds, steps=arguments.steps)).entries
+    except UsageError:
+        return []
+    return [entry for entry in entries if entry.job.run() is not None and entry.job.trained() == entry.job.arguments]
 
 
 def write(suite: Suite, directory: Path, add: bool) -> None:

@@ -7,6 +7,7 @@ training is waited for: the job's lock is inherited by the process that trains, 
 import ctypes
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ ARGUMENTS = "arguments.json"
 ATTEMPTS = 3  # in a row without a new checkpoint
 INTERRUPTED = 130  # run.py's exit code when it was asked to stop
 MISTAKE = 2  # ... and when trying again would not help
+FAILED = ("failed: ", "refused: ")  # how outcomes of runs begin that ended otherwise than asked
 
 
 @dataclass(frozen=True)
@@ -75,28 +77,33 @@ class Job:
         """What tells ``run.py`` how long."""
         return ["--steps", str(self.steps)] if self.steps else []
 
+    def trained(self) -> tuple[str, ...]:
+        """The arguments of what was trained in its directory; its own where nothing was, whatever was tried there."""
+        noted = ROOT / self.directory / ARGUMENTS
+        if self.run_directory() is None or not noted.exists():
+            return self.arguments
+        return tuple(json.loads(noted.read_text()))
+
     def check(self) -> None:
         """
         :raises UsageError: if something else was trained in its directory
         """
-        noted = ROOT / self.directory / ARGUMENTS
-        trained = json.loads(noted.read_text()) if noted.exists() else list(self.arguments)
-        if trained != list(self.arguments):
+        trained = self.trained()
+        if trained != self.arguments:
             raise UsageError(
-                f"{self.directory} holds a run of other settings ({' '.join(trained)}): give what you changed another "
-                "name, or remove the directory"
+                f"{self.directory} holds a run of other settings ({shlex.join(trained)}): give what you changed "
+                "another name, or remove the directory"
             )
 
     def claim(self) -> None:
         """
-        Make its directory, and note there what it trains.
+        Note in its directory what it trains; who claims it holds its lock, lest another process trains something else.
 
         :raises UsageError: if something else was trained there
         """
         self.check()
         directory = ROOT / self.directory
-        directory.mkdir(parents=True, exist_ok=True)
-        if not (directory / ARGUMENTS).exists():
+        if self.run_directory() is None or not (directory / ARGUMENTS).exists():
             unfinished = directory / f".{ARGUMENTS}.{os.getpid()}"
             unfinished.write_text(json.dumps(self.arguments) + "\n")
             os.replace(unfinished, directory / ARGUMENTS)
@@ -104,6 +111,7 @@ class Job:
     @contextmanager
     def locked(self, processes: "Processes") -> Iterator[IO[str]]:
         """Wait until no other process trains it, or until we stop; the locked file, for the process that will."""
+        (ROOT / self.directory).mkdir(parents=True, exist_ok=True)
         with open(ROOT / self.directory / "lock", "a") as file:
             while sys.platform != "win32" and not processes.stopping:
                 import fcntl
@@ -208,13 +216,16 @@ def execute(job: Job, threads: int = 1, processes: Processes | None = None) -> s
     :param job: what to train
     :param threads: of its process
     :param processes: by which it can be stopped
-    :return: ``"finished"``, ``"interrupted"``, or ``"failed: "`` and the last line that it said
+    :return: ``"finished"``, ``"interrupted"``, or ``"failed: "`` and the last line that it said; ``"refused: "`` and
+        that line where ``run.py`` does not take the arguments
     :raises UsageError: if something else was trained in its directory
     """
     processes = processes or Processes()
     environment = os.environ | dict(OMP_NUM_THREADS=str(threads))
-    job.claim()
+    job.check()  # at once; again when nobody else trains it
     with job.locked(processes) as lock:
+        if not processes.stopping:
+            job.claim()
         deaths = 0
         while job.run() is None:
             if processes.stopping:
@@ -225,7 +236,7 @@ def execute(job: Job, threads: int = 1, processes: Processes | None = None) -> s
             if processes.stopping or code == INTERRUPTED:
                 return "interrupted"
             if code == MISTAKE:
-                return f"failed: {job.last_words()}"
+                return f"refused: {job.last_words()}"
             # An environment that gives NaN saves a checkpoint each time (exit code 1): that is no progress.
             deaths = 0 if job.step() > before and code != 1 else deaths + 1
             if job.run() is None and deaths >= ATTEMPTS:

@@ -1,5 +1,6 @@
 """Jobs on this machine's processors, some side by side."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,13 @@ Show = Callable[[set[Job], Outcomes], None]
 """Is called about once a second with the jobs in hand and the outcomes of those that ended."""
 
 
+def processors() -> int:
+    """How many this process may use: a container or ``taskset`` may leave it fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def train(jobs: Sequence[Job], side_by_side: int, threads: int = 1, show: Show | None = None) -> Outcomes:
     """
     Train what is not trained yet. SIGINT and SIGTERM let every run save and stop.
@@ -23,7 +31,7 @@ def train(jobs: Sequence[Job], side_by_side: int, threads: int = 1, show: Show |
     :param side_by_side: how many at once
     :param threads: of each
     :param show: see above
-    :return: of each job: ``"finished"``, ``"interrupted"``, or ``"failed: "`` and why
+    :return: of each job what `execute` says: ``"finished"``, ``"interrupted"``, or why it failed
     """
     waiting = unfinished(jobs)
     outcomes: Outcomes = {job: "finished" for job in jobs if job not in waiting}

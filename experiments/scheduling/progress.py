@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from experiments.scheduling.job import Job
+from experiments.scheduling.job import FAILED, Job
 from experiments.scheduling.local import Outcomes
 from experiments.scheduling.suite_file import Entry, Suite
 from experiments.training.run_directory import RunDirectory
@@ -33,7 +33,7 @@ def _cell(entry: Entry, is_in_hand: bool, outcome: str) -> str:
     reached = f"{evaluations[-1]['mean_return']:,.0f}" if evaluations else "-"
     if outcome == "finished" or entry.job.run() is not None:
         return f"[green]{reached}[/]"
-    if outcome.startswith("failed"):
+    if outcome.startswith(FAILED):
         return f"[red]{reached} failed[/]"
     step = int(evaluations[-1]["step"]) if evaluations else entry.job.step()
     where = f"{step / entry.job.steps:.0%}" if entry.job.steps else f"{step:,}"

@@ -21,7 +21,7 @@ def train(jobs: Sequence[Job], address: str, threads: int = 1, show: Show | None
     :param address: of a cluster; ``"local"``: embedded
     :param threads: of each
     :param show: see `experiments.scheduling.local`
-    :return: of each job: ``"finished"``, or ``"failed: "`` and why
+    :return: of each job: ``"finished"``, or why it failed
     """
     waiting = unfinished(jobs)
     outcomes: Outcomes = {job: "finished" for job in jobs if job not in waiting}

@@ -3,7 +3,7 @@
 import sys
 import time
 from argparse import Namespace
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,8 @@ class Search:
             sampler=optuna.samplers.TPESampler(multivariate=True, n_startup_trials=10),
         )
         searched = [*self.words, str(self.steps), str(self.seeds), *map(str, sorted(self.space.items()))]
-        if study.user_attrs.setdefault("searched", searched) != searched:
+        others = study.user_attrs.get("searched", searched) != searched
+        if others and study.get_trials(deepcopy=False, states=(*ENDED, TrialState.RUNNING)):
             raise UsageError(f"{self.directory} is a study of other settings: choose another --name")
         study.set_user_attr("searched", searched)
         return study
@@ -121,6 +122,7 @@ class Search:
         :param processes: by which its runs can be stopped
         :return: the mean of the last three evaluations' returns, over the seeds; of each evaluation the better of the
             deterministic actions' and the sampled ones'
+        :raises UsageError: for what ``run.py`` refuses: it would refuse every trial
         """
         settings = [word for key, value in self.suggest(trial).items() for word in ("--set", f"{key}={value}")]
         jobs = [
@@ -150,7 +152,10 @@ class Search:
                 raise Stopped
             if outcome == "interrupted":
                 raise optuna.TrialPruned
-            if outcome != "finished":  # diverged, or refused: no reason to stop searching
+            if outcome.startswith("refused: "):
+                said = outcome.removeprefix("refused: ").removeprefix("error: ")
+                raise UsageError(f"run.py refuses trial {trial.number}, which does not count: {said}")
+            if outcome != "finished":  # diverged: no reason to stop searching
                 trial.set_user_attr("failed", outcome)
                 raise optuna.TrialPruned
             scores.append(float(np.mean([best_return(row) for row in _evaluations(job)[-3:]])))
@@ -223,12 +228,21 @@ def run_search(search: Search, trials: int, side_by_side: int, address: str | No
             import ray
 
             remote: Any = ray.remote(num_cpus=search.threads, max_retries=0)(optimize)
-            ray.get([remote.remote(search, trials) for _ in range(side_by_side)])
+            try:
+                ray.get([remote.remote(search, trials) for _ in range(side_by_side)])
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, UsageError):
+                    raise error.cause from None
+                raise
         return
     processes = Processes()
     with stopping_on_signals(processes), ThreadPoolExecutor(side_by_side) as pool:
-        for future in [pool.submit(optimize, search, trials, processes) for _ in range(side_by_side)]:
-            future.result()
+        try:
+            for future in as_completed([pool.submit(optimize, search, trials, processes) for _ in range(side_by_side)]):
+                future.result()
+        except BaseException:
+            processes.stop()  # else the others would train all trials that are left before this is shown
+            raise
     if processes.stopping:
         print("interrupted: the same command goes on with the study", file=sys.stderr)
 

@@ -20,12 +20,17 @@ An environment may have options of run.py, and a name of its own::
       corridor-2: {env: flowrl/Corridor, env_set: {dimensions: 2}, eval_episodes: 1000}
 """
 
+import argparse
 import math
 import re
+import shlex
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from experiments.run import natural, parse_arguments
 from experiments.scheduling.job import Job
 from experiments.training.config_file import read_yaml, words_of
 from experiments.training.errors import UsageError, did_you_mean
@@ -75,7 +80,7 @@ def name_of(entry: Entry) -> str:
 
 def command_of(entry: Entry) -> str:
     """What trains it, for a reader."""
-    return " ".join(["python experiments/run.py", *entry.job.arguments, *entry.job.steps_words()])
+    return shlex.join(["python", "experiments/run.py", *entry.job.arguments, *entry.job.steps_words()])
 
 
 @dataclass(frozen=True)
@@ -135,8 +140,9 @@ def read_suite(path: Path, runs: Path, overrides: dict[str, Any] | None = None) 
             for seed in seeds_of(own["seeds"], path):
                 words = _words(label, of_environment, seed, content.get("run", {}), agents[label], path)
                 directory = runs / name / _file_name(label) / _file_name(environment) / f"seed{seed}"
-                every = _whole(content.get("checkpoint_every", CHECKPOINT_EVERY), "checkpoint_every", path) or 0
-                job = Job(directory, tuple(words), _whole(own.get("steps"), "steps", path), every)
+                every = _whole(content.get("checkpoint_every", CHECKPOINT_EVERY), "checkpoint_every", path, at_least=0)
+                steps = None if own.get("steps") is None else _whole(own["steps"], "steps", path)
+                job = Job(directory, tuple(words), steps, every)
                 entries.append(Entry(label, environment, of_environment["env"], seed, job))
     named = {entry.environment for entry in entries}
     for environment in given.get("environments", []):
@@ -164,9 +170,7 @@ def seeds_of(value: Any, path: Path) -> list[int]:
         if len(set(value)) < len(value):
             raise UsageError(f"{path}: a seed stands twice in {value}")
         return value
-    count = _whole(int(value) if isinstance(value, str) and value.isdecimal() else value, "seeds", path)
-    assert count is not None
-    return list(range(count))
+    return list(range(_whole(value, "seeds", path)))
 
 
 def _environments(value: Any, path: Path) -> dict[str, dict[str, Any]]:
@@ -210,8 +214,17 @@ def _run(options: Any, what: str, path: Path) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name in NOT_IN_RUN:
             raise UsageError(f"{path}: {what} may not say {key!r}: the suite does, or the agent")
+        if name not in _options():
+            raise UsageError(f"{path}: {what}: run.py has no option {key!r}: {did_you_mean(name, _options())}")
         result[name] = value
     return result
+
+
+@cache
+def _options() -> tuple[str, ...]:
+    """The names of the options of ``run.py`` that a suite may give."""
+    names = ("from" if name == "source" else name for name in vars(parse_arguments(["--list"])))
+    return tuple(name for name in names if name not in (*NOT_IN_RUN, "list"))
 
 
 def _mapping(value: Any, what: str, keys: tuple[str, ...] | None, path: Path) -> dict[Any, Any]:
@@ -229,13 +242,15 @@ def _list(value: Any, what: str, path: Path) -> list[Any]:
     return value
 
 
-def _whole(value: Any, what: str, path: Path) -> int | None:
-    if value is None and what == "steps":
-        return None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value != int(value) or value < 1:
-        raise UsageError(f"{path}: {what} must be a whole number of at least 1, got {value!r}")
-    return int(value)
+def _whole(value: Any, what: str, path: Path, at_least: int = 1) -> int:
+    number = value
+    if isinstance(value, str):  # YAML reads 1e3 as text
+        with suppress(argparse.ArgumentTypeError):
+            number = natural(value)
+    is_number = isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+    if not is_number or number != int(number) or number < at_least:
+        raise UsageError(f"{path}: {what} must be a whole number of at least {at_least}, got {value!r}")
+    return int(number)
 
 
 def _file_name(text: str) -> str:

@@ -1,5 +1,7 @@
 """Published results are those of a script's defaults: those of other settings go elsewhere."""
 
+import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,14 @@ def test_results_of_runs_that_are_named_are_published_on_demand():
     assert parser.parse_args(["run"]).output == Path("runs/calibration")
     arguments = parser.parse_args(["run", "other", "--output", str(RESULTS)])
     assert arguments.output == RESULTS and arguments.runs == [Path("run"), Path("other")]
+
+
+def test_committed_commands_can_be_pasted():
+    for path in RESULTS.glob("*.json"):
+        content = json.loads(path.read_text())
+        made = content if isinstance(content, dict) else {}
+        for name, command in (made | made.get("trained", {})).get("commands", {}).items():
+            assert shlex.join(shlex.split(command)) == command, f"{path.name}: {name}"
 
 
 def test_options_that_select_rows_are_no_other_settings(capsys):

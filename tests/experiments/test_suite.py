@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from rich.console import Console
 from experiments.scheduling import ray_cluster, tidy
 from experiments.scheduling.job import ROOT, Job, Processes, execute
 from experiments.scheduling.progress import table
-from experiments.scheduling.suite_file import read_suite
+from experiments.scheduling.suite_file import command_of, read_suite
 from experiments.suite import main
 from experiments.training.errors import Resumable, TrainingError, UsageError
+from experiments.training.run_directory import EVALUATION_COLUMNS, RunDirectory
 from tests.experiments.stand_ins import in_this_process, with_stand_ins
 
 SMALL = """
@@ -148,6 +150,11 @@ def test_an_environment_may_have_options_and_a_name(tmp_path):
         ("agents: {flow-sac: {env_set: [a]}}\nseeds: 1\nenvironments: {c: }\n", "env_set must be a mapping"),
         ("agents: {flow-sac: {environments: [d]}}\nseeds: 1\nenvironments: {c: }\n", "no environment 'd'"),
         ("agents: {a b: , a+b: }\nseeds: 1\nenvironments: [Hopper]\n", "punctuation"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: [Hopper]\nrun: {eval_evry: 20}\n", "did you mean eval_every"),
+        ("agents: {flow-sac: {run: {list: true}}}\nseeds: 1\nenvironments: [Hopper]\n", "has no option 'list'"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: {c: {evall-every: 7}}\n", "c: run.py has no option"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: [Hopper]\ncheckpoint_every: -1\n", "number of at least 0"),
+        ("agents: {flow-sac: }\nseeds: 1\nenvironments: [Hopper]\nsteps: 1.5e0\n", "number of at least 1"),
     ],
 )
 def test_what_a_suite_file_may_not_say(tmp_path, text, message):
@@ -155,6 +162,23 @@ def test_what_a_suite_file_may_not_say(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UsageError, match=message):
         read_suite(path, tmp_path)
+
+
+def test_numbers_are_written_as_run_py_takes_them(tmp_path):
+    path = tmp_path / "suite.yaml"
+    path.write_text("steps: 1e3\nseeds: 1\ncheckpoint_every: 0\nenvironments: [Hopper]\nagents: {flow-sac: }\n")
+    (entry,) = read_suite(path, tmp_path).entries
+    assert (entry.job.steps, entry.job.checkpoint_every) == (1_000, 0)
+
+
+def test_commands_can_be_pasted(tmp_path):
+    path = tmp_path / "suite.yaml"
+    settings = "{policy_kwargs.flow_kwargs: {context_gain: 1.0}, learning_rate: 0.001}"
+    path.write_text(f"steps: 10\nseeds: 1\nenvironments: [Hopper]\nagents: {{flow-sac: {{set: {settings}}}}}\n")
+    (entry,) = read_suite(path, tmp_path).entries
+    words = shlex.split(command_of(entry))
+    assert words == ["python", "experiments/run.py", *entry.job.arguments, "--steps", "10"]
+    assert "policy_kwargs.flow_kwargs={'context_gain': 1.0}" in words
 
 
 def test_what_the_command_line_chooses_must_be_there(tmp_path, suite_file):
@@ -227,18 +251,46 @@ def test_how_runs_without_evaluations_were_made_is_kept(tmp_path, monkeypatch):
     assert list(made["commands"]) == ["flow-sac, Pendulum, seed 0"] and len(made["circumstances"]) == 1
 
 
+def finish(job):
+    """Write what a finished run with one evaluation leaves."""
+    run = RunDirectory(job.directory / "Pendulum-v1" / "flow-sac" / "run")
+    (run.path / "checkpoints" / f"step_{job.steps}").mkdir(parents=True)
+    run.config = dict(environment=dict(id="Pendulum-v1"), steps=job.steps, sessions=[])
+    run.add_evaluation(dict.fromkeys(EVALUATION_COLUMNS, 0.0) | dict(step=job.steps))
+    job.claim()
+
+
+def test_finished_seeds_that_an_earlier_command_line_chose_stay_in_the_table(tmp_path, suite_file):
+    command = [str(suite_file), "--runs", str(tmp_path), "--agents", "flow-sac", "--seeds"]
+    for entry in read_suite(suite_file, tmp_path, dict(agents=["flow-sac"], seeds=4)).entries:
+        finish(entry.job)
+    table = tmp_path / "small" / "small.csv"
+    for seeds in ("4", "2", "3..3"):  # of which the file has one
+        assert main([*command, seeds]) == 0
+        assert {row["seed"] for row in rows_of(table)} == {"0", "1", "2", "3"}
+    suite_file.write_text(SMALL.replace("batch_size: 16", "batch_size: 32"))
+    assert main([*command, "1", "--collect"]) == 0
+    assert {row["seed"] for row in rows_of(table)} == {"0"}, "the others are of other settings"
+
+
+def test_as_many_runs_go_side_by_side_as_this_process_has_processors(tmp_path, suite_file, capsys, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 3, 5}, raising=False)
+    assert main([str(suite_file), "--runs", str(tmp_path), "--dry-run"]) == 0
+    assert "3 side by side" in capsys.readouterr().out
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert main([str(suite_file), "--runs", str(tmp_path), "--dry-run"]) == 0
+    assert "7 side by side" in capsys.readouterr().out
+
+
+def test_to_write_and_to_write_nothing_is_refused(suite_file, capsys):
+    assert main([str(suite_file), "--collect", "--dry-run"]) == 2
+    assert "drop one of them" in capsys.readouterr().err
+
+
 def test_a_cluster_has_its_own_number_of_jobs(suite_file, capsys):
     assert main([str(suite_file), "--ray", "local", "--jobs", "1"]) == 2
     assert "drop --ray" in capsys.readouterr().err
-
-
-def test_a_mistake_is_said_and_not_tried_again(tmp_path, monkeypatch):
-    in_this_process(monkeypatch)
-    job = Job(tmp_path / "a", ("--env", "Pendulum", "--agent", "flow-sax"), 100)
-    assert "did you mean flow-sac" in execute(job)
-    assert (tmp_path / "a" / "output.txt").read_text().count("flow-sax") == 1
-    with pytest.raises(UsageError, match="another name"):
-        execute(replace(job, arguments=("--env", "Pendulum")))
 
 
 class Ending(Processes):
@@ -254,6 +306,19 @@ class Ending(Processes):
         (run / "checkpoints" / f"step_{100 * self.calls}").mkdir(parents=True)
         (run / "config.json").write_text('{"steps": 500}')
         return self.code
+
+
+def test_a_mistake_is_said_and_not_tried_again_and_may_be_corrected(tmp_path, monkeypatch):
+    wrong = Job(tmp_path / "a", ("--env", "Pendulum", "--agent", "flow-sax"), 100)
+    with monkeypatch.context() as patch:
+        in_this_process(patch)
+        outcome = execute(wrong)
+    assert outcome.startswith("refused: ") and "did you mean flow-sac" in outcome
+    assert (tmp_path / "a" / "output.txt").read_text().count("flow-sax") == 1
+    assert execute(replace(wrong, arguments=tuple(WORDS)), 1, Ending(0)) == "finished"
+    with pytest.raises(UsageError, match="another name"):
+        execute(wrong)
+    assert json.loads((tmp_path / "a" / "arguments.json").read_text()) == WORDS
 
 
 def test_a_run_that_loses_processes_goes_on_as_long_as_it_comes_further(tmp_path):
@@ -305,7 +370,6 @@ def test_ctrl_c_lets_every_run_save(tmp_path, suite_file, trainer):
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no locks")
 def test_ctrl_c_ends_a_wait_for_another_suite(tmp_path):
     job, processes = Job(tmp_path / "a", tuple(WORDS), 100), Processes()
-    job.claim()
     outcome = []
     with job.locked(Processes()):
         thread = threading.Thread(target=lambda: outcome.append(execute(job, 1, processes)))

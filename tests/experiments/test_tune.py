@@ -117,6 +117,39 @@ def test_what_is_stopped_is_asked_once(monkeypatch, tmp_path):
     assert len(asked) == 1
 
 
+def test_a_mistake_ends_the_search_counts_as_no_trial_and_may_be_corrected(fake, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(globals(), "PAUSE", 0.01)
+    command = [*COMMAND, str(tmp_path), "--name", "study", "--trials", "2", "--set", "tau=0.01"]
+    with monkeypatch.context() as patch:
+        patch.setattr(searches, "execute", lambda *_: "refused: error: no environment 'Pendulm'")
+        assert main(["Pendulm" if word == "Pendulum" else word for word in command]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: run.py refuses trial 0, which does not count: no environment 'Pendulm'\n"
+    assert main(command) == 0
+    study = optuna.load_study(
+        study_name="study",
+        storage=searches.JournalStorage(searches.JournalFileBackend(str(tmp_path / "study" / "study.log"))),
+    )
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_what_breaks_one_trial_stops_the_others(tmp_path, monkeypatch):
+    def objective(self, trial, processes):
+        if trial.number == 0:
+            raise RuntimeError("broken")
+        for _ in range(100):
+            if processes.stopping:
+                raise searches.Stopped
+            time.sleep(0.02)
+        return 0.0
+
+    monkeypatch.setattr(searches.Search, "objective", objective)
+    search = searches.Search(tmp_path / "study", {}, ("--env", "Pendulum"), 300, (0,), 1, False)
+    with pytest.raises(RuntimeError, match="broken"):
+        searches.run_search(search, 2, 2, None)
+    assert {trial.state.name for trial in search.study().trials} == {"FAIL"}
+
+
 def test_processes_share_a_study_and_the_dead_are_counted_out(fake, tmp_path):
     search = searches.Search(
         tmp_path / "study",
