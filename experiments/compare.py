@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and e
 
 from experiments.reports.learning_curves import collect, draw, metadata
 from experiments.reports.results import write_results
-from experiments.training.errors import one_line_errors
+from experiments.training.errors import UsageError, one_line_errors
 from experiments.training.run_directory import RunDirectory
 
 
@@ -29,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--name", required=True, help="of the files to write")
     parser.add_argument("--output", type=Path, default=Path("runs/compare"), help="where (default: runs/compare)")
     arguments = parser.parse_args(argv)
+    if not arguments.name or Path(arguments.name).name != arguments.name:
+        raise UsageError(f"--name {arguments.name} must be a file's name; --output says in which directory")
     runs = [RunDirectory.open(path) for path in arguments.runs]
     rows = collect(runs)
     figure = draw(rows)

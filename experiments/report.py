@@ -10,10 +10,14 @@ import base64
 import sys
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ and experiments/ are not installed
 
 from experiments.training.errors import UsageError, one_line_errors
+
+if TYPE_CHECKING:
+    from experiments.reports.scores import Curves
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,29 +59,23 @@ def report(arguments: argparse.Namespace) -> None:
     """
     from experiments.reports.report_figures import aggregate_figure, curves_figure
     from experiments.reports.report_text import final_table, improvement_table
-    from experiments.reports.scores import agents_of, read_curves
+    from experiments.reports.scores import agents_of, read_curves, with_common_steps
 
     curves = read_curves(arguments.table, arguments.metric)
     name, directory = arguments.table.stem, arguments.output or arguments.table.parent
     timed = arguments.table.with_name(f"{name}_seconds.csv")
     seconds = read_curves(timed, "training_seconds") if timed.exists() else {}
-    theirs = {}
-    for one in arguments.theirs:
-        path, equals, label = one.partition("=")
-        if not equals:
-            raise UsageError(f"--theirs {one}: expected FILE=LABEL, for example results.csv='SimbaV2, 2025'")
-        of_others = read_curves(Path(path), "avg_return")
-        wanted = arguments.their_agents
-        theirs[label] = {key: curve for key, curve in of_others.items() if wanted is None or key[0] in wanted}
+    theirs = curves_of_others(arguments.theirs, arguments.their_agents)
     baseline = arguments.baseline or next((one for one in agents_of(curves) if "gaussian" in one), agents_of(curves)[0])
     if baseline not in agents_of(curves):
         raise UsageError(f"--baseline {baseline}: the agents are {', '.join(agents_of(curves))}")
+    compared = with_common_steps(curves)
     directory.mkdir(parents=True, exist_ok=True)
-    tables = [final_table(curves)]
+    tables = [final_table(compared)]
     figures = {f"{name}_curves": curves_figure(curves, seconds, theirs)}
     if len(agents_of(curves)) > 1:
-        tables.append(improvement_table(curves, {baseline: []}))
-        profiles = aggregate_figure(curves, baseline)
+        tables.append(improvement_table(compared, {baseline: []}))
+        profiles = aggregate_figure(compared, baseline)
         if profiles is not None:
             figures[f"{name}_profiles"] = profiles
     pictures = []
@@ -91,6 +89,37 @@ def report(arguments: argparse.Namespace) -> None:
     (directory / f"{name}_report.html").write_text(page(name, tables, pictures))
     print("\n".join(tables))
     print(f"wrote {directory / name}_report.md, .html and pictures")
+
+
+def curves_of_others(files: list[str], agents: list[str] | None) -> "dict[str, Curves]":
+    """
+    Read other people's tables.
+
+    :param files: as ``--theirs`` takes them
+    :param agents: of all of them, these alone; None: all
+    :return: each table's curves by its label
+    :raises UsageError: for a label that is given twice, and for an agent that is in no table
+    """
+    from experiments.reports.scores import agents_of, read_curves
+
+    theirs: dict[str, Curves] = {}
+    for one in files:
+        path, _, label = one.rpartition("=")  # a path may have one, too
+        if not path or not label:
+            raise UsageError(f"--theirs {one}: expected FILE=LABEL, for example results.csv='SimbaV2, 2025'")
+        if label in theirs:
+            raise UsageError(f"--theirs {one}: another table is called {label!r} already; give it a LABEL of its own")
+        theirs[label] = read_curves(Path(path), "avg_return")
+    there = sorted({agent for curves in theirs.values() for agent in agents_of(curves)})
+    for agent in agents or []:
+        if agent not in there:
+            known = f"the tables have {', '.join(there)}" if there else "name their tables with --theirs FILE=LABEL"
+            raise UsageError(f"--their-agents: no table has {agent!r}; {known}")
+    if agents is None:
+        return theirs
+    return {
+        label: {key: curve for key, curve in curves.items() if key[0] in agents} for label, curves in theirs.items()
+    }
 
 
 def page(title: str, tables: list[str], pictures: list[str]) -> str:
@@ -110,7 +139,8 @@ def page(title: str, tables: list[str], pictures: list[str]) -> str:
 
 
 def _html_table(markdown: str) -> str:
-    rows = [[cell.strip() for cell in line.strip("| \n").split(" | ")] for line in markdown.splitlines()]
+    inner = [line.strip().removeprefix("|").removesuffix("|") for line in markdown.splitlines()]
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in inner]
     lines = []
     for i, row in enumerate(rows):
         if i != 1:  # the line between head and body

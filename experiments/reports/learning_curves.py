@@ -38,9 +38,12 @@ def collect(runs: list[RunDirectory]) -> list[Row]:
             settings=settings,
             seed=config["seed"],
         )
-        twin = seen.setdefault(tuple(group.values()), run)
-        if twin is not run:
+        twin = seen.get(tuple(group.values()))
+        if twin is not None and twin.path.resolve() == run.path.resolve():
+            raise UsageError(f"{run.path} is named twice: leave it out once")
+        if twin is not None:
             raise UsageError(f"{twin.path} and {run.path} have the same settings and the same seed: leave one out")
+        seen[tuple(group.values())] = run
         for evaluation in evaluations:
             rows.append(
                 group

@@ -1,4 +1,4 @@
-"""A report's pictures: learning curves by steps and by seconds, performance profiles, probabilities of improvement."""
+"""A report's pictures: learning curves by steps and by seconds, and performance profiles."""
 
 from collections.abc import Mapping
 
@@ -10,8 +10,6 @@ from matplotlib.ticker import MaxNLocator
 from experiments.reports.learning_curves import COLORS
 from experiments.reports.scores import Curve, Curves, agents_of, environments_of
 from experiments.reports.statistics import interquartile_mean, performance_profile, returns_at_end, scores_of
-
-COLUMNS = 3
 
 
 def curves_figure(curves: Curves, seconds: Curves, theirs: Mapping[str, Curves]) -> Figure:

@@ -1,6 +1,6 @@
 """A report's tables, in Markdown: what each agent reached in each environment, and whether it beats the baseline."""
 
-from experiments.reports.scores import Curves, agents_of, common_step, environments_of
+from experiments.reports.scores import Curves, agents_of, common_step, environments_of, with_common_steps
 from experiments.reports.statistics import (
     ENOUGH_SEEDS,
     Estimate,
@@ -17,7 +17,8 @@ def final_table(curves: Curves) -> str:
     :param curves: of all agents
     :return: a Markdown table; in brackets the 95 % interval and the number of seeds
     """
-    environments = [environment for environment in environments_of(curves) if common_step(curves, environment)]
+    curves = with_common_steps(curves)
+    environments = environments_of(curves)
     steps = {environment: common_step(curves, environment) for environment in environments}
     forms = {environment: _form(curves, environment, steps[environment]) for environment in environments}
     lines = [
@@ -52,7 +53,9 @@ def improvement_table(curves: Curves, agents: dict[str, list[str]]) -> str:
     """
     lines = ["| | better than | with probability | in | seeds |", "| --- | --- | --- | --- | --- |"]
     for baseline, chosen in agents.items():
-        together = {key: curve for key, curve in curves.items() if not chosen or key[0] in (baseline, *chosen)}
+        together = with_common_steps(
+            {key: curve for key, curve in curves.items() if not chosen or key[0] in (baseline, *chosen)}
+        )
         for agent in chosen or agents_of(curves):
             returns, shared = returns_by_environment(together, [agent, baseline])
             if agent == baseline or not shared:
@@ -68,9 +71,10 @@ def improvement_table(curves: Curves, agents: dict[str, list[str]]) -> str:
 
 
 def _form(curves: Curves, environment: str, step: int) -> str:
-    """How returns in an environment are written: without decimals, unless all are small."""
+    """How returns in an environment are written: the smaller the largest of them, the more decimals."""
     there = [curve.at(step) for (_, env), curve in curves.items() if env == environment]
-    return ",.0f" if max(abs(returns).max() for returns in there) >= 100 else ",.1f"
+    largest = max(abs(returns).max() for returns in there)
+    return ",.0f" if largest >= 100 else ",.1f" if largest >= 10 else ",.3f"
 
 
 def show(estimate: Estimate, seeds: int, form: str) -> str:

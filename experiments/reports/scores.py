@@ -1,6 +1,7 @@
 """Returns of many runs, read from tidy tables: `experiments/suite.py` writes them, and so do other people."""
 
 import csv
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,20 @@ class Curve:
     returns: NDArray[np.float64]
 
     def at(self, step: int) -> NDArray[np.float64]:
-        """Each seed's return at a step, shape ``(n,)``."""
-        return self.returns[:, int(np.searchsorted(self.steps, step))]
+        """Each seed's return at the last evaluation that is no later than a step, shape ``(n,)``."""
+        return self.returns[:, self._last(step)]
+
+    def is_near(self, step: int, distance: float) -> bool:
+        """Whether there is an evaluation that is no later than a step, and earlier by less than a distance."""
+        i = self._last(step)
+        return i >= 0 and bool(step - self.steps[i] < distance)
+
+    def interval(self) -> float:
+        """Steps between two evaluations."""
+        return float(np.median(np.diff(self.steps, prepend=0)))
+
+    def _last(self, step: int) -> int:
+        return int(np.searchsorted(self.steps, step, side="right")) - 1
 
 
 Curves = dict[tuple[str, str], Curve]
@@ -76,9 +89,43 @@ def _curve(of_seeds: dict[int, dict[int, float]]) -> Curve | None:
 
 
 def common_step(curves: Curves, environment: str) -> int:
-    """The last step at which every agent of an environment was evaluated; 0 where there is none."""
-    steps = [set(curve.steps.tolist()) for (_, env), curve in curves.items() if env == environment]
-    return max(set.intersection(*steps), default=0)
+    """
+    The last step at which every agent of an environment was evaluated; 0 where there is none.
+
+    Several environments side by side are evaluated at the next multiple of their number: steps that are less than half
+    an evaluation interval apart count as one, the latest of them, and each agent has its own (:meth:`Curve.at`).
+    """
+    there = [curve for (_, env), curve in curves.items() if env == environment]
+    apart = min(curve.interval() for curve in there) / 2
+    steps = sorted({int(step) for curve in there for step in curve.steps}, reverse=True)
+    return next((step for step in steps if all(curve.is_near(step, apart) for curve in there)), 0)
+
+
+def with_common_steps(curves: Curves) -> Curves:
+    """
+    What can be compared; of the rest it is said that it is left out.
+
+    :param curves: of all agents
+    :return: those in environments where all agents have a step in common
+    :raises UsageError: where nothing is left
+    """
+    apart = {environment for environment in environments_of(curves) if not common_step(curves, environment)}
+    said = []
+    for environment in sorted(apart):
+        steps = [f"{agent} at {_few(curve)}" for (agent, env), curve in curves.items() if env == environment]
+        said.append(f"{environment}: the agents were evaluated at no step in common ({'; '.join(steps)})")
+    rest = {key: curve for key, curve in curves.items() if key[1] not in apart}
+    if said and not rest:
+        raise UsageError(f"{'. '.join(said)}: train them with the same --eval-every")
+    for one in said:
+        print(f"warning: {one}: it is left out", file=sys.stderr)
+    return rest
+
+
+def _few(curve: Curve) -> str:
+    """Some of its steps."""
+    first, last = [f"{step:,}" for step in curve.steps[:3]], f"{curve.steps[-1]:,}"
+    return ", ".join(first) if len(curve.steps) <= 3 else f"{', '.join(first)} ... {last}"
 
 
 def agents_of(curves: Curves) -> list[str]:

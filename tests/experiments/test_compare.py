@@ -97,6 +97,23 @@ def test_one_seed_twice_is_refused(write_run, capsys):
     )
 
 
+def test_one_run_twice_is_refused(write_run, tmp_path, capsys):
+    run = write_run().path
+    again = run / ".." / run.name
+    for other in (run, again):
+        assert compare.main([str(run), str(other), "--name", "x", "--output", str(tmp_path / "out")]) == 2
+        assert capsys.readouterr().err == f"error: {other} is named twice: leave it out once\n"
+    same = write_run()
+    with pytest.raises(UsageError, match="named twice"):
+        collect([same, same])
+
+
+@pytest.mark.parametrize("name", ["a/q", "a/", ""])
+def test_a_name_that_is_no_files_is_refused(write_run, tmp_path, capsys, name):
+    assert compare.main([str(write_run().path), "--name", name, "--output", str(tmp_path / "out")]) == 2
+    assert "--output says in which directory" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_seeds_without_a_step_in_common_and_runs_without_evaluations_are_refused(write_run, tmp_path, capsys):
     with pytest.raises(UsageError, match="no step in common"):
         draw(collect([write_run(seed=0, steps=(10,)), write_run(seed=1, steps=(15,))]))

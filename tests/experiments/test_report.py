@@ -10,12 +10,12 @@ pytest.importorskip("rliable", reason="the 'suite' extra is not installed")
 
 from rliable import library, metrics
 
-from experiments.report import DOCUMENTS, main
+from experiments.report import DOCUMENTS, curves_of_others, main
 from experiments.reports import statistics
 from experiments.reports.quoted import QUOTED, table, update_documents, with_tables
 from experiments.reports.report_figures import aggregate_figure
-from experiments.reports.report_text import improvement_table
-from experiments.reports.scores import COLUMNS, common_step, read_curves
+from experiments.reports.report_text import final_table, improvement_table
+from experiments.reports.scores import COLUMNS, agents_of, common_step, read_curves
 from experiments.reports.statistics import interquartile_mean, probability_of_improvement, returns_at_end, scores_of
 from experiments.reports.study_text import medians_table, ratios_table, seeds_table, targets_table
 from experiments.training.errors import UsageError
@@ -139,11 +139,71 @@ def test_a_report_has_tables_pictures_and_a_page(tmp_path, capsys):
     assert row.endswith("| Hopper-v5, Pendulum-v1 | 4 against 4 |")
     page = (tmp_path / "out" / "cheetah_report.html").read_text()
     assert page.count("<table>") == 2 == page.count("data:image/png;base64,") and "<td>flow</td>" in page
+    assert "<tr><th></th><th>better than</th>" in page and "<tr><td>flow</td><td>gaussian</td>" in page
     assert (tmp_path / "out" / "cheetah_curves.png").stat().st_size > 10_000
     assert (
         main([str(table), "--baseline", "sac"]) == 2 and "the agents are flow, gaussian, one" in capsys.readouterr().err
     )
     assert main([*command[:2], "theirs.csv"]) == 2 and "FILE=LABEL" in capsys.readouterr().err
+
+
+def test_other_peoples_tables_have_labels_of_their_own_and_the_agents_that_are_asked_for(tmp_path):
+    path = write(tmp_path / "lr=1.csv", {"SimbaV2": 3.0, "other": 1.0})
+    theirs = curves_of_others([f"{path}=Theirs", f"{path}=Others"], ["other"])
+    assert {label: agents_of(curves) for label, curves in theirs.items()} == {"Theirs": ["other"], "Others": ["other"]}
+    assert agents_of(curves_of_others([f"{path}=Theirs"], None)["Theirs"]) == ["SimbaV2", "other"]
+    for files, agents, message in (
+        ([f"{path}=Theirs"] * 2, None, "called 'Theirs' already"),
+        ([f"{path}=Theirs"], ["other", "SimbaV3"], "no table has 'SimbaV3'; the tables have SimbaV2, other"),
+        ([], ["other"], "--theirs FILE=LABEL"),
+        ([f"{path}="], None, "expected FILE=LABEL"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            curves_of_others(files, agents)
+
+
+def test_small_returns_have_decimals(tmp_path):
+    curves = read_curves(write(tmp_path / "a.csv", {"flow": 0.0, "other": 0.0577}, dict(A=0.7, B=7.0)), "avg_return")
+    rows = final_table(curves).splitlines()[2:]
+    assert rows[0].startswith("| flow | 0.770 (0.700 to 0.840), 3 seeds | 7.700 (")
+    assert rows[1].startswith("| other | 0.810 (0.740 to 0.880), 3 seeds | 8.104 (")
+    curves = read_curves(write(tmp_path / "a.csv", {"flow": 0.0}, dict(A=20.0, B=200.0)), "avg_return")
+    assert final_table(curves).splitlines()[-1].startswith("| flow | 22.0 (20.0 to 24.0), 3 seeds | 220 (200 to 240)")
+
+
+def test_steps_that_differ_by_the_number_of_environments_are_one(tmp_path):
+    """Three side by side are evaluated at 102, 201 and 303 where one is at 100, 200 and 300."""
+    curves = read_curves(write(tmp_path / "a.csv", {"flow": 2.0}), "avg_return")
+    three = read_curves(write(tmp_path / "b.csv", {"gaussian": 1.0}, steps=(102, 201, 303)), "avg_return")
+    assert common_step(curves | three, "Hopper-v5") == 303
+    (flow, gaussian), environments = returns_at_end(curves | three, ["flow", "gaussian"])
+    assert environments == list(ENVIRONMENTS)
+    assert flow[:, 0] == pytest.approx([9_000, 9_300, 9_600])
+    assert gaussian[:, 0] == pytest.approx([6_000, 6_300, 6_600])
+    shorter = read_curves(write(tmp_path / "b.csv", {"gaussian": 1.0}, steps=(102, 201)), "avg_return")
+    assert common_step(curves | shorter, "Hopper-v5") == 201, "not 300: that is an evaluation later"
+    fewer = read_curves(write(tmp_path / "b.csv", {"gaussian": 1.0}, steps=(150, 300)), "avg_return")
+    assert common_step(curves | fewer, "Hopper-v5") == 300
+    fewer = read_curves(write(tmp_path / "b.csv", {"gaussian": 1.0}, steps=(150,)), "avg_return")
+    assert common_step(curves | fewer, "Hopper-v5") == 0
+
+
+def test_environments_without_a_common_step_are_said(tmp_path, capsys):
+    path = write(tmp_path / "a.csv", {"flow": 2.0}, steps=(100, 200, 300, 400))
+    others = write(tmp_path / "b.csv", {"gaussian": 1.0}, {"Hopper-v5": 3_000.0}, steps=(150, 250))
+    rest = write(tmp_path / "c.csv", {"gaussian": 1.0}, {"Pendulum-v1": -200.0}, steps=(100, 200))
+    for part in (others, rest):
+        path.write_text(path.read_text() + "".join(part.read_text().splitlines(keepends=True)[1:]))
+    assert main([str(path)]) == 0
+    said = capsys.readouterr()
+    assert said.err == (
+        "warning: Hopper-v5: the agents were evaluated at no step in common (flow at 100, 200, 300 ... 400; gaussian "
+        "at 150, 250): it is left out\n"
+    )
+    assert "| interquartile mean of returns | Pendulum-v1, 200 steps |" in said.out
+    curves = {key: curve for key, curve in read_curves(path, "avg_return").items() if key[1] == "Hopper-v5"}
+    with pytest.raises(UsageError, match=r"Hopper-v5: .* \(flow at 100, .*\): train them with the same --eval-every"):
+        final_table(curves)
 
 
 def test_one_seed_has_no_interval(tmp_path):
