@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import TransformedDistribution
+from torch.distributions import Distribution, TransformedDistribution
 
 from flowrl.flows.distribution import ReparameterizedDistribution, highest
 from flowrl.flows.precision import without_autocast
@@ -27,6 +27,12 @@ class ExternalDistribution(ReparameterizedDistribution):
                     f"A flow must return a distribution with log_prob and rsample; "
                     f"{type(distribution).__name__} has no {method}."
                 )
+        if not _has_rsample(distribution):
+            raise ValueError(
+                f"A flow must return a distribution with rsample, samples that have gradients, and "
+                f'{type(distribution).__name__} has none (has_rsample=False): flow="nsf" or "naf" have them, and take '
+                "several modes too."
+            )
         event_shape = tuple(getattr(distribution, "event_shape", (features,)))
         if event_shape != (features,):
             raise ValueError(
@@ -44,6 +50,10 @@ class ExternalDistribution(ReparameterizedDistribution):
             return fused(shape)
         x = self.distribution.rsample(shape)
         return x, self.distribution.log_prob(x)
+
+    @without_autocast()
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        return self.distribution.rsample(torch.Size(sample_shape))
 
     @without_autocast()
     def log_prob(self, value: Tensor) -> Tensor:
@@ -69,6 +79,14 @@ class ExternalDistribution(ReparameterizedDistribution):
         for transform in transforms:
             x = transform(x)
         return x
+
+
+def _has_rsample(distribution: Any) -> bool:
+    """Whether the method that every distribution of torch has does anything."""
+    if getattr(distribution, "has_rsample", True):
+        return True
+    says_so = next(owner for owner in type(distribution).__mro__ if "has_rsample" in vars(owner)) is not Distribution
+    return not says_so and getattr(distribution.rsample, "__func__", None) is not Distribution.rsample
 
 
 def _mean_or_mode(distribution: Any) -> Tensor | None:

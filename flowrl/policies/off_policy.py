@@ -19,6 +19,7 @@ from flowrl.policies.action_distribution import FlowDistribution, check_finite
 from flowrl.policies.density import ActionDensity
 from flowrl.policies.normalized import NormalizedPolicyMixin
 from flowrl.policies.training_mode import TrainingModeMixin
+from flowrl.policies.trial import try_in_training
 
 
 class FlowActorMixin:
@@ -35,6 +36,8 @@ class FlowActorMixin:
     action_dist: FlowDistribution
     pre_squash = False
     """Whether it emits and scores actions before the tanh."""
+    scores_actions = False
+    """Whether its algorithm asks for log-probs of given actions."""
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class FlowActorMixin:
             get_action_dim(self.action_space), pre_squash=self.pre_squash, **self.flow_spec
         )
         self.flow = self.action_dist.proba_distribution_net(self.mu.in_features)
+        try_in_training(self.flow, self.scores_actions)
         if not self.flow.is_external:
             self.flow.set_gaussian(self.mu.weight, self.mu.bias, self.log_std.weight, self.log_std.bias)
         del self.mu, self.log_std
@@ -97,7 +101,8 @@ class FlowActorPolicyMixin(NormalizedPolicyMixin, TrainingModeMixin, ActionDensi
     :param n_candidates: how many samples are averaged, or compared with the mean
     :param normalize_observations: by running statistics within the policy, see
         :class:`flowrl.policies.normalized.NormalizedPolicyMixin`
-    :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments`
+    :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments` and
+        :func:`flowrl.policies.trial.try_in_training`
     """
 
     actor_class: type

@@ -26,6 +26,7 @@ from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.density import ActionDensity
 from flowrl.policies.pre_squash import PreSquashMixin
 from flowrl.policies.training_mode import TrainingModeMixin
+from flowrl.policies.trial import try_in_training
 
 GAIN = 0.125
 """Of the flow's scale and shape, see :class:`flowrl.Flow`: a policy gradient is noisy, and a learning rate that suits a
@@ -46,7 +47,8 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
         does a Gaussian's, and the log-prob is that of the action before the clip. Its deviation is in the box's units
         then, and the flow's ``log_std_max`` at least SB3's ``log_std_init``. (A policy by itself never squashes an
         unbounded box, which SB3's algorithms refuse.)
-    :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments`; for ``normalize_observations``
+    :raises ValueError: see :func:`flowrl.policies.action_box.check_flow_arguments` and
+        :func:`flowrl.policies.trial.try_in_training`; for ``normalize_observations``
     """
 
     action_net: Flow
@@ -90,6 +92,7 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
         super()._build(lr_schedule)
         self.action_dist = self._make_action_dist()
         flow = self.action_dist.proba_distribution_net(self.mlp_extractor.latent_dim_pi)
+        try_in_training(flow, scores=True)
         if not flow.is_external:
             given = self.flow_spec["flow_kwargs"] or {}
             if "context_gain" not in given:

@@ -20,7 +20,7 @@ flow could keep most of its mass there, unseen, and make up for it by values tha
 class SoftQActor(FlowActorMixin, sac.Actor):
     """The flow pi, which emits and scores u = atanh(a)."""
 
-    pre_squash = True
+    pre_squash = scores_actions = True
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -5,12 +5,21 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Cauchy, Independent, Normal, StudentT, TransformedDistribution
+from torch.distributions import (
+    Categorical,
+    Cauchy,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    StudentT,
+    TransformedDistribution,
+)
 from torch.distributions.transforms import AffineTransform
 
 import flowrl
 from flowrl.adapters import ExternalDistribution
 from flowrl.flows.flow import Flow
+from flowrl.policies.trial import try_in_training
 from tests.adapters.external_flows import EXTERNAL, nflows_transform
 from tests.environments import Aim
 from tests.models import build, build_policy, observations, perturb
@@ -163,6 +172,70 @@ def test_a_flow_that_initialises_itself_from_a_batch_is_refused():
     normflows = pytest.importorskip("normflows", reason="normflows is not installed")
     with pytest.raises(ValueError, match="ActNorm gives .* first batch is one state"):
         Flow(2, 3, lambda features, context: [normflows.flows.ActNorm((features,))])
+
+
+class Mixture(nn.Module):
+    """A mixture of Gaussians: torch has densities of it, and no samples that have gradients."""
+
+    def __init__(self, features, context):
+        super().__init__()
+        self.means = nn.Linear(context, 3 * features)
+
+    def forward(self, context):
+        means = self.means(context).unflatten(-1, (3, -1))
+        return MixtureSameFamily(Categorical(logits=torch.zeros(means.shape[:-1])), Independent(Normal(means, 1.0), 1))
+
+
+def zuko_mixture(features, context):
+    return pytest.importorskip("zuko", reason="zuko is not installed").flows.GMM(features, context)
+
+
+def planar(features, context):
+    return [pytest.importorskip("normflows", reason="normflows is not installed").flows.Planar((features,))]
+
+
+def batch_norm(features, context):
+    return pytest.importorskip("nflows.transforms", reason="nflows is not installed").BatchNorm(features)
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+@pytest.mark.parametrize("flow", [Mixture, zuko_mixture])
+def test_a_distribution_without_gradients_of_samples_is_refused_at_once(flow, algorithm):
+    with pytest.raises(ValueError, match='Mixture.* has none .has_rsample=False.: flow="nsf" or "naf"'):
+        build_policy(algorithm, flow=flow)
+
+
+def test_a_distribution_that_does_not_say_that_it_has_rsample_is_taken():
+    class Forgetful(torch.distributions.Distribution):
+        def rsample(self, sample_shape=()):
+            return torch.zeros(*sample_shape, 2)
+
+        def log_prob(self, value):
+            return value.sum(-1)
+
+    assert ExternalDistribution(Forgetful(event_shape=torch.Size([2]), validate_args=False), 2).rsample().shape == (2,)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "TRPO"])
+def test_a_flow_without_an_inverse_is_refused_where_given_actions_are_scored(algorithm):
+    with pytest.raises(ValueError, match=r"log-probs of given actions.*log_prob fails .*no algebraic inverse.*nsf"):
+        build_policy(algorithm, flow=planar)
+    assert build_policy("SAC", flow=planar).predict(observations(2).numpy())[0].shape == (2, 2)
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
+def test_a_flow_that_gives_no_samples_in_training_is_refused(algorithm):
+    with pytest.raises(ValueError, match=r"in training, and its rsample fails .InverseNotAvailable"):
+        build_policy(algorithm, flow=batch_norm)
+    Flow(2, 0, batch_norm)  # which a fit to data can train
+
+
+@pytest.mark.parametrize("scores", [True, False])
+def test_the_trial_leaves_the_flow_and_random_numbers_alone(scores):
+    flow = Flow(2, 3, EXTERNAL["torch-transformed"]).eval()
+    state = torch.get_rng_state()
+    try_in_training(flow, scores)
+    assert torch.equal(state, torch.get_rng_state()) and not flow.training
 
 
 def test_a_distribution_of_something_computed_from_a_parameter_is_refused():
