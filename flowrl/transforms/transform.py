@@ -150,6 +150,9 @@ class Compose(Transform):
 class TorchTransform(Transform):
     """Any bijective torch (or zuko) transform of scalars or vectors under this library's contract.
 
+    Where its codomain is not all of R^d, vectors outside of it have a log-determinant of infinity, and hence a density
+    of zero.
+
     :raises ValueError: if it is not bijective, acts on more than vectors or changes their size
     """
 
@@ -187,8 +190,14 @@ class TorchTransform(Transform):
         return y, self._ladj(x, y)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.transform.inv(y)
-        return x, self._ladj(x, y)
+        if _is_everything(self.codomain):
+            x = self.transform.inv(y)
+            return x, self._ladj(x, y)
+        outside = ~self.codomain.check(y) & ~y.isnan().any(-1)
+        somewhere = self.transform(torch.full_like(y, 0.5))  # in the domain of all of torch's
+        inside = torch.where(outside.unsqueeze(-1), somewhere.detach(), y)  # for gradients that are numbers
+        x = self.transform.inv(inside)
+        return x, self._ladj(x, inside).masked_fill(outside, torch.inf)
 
     def _ladj(self, x: Tensor, y: Tensor) -> Tensor:
         if x.shape != y.shape:  # torch gives a log-determinant of the shape of x, whatever the parameters'
@@ -222,6 +231,12 @@ def concatenate(first: Tensor, second: Tensor) -> Tensor:
         batch = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])
         first, second = first.expand(*batch, -1), second.expand(*batch, -1)
     return torch.cat((first, second), dim=-1)
+
+
+def _is_everything(constraint: constraints.Constraint) -> bool:
+    """Whether it says nothing; one that depends on what nobody knows counts as that."""
+    constraint = getattr(constraint, "base_constraint", constraint)
+    return constraint is constraints.real or constraints.is_dependent(constraint)
 
 
 def _of_vectors(constraint: constraints.Constraint) -> constraints.Constraint:

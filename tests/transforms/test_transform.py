@@ -1,10 +1,13 @@
 """Transforms of transforms, and torch's: supports, shapes and refusals, as `torch.distributions` asks for them."""
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Independent, Normal, TransformedDistribution, constraints
 from torch.distributions import transforms as torch_transforms
 
+from flowrl.flows.flow import Flow
 from flowrl.transforms import Affine, Compose, Inverse, TanhBox, TorchTransform
 
 BASE = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
@@ -58,6 +61,29 @@ def test_a_batch_of_parameters_makes_a_batch_of_distributions(transform):
     for one_pass in (transform.call_and_ladj, transform.inverse_and_ladj):
         image, ladj = one_pass(torch.full((2,), 0.3))
         assert image.shape == (6, 2) and ladj.shape == (6,)
+
+
+@pytest.mark.parametrize(
+    ("transform", "low", "high"),
+    [
+        (torch_transforms.ExpTransform(), 0.0, math.inf),
+        (torch_transforms.SigmoidTransform(), 0.0, 1.0),
+        (torch_transforms.TanhTransform(), -1.0, 1.0),
+        (torch_transforms.SoftplusTransform(), 0.0, math.inf),
+    ],
+    ids=repr,
+)
+def test_outside_of_its_image_a_flow_has_no_density_and_gradients_are_numbers(transform, low, high):
+    flow, mean, std = Flow(2, 3, [transform]), torch.tensor([1.0, -2.0]), torch.tensor([0.5, 2.0])
+    flow.set_gaussian(torch.zeros(2, 3), mean, None, std.log())
+    y = torch.tensor([[0.3, 0.9], [0.3, low - 0.1], [min(high, 9.0) + 0.1, 0.3], [math.nan, 0.9]])
+    log_prob = flow(torch.randn(4, 3)).log_prob(mean + std * y)
+    own = TransformedDistribution(BASE, [torch_transforms.IndependentTransform(transform, 1)])
+    torch.testing.assert_close(log_prob[0], own.log_prob(y[0]) - std.log().sum(), atol=1e-4, rtol=1e-4)
+    assert log_prob[1] == -torch.inf and (log_prob[2] == -torch.inf) == (high < math.inf) and log_prob[3].isnan()
+    some = flow(torch.randn(2, 3)).log_prob(mean + std * y[:2])
+    some[some.isfinite()].sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in flow.parameters())
 
 
 STICKS = torch_transforms.StickBreakingTransform()
