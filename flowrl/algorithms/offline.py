@@ -51,7 +51,9 @@ class OfflineMixin:
 
     def learn_from(self, transitions: Transitions) -> Any:
         """
-        Fill the replay buffer; from then on every step of `learn` is an update, and nothing is collected.
+        Fill the replay buffer; from then on every step of `learn` is an update, and nothing is collected. Callbacks
+        find ``new_obs``, ``rewards`` (zero) and ``dones`` (False) of one step in their locals, and no ``infos``, since
+        there are none.
 
         :param transitions: the data set (images as the algorithm sees them, channels first). Where the environment is
             a `VecNormalize`, its statistics of observations become those of the data set, once and for all, and rewards
@@ -195,7 +197,8 @@ def step_without_environment(model: Any, callback: BaseCallback, observation: An
         observation = model._vec_normalize_env.normalize_obs(observation)
     callback.on_rollout_start()
     model.num_timesteps += 1
-    callback.update_locals(dict(self=model, new_obs=observation))
+    nothing = np.zeros(1, np.float32)
+    callback.update_locals(dict(self=model, new_obs=observation, rewards=nothing, dones=nothing.astype(bool)))
     if not callback.on_step():
         return RolloutReturn(1, 0, continue_training=False)
     model._update_current_progress_remaining(model.num_timesteps, model._total_timesteps)

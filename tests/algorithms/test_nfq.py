@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from torch import nn
 from torch.distributions import Distribution
 
-from flowrl import Flow, FlowLogger, available_flows
+from flowrl import Flow, FlowLogger, TaskReturns, available_flows
 from flowrl.algorithms import NFQ, SAC, SNF, Transitions, offline
 from flowrl.algorithms.nfq.cost import why_slow
 from flowrl.algorithms.nfq.update import conservative_loss, importance, soft_q_loss, td_target, update
@@ -470,6 +470,13 @@ def test_offline_every_step_is_an_update_and_is_logged(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="learn_from"):
         loaded.learn(10)
     loaded.learn_from(data_set()).learn(10)
+
+
+def test_offline_callbacks_that_count_episodes_see_none_end():
+    model = nfq(flow="gaussian").learn_from(data_set())
+    logger = FlowLogger(every=5)
+    model.learn(20, callback=[StopTrainingOnMaxEpisodes(1), TaskReturns(), logger])
+    assert model.num_timesteps == 20 and not logger.locals["rewards"].any() and "infos" not in logger.locals
 
 
 def summaries(path):
