@@ -28,10 +28,12 @@ def try_in_training(flow: Flow, scores: bool) -> None:
         pi = tried(like.new_zeros(2, flow.context))
         try:
             actions = pi.rsample()
-            method = "log_prob" if scores else "rsample_and_log_prob"
-            pi.log_prob(
-                actions.clone()
-            ) if scores else pi.rsample_and_log_prob()  # the clone is in no transform's cache
+            if scores:
+                method = "log_prob"
+                pi.log_prob(actions.clone())  # a clone, which is in no transform's cache
+            else:
+                method = "rsample_and_log_prob"
+                pi.rsample_and_log_prob()
         except Exception as error:  # whatever another library says where it has none
             what = "samples and log-probs of given actions" if scores else "samples and their log-probs"
             raise ValueError(
