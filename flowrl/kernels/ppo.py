@@ -170,13 +170,13 @@ def read_parts(model: PPO) -> tuple[Parts | None, str]:
     extractors: list[Any] = [policy.pi_features_extractor, policy.vf_features_extractor]
     if not all(map(is_stateless, extractors)):
         return None, f"the features extractor is {type(extractors[0]).__name__}, which may hold state"
-    if type(policy.action_dist) is not FlowDistribution:
-        return None, f"the actions' distribution is {type(policy.action_dist).__name__}, not FlowDistribution"
     if not are_silent([*policy.modules()]):
         return None, HOOKED
     found = lowered(policy.action_net)
     if found is None:
         return None, "the flow has layers that the kernel does not know"
+    if type(policy.action_dist) is not FlowDistribution:
+        return None, f"the actions' distribution is {type(policy.action_dist).__name__}, not FlowDistribution"
     extractor = policy.mlp_extractor
     actor, critic = (Perceptron.read(net) for net in (extractor.policy_net, extractor.value_net))
     actor = actor and actor.followed_by(policy.action_net.context_map)
