@@ -103,6 +103,7 @@ class Job:
         """
         self.check()
         directory = ROOT / self.directory
+        directory.mkdir(parents=True, exist_ok=True)
         if self.run_directory() is None or not (directory / ARGUMENTS).exists():
             unfinished = directory / f".{ARGUMENTS}.{os.getpid()}"
             unfinished.write_text(json.dumps(self.arguments) + "\n")

@@ -135,7 +135,7 @@ class RunningNorm(FlattenExtractor):
         ("SAC", CustomPolicy, {}, "critic is DeepCritic"),
         ("SAC", "FlowPolicy", dict(optimizer_class=torch.optim.AdamW), "optimiser is AdamW"),
         ("SAC", "FlowPolicy", dict(activation_fn=torch.nn.ELU), "not made of linear layers"),
-        ("SAC", "FlowPolicy", dict(optimizer_kwargs=dict(decoupled_weight_decay=True)), "an option of Adam"),
+        ("SAC", "FlowPolicy", dict(optimizer_kwargs=dict(decoupled_weight_decay=True)), "decoupled_weight_decay"),
         ("SAC", "FlowPolicy", dict(features_extractor_class=RunningNorm), "RunningNorm, which may hold state"),
         ("SAC", "FlowPolicy", dict(flow="maf"), "layers that the kernel does not know"),
         ("PPO", "FlowPolicy", dict(features_extractor_class=RunningNorm), "RunningNorm, which may hold state"),

@@ -56,7 +56,8 @@ SHORT_EPISODES = ("--env-set", "max_episode_steps=20")
 def train(logdir, agent, *more, steps=None, seed=0):
     """Train a small agent on Pendulum for a moment, and return its run directory."""
     kind = "ppo" if agent == "snf" else agent.removeprefix("flow-")
-    settings = [word for setting in SMALL[kind] for word in ("--set", setting)]
+    of_data = ("learning_starts",) if "--demos" in more else ()  # what a data set says itself
+    settings = [word for setting in SMALL[kind] if not setting.startswith(of_data) for word in ("--set", setting)]
     before = set(logdir.glob("*/*/*"))
     command = ["--env", "Pendulum", "--agent", agent, "--steps", str(steps or STEPS[kind]), "--seed", str(seed)]
     code = main([*command, "--logdir", str(logdir), "--eval-episodes", "1", "--no-progress", *settings, *more])
