@@ -90,13 +90,13 @@ def start(arguments: Namespace) -> int:
     settings = apply_overrides(settings, arguments.set or (), agent, probe.observation_space)
     steps = arguments.steps or settings["steps"]
     n_envs = arguments.num_envs or settings["n_envs"]
-    if not any(override.startswith("gradient_steps=") for override in arguments.set or ()):
+    if not is_set("gradient_steps", arguments):
         settings = keep_update_ratio(settings, n_envs)
     policy_kwargs = settings.setdefault("policy_kwargs", {})
     if agent.flow:
         # Named in full, so that the run means the same when the library's default changes.
         flow = policy_kwargs.get("flow", flowrl.DEFAULT_FLOW)
-        if arguments.flow and any(override.startswith("policy_kwargs.flow=") for override in arguments.set or ()):
+        if arguments.flow and is_set("policy_kwargs.flow", arguments):
             raise UsageError(f"--flow {arguments.flow} and --set policy_kwargs.flow={flow} say the same: drop one")
         policy_kwargs["flow"] = check_flow(arguments.flow or flow)
         check_flow_options(policy_kwargs["flow"], policy_kwargs.get("flow_kwargs") or {})
@@ -108,7 +108,7 @@ def start(arguments: Namespace) -> int:
     if arguments.demos or critic_warmup:
         settings["learning_starts"] = 0
     # With a source, learning_starts is that of the critics
-    if critic_warmup or not any(override.startswith("learning_starts=") for override in arguments.set or ()):
+    if critic_warmup or not is_set("learning_starts", arguments):
         settings = wait_for_episodes(settings, n_envs, probe)
 
     config = dict(
@@ -150,6 +150,16 @@ def start(arguments: Namespace) -> int:
         return train(run, config, model, TrainingClock(), not arguments.no_progress, arguments.track)
 
 
+def is_set(key: str, arguments: Namespace) -> bool:
+    """
+    Whether ``--set`` gives a hyperparameter.
+
+    :param key: of the hyperparameter
+    :param arguments: the command line
+    """
+    return any(override.startswith(f"{key}=") for override in arguments.set or ())
+
+
 def training_environment(config: dict[str, Any]) -> VecEnv:
     """
     The environments that a run trains in, at the start of their first episodes.
@@ -185,10 +195,9 @@ def check_source_of_learning(agent: Agent, arguments: Namespace) -> None:
     if arguments.demos and arguments.source:
         raise UsageError("--demos and --from: an agent starts from one of the two")
     if arguments.demos and agent.learns_offline:
-        for override in arguments.set or ():
-            name = override.partition("=")[0]
-            if name in SET_BY_DATA:
-                raise UsageError(f"--set {override}: with --demos {SET_BY_DATA[name]}; drop it")
+        for name, reason in SET_BY_DATA.items():
+            if is_set(name, arguments):
+                raise UsageError(f"--set {name}=...: with --demos {reason}; drop it")
     if arguments.demos and (arguments.num_envs or 1) > 1:
         raise UsageError(f"--num-envs {arguments.num_envs}: {agent.name} learns without stepping in an environment")
 
