@@ -3,6 +3,7 @@
 import importlib
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from stable_baselines3.common.logger import KVWriter
 
@@ -25,19 +26,22 @@ def import_tracker(tracker: str) -> Any:
 
 class TrackingWriter(KVWriter):
     """
-    Writes SB3's scalars to a tracker.
+    Writes SB3's scalars to a tracker; a run that is resumed goes on there too.
+
+    (Steps that both sessions log are logged once by Weights & Biases: they are the same, to the last bit.)
 
     :param tracker: ``"wandb"`` or ``"trackio"``
-    :param path: the run directory; its last three names are the run's name there
-    :param config: of the run
+    :param path: the run directory; its last three names are the run's name there, by which Trackio knows it
+    :param config: of the run; its ``tracking_id``, made here where it is missing, is that of Weights & Biases
     :raises UsageError: where it is not installed, or does not start
     """
 
     def __init__(self, tracker: str, path: Path, config: dict[str, Any]) -> None:
         self.module = import_tracker(tracker)
-        where = dict(dir=str(path)) if tracker == "wandb" else {}
+        identity = config.setdefault("tracking_id", uuid4().hex)
+        which = dict(dir=str(path), id=identity) if tracker == "wandb" else {}
         try:
-            self.module.init(project=PROJECT, name="/".join(path.parts[-3:]), config=config, **where)
+            self.module.init(project=PROJECT, name="/".join(path.parts[-3:]), config=config, resume="allow", **which)
         except Exception as error:  # no account, no network
             hint = "set WANDB_MODE=offline, or log in" if tracker == "wandb" else "see its documentation"
             first = (str(error).splitlines() or [type(error).__name__])[0]

@@ -69,7 +69,7 @@ class Tracker(types.ModuleType):
     """Keeps what it is told."""
 
     def __init__(self):
-        super().__init__("trackio")
+        super().__init__("tracker")
         self.started, self.logged, self.finished = [], [], 0
 
     def init(self, **arguments):
@@ -103,3 +103,17 @@ def test_scalars_are_tracked(tmp_path, monkeypatch, capsys):
         assert main([*words, "--track", "wandb"]) == 2
     assert {path: path.stat().st_mtime for path in tmp_path.rglob("*")} == before, "nothing is written"
     assert "pip install wandb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+def test_a_resumed_run_is_the_same_run_there(tmp_path, monkeypatch, name):
+    tracker = Tracker()
+    monkeypatch.setitem(sys.modules, name, tracker)
+    (tmp_path / "run.yaml").write_text(FILE)
+    assert main(["--config", str(tmp_path / "run.yaml"), "--logdir", str(tmp_path), "--track", name]) == 0
+    (config,) = tmp_path.glob("*/*/*/config.json")
+    assert main(["--resume", str(config.parent), "--steps", "150", "--no-progress"]) == 0
+    first, second = tracker.started
+    assert first["resume"] == second["resume"] == "allow" and first["name"] == second["name"]
+    assert first.get("id") == second.get("id") and ("id" in first) == (name == "wandb")
+    assert tracker.logged[-1][0] == 150
