@@ -122,7 +122,7 @@ class Search:
         :param processes: by which its runs can be stopped
         :return: the mean of the last three evaluations' returns, over the seeds; of each evaluation the better of the
             deterministic actions' and the sampled ones'
-        :raises UsageError: for what ``run.py`` refuses: it would refuse every trial
+        :raises UsageError: for what ``run.py`` refuses before any trial has been trained: it would refuse all
         """
         settings = [word for key, value in self.suggest(trial).items() for word in ("--set", f"{key}={value}")]
         jobs = [
@@ -152,10 +152,10 @@ class Search:
                 raise Stopped
             if outcome == "interrupted":
                 raise optuna.TrialPruned
-            if outcome.startswith("refused: "):
+            if outcome.startswith("refused: ") and not trial.study.get_trials(deepcopy=False, states=ENDED):
                 said = outcome.removeprefix("refused: ").removeprefix("error: ")
                 raise UsageError(f"run.py refuses trial {trial.number}, which does not count: {said}")
-            if outcome != "finished":  # diverged: no reason to stop searching
+            if outcome != "finished":  # diverged, or a combination that run.py refuses: no reason to stop searching
                 trial.set_user_attr("failed", outcome)
                 raise optuna.TrialPruned
             scores.append(float(np.mean([best_return(row) for row in _evaluations(job)[-3:]])))

@@ -131,6 +131,10 @@ def test_a_mistake_ends_the_search_counts_as_no_trial_and_may_be_corrected(fake,
         storage=searches.JournalStorage(searches.JournalFileBackend(str(tmp_path / "study" / "study.log"))),
     )
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    with monkeypatch.context() as patch:  # a combination of values alone, since others were trained
+        patch.setattr(searches, "execute", lambda *_: "refused: error: batch_size")
+        assert main([*command, "--trials", "3"]) == 0
+    assert "trial 3: refused: error: batch_size" in capsys.readouterr().out
 
 
 def test_what_breaks_one_trial_stops_the_others(tmp_path, monkeypatch):
