@@ -116,27 +116,28 @@ PAGE = """# Conformance
 Written by `make conformance` (`python experiments/studies/conformance.py`) from
 [conformance.csv](../experiments/results/conformance.csv), which counts a run of `tests/conformance`.
 
-A flow policy is one changed string in a project of yours; whatever else the project does with Stable-Baselines3 should
-go on working. These tests say so. They check, in words of their own, what SB3's and sb3-contrib's test-suites check of
-an algorithm and its policy, for every learner of one table (`tests/conformance/learners.py`). The last rows are the
-same checks of SB3's own Gaussian policies, so that it is SB3's behaviour that is asked for, and not ours.
+To use a flow policy you change one string in your project. Everything else that the project does with Stable-Baselines3
+should work as before. These tests check it. They are written for this library, and check what the test suites of SB3
+and sb3-contrib check of an algorithm and its policy, for every algorithm in `tests/conformance/learners.py`. The last
+rows of the table are the same checks of SB3's own Gaussian policies. They show that the tests ask for SB3's behaviour.
 
-Checks that passed, those of a refusal by design apart:
+The numbers are checks that passed, plus checks of a refusal by design:
 
 {table}
 
-What is refused, at once and by an error that says why:
+What is refused, when the model is made, with an error that says why:
 
 | what | by | because |
 | --- | --- | --- |
 {refusals}
 
-Options that an algorithm has not (`target_kl` outside of PPO, a target network in CrossQ) are skipped and not counted.
+Options that an algorithm does not have (`target_kl` outside of PPO, a target network in CrossQ) are not counted.
 
 ## RL Zoo
 
-[RL Baselines3 Zoo](https://github.com/DLR-RM/rl-baselines3-zoo) trains flow policies as it is: name flowrl as a package
-to import, and the policy in the file of hyperparameters. `pip install -e '.[zoo]'`, then, with `flow.yml`
+[RL Baselines3 Zoo](https://github.com/DLR-RM/rl-baselines3-zoo) trains flow policies without changes. Install it with
+`pip install -e '.[zoo]'`, name the policy in a file of hyperparameters, here `flow.yml`, and name flowrl as a package
+to import:
 
 ```yaml
 Pendulum-v1:
@@ -155,16 +156,21 @@ python -m rl_zoo3.train --algo sac --env Pendulum-v1 --gym-packages flowrl -conf
     -optimize --n-trials 20 --sampler tpe --pruner median
 ```
 
-they train, go on from a saved agent, play it and search for hyperparameters. In place of `'FlowPolicy'` the file may
-have a dotted path (`flowrl.policies.FlowPolicy`). The zoo's tuned files have `use_sde: True` for some environments:
-take it out. Its search puts `policy_kwargs` of its own in the place of the file's: it searches with the default flow.
-flowrl's own tasks (`--env flowrl/TwoGoodActions-v0`) are registered by the same `--gym-packages flowrl`, and
-`--env-kwargs KEY:VALUE` reaches their arguments. `tests/conformance/test_zoo.py` runs these commands, shorter.
+These commands train, continue from a saved agent, play it, and search for hyperparameters.
+`tests/conformance/test_zoo.py` runs them with fewer steps.
+
+- In place of `'FlowPolicy'` the file may have a dotted path, for SAC `flowrl.policies.FlowPolicy`.
+- Some of the zoo's tuned files have `use_sde: True`; remove it.
+- The zoo's search replaces the `policy_kwargs` of the file by its own, so that it searches with the default flow.
+- `--gym-packages flowrl` also registers flowrl's own tasks (`--env flowrl/TwoGoodActions-v0`); `--env-kwargs
+  KEY:VALUE` sets their arguments.
 
 ## Versions
 
-`make test-matrix` runs these tests, and those of policies and transforms, at the oldest supported versions of torch,
-SB3, sb3-contrib, gymnasium and NumPy, at those of `constraints.txt`, and at the newest, on Python 3.11, 3.12 and 3.13.
+`make test-matrix` runs these tests, and those of policies and transforms, at the oldest supported versions of torch
+(2.8), SB3 (2.9), sb3-contrib, gymnasium (1.0) and NumPy on Python 3.11, at the versions of `constraints.txt` on Python
+3.12, and at the newest versions on Python 3.13. CI runs the same; on a machine that lacks one of these Pythons, its
+part is skipped. All of this is on Linux; Windows and macOS are not tested.
 """
 
 
