@@ -67,62 +67,64 @@ Written by `make reliability` from [reliability.csv](../experiments/results/reli
 
 ## A run that is killed, stopped or damaged
 
-A checkpoint holds model and optimisers, replay buffer, normalisation, the environments with their simulators' states
-and counters, Python's, NumPy's and torch's random numbers, logs in hand and what callbacks remember, and a checksum of
-each file. It is written under another name, brought to the disk, and then renamed. On a CPU, with as many threads as
-before, a resumed run's evaluations and weights are those of a run that nothing had happened to, bit for bit.
+A checkpoint holds the model and its optimisers, the replay buffer, the normalisation, the environments with the state
+of their simulators, the random states of Python, NumPy and torch, unwritten logs, the state of callbacks, and checksums
+of the files. It is written under another name, flushed to the disk, and then renamed. On a CPU, with the same number of
+threads, a resumed run has the same evaluations and weights as a run without interruption, bit for bit.
 
-Pendulum, 2,000 steps, a checkpoint every 250 steps (PPO: at the next end of a rollout); each fault comes at a
-random moment, and the run is resumed as `experiments/suite.py` does:
+The table is for Pendulum, 2,000 steps, a checkpoint every 250 steps (PPO: at the next end of a rollout). Each fault
+comes at a random moment. Then the run is resumed as `experiments/suite.py` does it:
 
 | agent | fault | finished | evaluations and weights bit-equal | steps trained again: mean (most) |
 | --- | --- | --- | --- | --- |
 {faults}
 
-The same is tested with MuJoCo, dictionaries of observations, n-step returns, several environments, NFQ and SNF
-(`tests/experiments/test_continuation.py`). Also tested:
+Tests check the same with MuJoCo, dictionaries of observations, n-step returns, several environments, NFQ and SNF
+(`tests/experiments/test_continuation.py`). They also check:
 
-- A flipped bit in any file of a checkpoint, half a file, a missing one: the checkpoint before is taken, with a warning
-  (`tests/experiments/test_run.py`).
-- A full disk: training goes on without the checkpoint, and waits for room for its tables, TensorBoard's events and
-  models; nothing half written is left (`test_full_disk.py`).
-- A suite that is killed while its runs go on: it finds them again, and trains nothing twice (`test_suite.py`).
-- An environment that gives NaN: training stops and saves what was learned; the error names the environment, the step
+- A flipped bit in any file of a checkpoint, half a file, a missing file: the checkpoint before it is used, with a
+  warning (`tests/experiments/test_run.py`).
+- A full disk: training goes on without the checkpoint. For tables, TensorBoard's events and models it waits until there
+  is space. No incomplete file is left (`test_full_disk.py`).
+- A suite that is killed while its runs go on: the next suite finds them, and trains nothing twice (`test_suite.py`).
+- An environment that gives NaN: training stops and saves what was learned. The error names the environment, the step
   and the checkpoint (`test_run.py`).
-- A process of `--vec-env subproc` that is lost: the run ends at once with an error that names it and the checkpoint to
-  go on from (`test_workers.py`); in one's own script with SB3's `SubprocVecEnv` too, and the model can be saved
+- A lost process of `--vec-env subproc`: the run ends at once. The error names the process and the checkpoint to go on
+  from (`test_workers.py`). In a script with SB3's `SubprocVecEnv` it is the same, and the model can be saved
   (`tests/conformance/test_vectorised.py`).
-- The cache of compiled kernels: a library that somebody else could have put there, a truncated or changed one, a home
-  that cannot be written, a full disk, two processes at once, a process that is forked (`tests/kernels/test_cache.py`).
-- A policy's file that is broken, or asks for code to be run: one error, and nothing runs (`tests/export`).
+- The cache of compiled kernels: a library that somebody else could have put there, a truncated or changed library, a
+  home that cannot be written, a full disk, two processes at once, a forked process (`tests/kernels/test_cache.py`).
+- A policy file that is broken or asks to run code: there is one error, and no code runs (`tests/export`).
 
-Transitions that a checkpoint and the last but one have in common are one file on the disk. The two newest share none,
-so that the one before is whole where the newest is damaged.
+A checkpoint shares files with the last but one, for the transitions that both have. The two newest checkpoints share no
+file, so that the older one is intact if the newer one is damaged.
 
-What cannot be saved are environments whose simulators refuse to be pickled, Box2D's among them: the run says so once,
-goes on with a new episode when it is resumed, and is then sound but not bit-equal. So is a run of SB3's own agents with
-`use_sde`, whose exploration noise is drawn before a checkpoint and not in it. A finished run that grows (`--resume
-RUN_DIR --steps N`) is the one that would have been longer if its learning rate is constant.
+Environments whose simulators cannot be pickled, such as those of Box2D, cannot be saved. The run says so once. When it
+is resumed, it starts a new episode: a valid run, but not bit-equal. The same holds for SB3's own agents with `use_sde`,
+because the exploration noise is drawn before the checkpoint and not saved in it. If you prolong a finished run
+(`--resume RUN_DIR --steps N`), it equals a run of N steps from the start only if its learning rate is constant.
 
 ## Inputs that no environment should give
 
-A NaN, or a number so large that a loss or a gradient overflows, costs a run its weights where an optimiser takes the
-step. Here the update is refused with an error that says what to look at, and every weight, and all that the optimisers
-remember, stays finite: in C and in torch, in every algorithm. The training commands stop at an observation or a reward
-that is NaN or infinite before it enters a replay buffer.
+If an optimiser takes a step with a NaN, or with a loss or gradient that overflowed, the weights of the run are lost.
+Here such an update is refused with an error that says what to look at. All weights and the state of the optimisers stay
+finite, in C and in torch, in every algorithm. The training commands stop at an observation or a reward that is NaN or
+infinite, before it enters a replay buffer.
 
-Small models of every flow (SAC) and of two flows (the others), at least {in_c} updates of each in C and {in_torch}
-in torch, half of them on batches with one of these inputs. How many were refused:
+The table has the part of updates that were refused. The models are small, with every flow (SAC) or two flows (the other
+algorithms). Each made at least {in_c} updates in C and {in_torch} in torch, half of them on batches with one of these
+inputs:
 
 {hostile}
 
-NFAC's returns stay within their interval, so that no reward is too large for it: what it clips stands in its log.
+NFAC clips returns to the interval of its critics, so that no reward is too large for it. `train/clipped_targets` logs
+the fraction that was clipped.
 
-At such observations, with weights that saturate every scale, and at the edges of the box, policies act within their box
-or say that they cannot (`tests/policies/test_extremes.py`); a flow is evaluated in the precision of its weights, also
-under autocast (`tests/flows/test_precision.py`).
+With such observations, with weights that saturate every scale, and at the edges of the box, a policy gives an action
+inside its box or raises an error (`tests/policies/test_extremes.py`). A flow is evaluated in the precision of its
+weights, also under autocast (`tests/flows/test_precision.py`).
 
 ## Beside Stable-Baselines3
 
-What SB3's and sb3-contrib's own test-suites check, and the versions that are tried: [Conformance](conformance.md).
+[Conformance](conformance.md) covers what the test suites of SB3 and sb3-contrib check, and the tested versions.
 """
