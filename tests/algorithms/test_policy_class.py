@@ -26,6 +26,14 @@ def test_ppos_policy_is_not_snfs(base):
         make(SNF, policies.FlowActorCriticPolicy, base=base)
 
 
+@pytest.mark.parametrize(("algorithm", "policy"), [(PPO, policies.FlowPolicy), (SAC, policies.FlowActorCriticPolicy)])
+def test_ppos_and_sacs_are_not_each_others(algorithm, policy):
+    with pytest.raises(
+        TypeError, match=f'{algorithm.__name__} has no use for a {policy.__name__}.*give it "FlowPolicy"'
+    ):
+        make(algorithm, policy)
+
+
 @pytest.mark.parametrize("algorithm", [NFQ, NFAC, SNF])
 def test_neither_is_theirs_sacs_or_ppos(algorithm, tmp_path):
     model = make(algorithm, "FlowPolicy")
