@@ -53,6 +53,12 @@ class Agent:
         return issubclass(self.algorithm, OfflineMixin)
 
     @property
+    def default_flow(self) -> str | None:
+        """Its policy's flow where none is named; None of an agent with a Gaussian."""
+        policy: Any = self.algorithm.policy_aliases["FlowPolicy"]
+        return policy.default_flow if self.flow else None
+
+    @property
     def sb3_algorithm(self) -> type[BaseAlgorithm] | None:
         """Stable-Baselines3's own form of the algorithm, where it has one."""
         return None if self.own else SB3[self.table]

@@ -6,11 +6,12 @@ Behaviour cloning has one row for all environments, and in each the networks and
 then go on from what was cloned.
 
 Every key is an argument of the Stable-Baselines3 algorithm (a ``learning_rate`` of ``"linear_FIRST_LAST"`` becomes its
-schedule), except these three (``NOT_ARGUMENTS``):
+schedule), except these four (``NOT_ARGUMENTS``):
 
 - ``steps``: how long to train when the user does not say;
 - ``n_envs``: how many environments run side by side;
-- ``normalize``: whether observations and rewards are normalised by running statistics (``VecNormalize``).
+- ``normalize``: whether observations and rewards are normalised by running statistics (``VecNormalize``);
+- ``flow``: which flow an agent with one has here, where that is not its policy's default.
 
 The tables have no entry per agent, only per algorithm: what differs between ``sac`` and ``flow-sac`` is the policy
 class and nothing else, so that a comparison of the two compares distributions.
@@ -140,7 +141,6 @@ def with_policy(table: dict[str, Hyperparameters], policy_kwargs: Hyperparameter
 # learn ten times faster than the flow, targets follow faster than SAC's, and a replayed action is weighted by how
 # likely the flow still is to take it (docs/nfq.md).
 NFQ_POLICY = dict(
-    flow="nsf",  # which can show more than one mode
     normalize_observations=True,
     deterministic_action="mean",  # the densest lies near the edges of the box too often
 )
@@ -244,9 +244,10 @@ PPO: dict[str, Hyperparameters] = {
         n_envs=16, normalize=False, n_steps=1024, n_epochs=4, gamma=0.999, gae_lambda=0.98, ent_coef=0.01
     ),
     "MountainCarContinuous": dict(steps=200_000, n_envs=4, n_steps=1024, gamma=0.9999, gae_lambda=0.98, ent_coef=0.01),
-    # The tasks of flowrl.envs: a little entropy, since a mode that is lost is not found again.
-    "HiddenGoal": SMALL_ROLLOUTS | dict(steps=600_000, learning_rate="linear_2e-3_1e-4"),
-    "Corridor": SMALL_ROLLOUTS | dict(steps=600_000, learning_rate="linear_1e-3_1e-4"),
+    # The tasks of flowrl.envs: a little entropy, since a mode that is lost is not found again; a flow that can show
+    # more than one.
+    "HiddenGoal": SMALL_ROLLOUTS | dict(steps=600_000, learning_rate="linear_2e-3_1e-4", flow="triangular"),
+    "Corridor": SMALL_ROLLOUTS | dict(steps=600_000, learning_rate="linear_1e-3_1e-4", flow="triangular"),
 }
 
 # A2C: the zoo's for continuous actions, without its gSDE and with its learning rate held constant.
@@ -326,7 +327,7 @@ TABLES: dict[str, tuple[Hyperparameters, dict[str, Hyperparameters]]] = {
 }
 
 
-NOT_ARGUMENTS = ("steps", "n_envs", "normalize")
+NOT_ARGUMENTS = ("steps", "n_envs", "normalize", "flow")
 
 
 def hyperparameters(algorithm: str, environment: str, offline: bool = False) -> Hyperparameters:
@@ -347,6 +348,6 @@ def model_arguments(settings: Hyperparameters) -> Hyperparameters:
     The part of an agent's hyperparameters that its Stable-Baselines3 model takes.
 
     :param settings: what :func:`hyperparameters` gave
-    :return: all but how long, on how many environments and whether normalised
+    :return: all but how long, on how many environments, whether normalised and with which flow
     """
     return {key: value for key, value in settings.items() if key not in NOT_ARGUMENTS}

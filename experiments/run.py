@@ -180,7 +180,8 @@ def print_list() -> None:
     print("\nflows (--flow):")
     for flow in flowrl.available_flows():
         description = (find_flow(flow).__doc__ or "").partition("\n")[0]
-        print(f"  {flow:<10} {description}{' (the default)' if flow == flowrl.DEFAULT_FLOW else ''}")
+        takers = ", ".join(agent.name for agent in AGENTS.values() if agent.default_flow == flow)
+        print(f"  {flow:<10} {description}{f' (the default of {takers})' if takers else ''}")
     print(
         "\nenvironments with hyperparameters of their own (--env); any other with continuous actions has the defaults:"
     )

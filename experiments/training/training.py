@@ -95,7 +95,7 @@ def start(arguments: Namespace) -> int:
     policy_kwargs = settings.setdefault("policy_kwargs", {})
     if agent.flow:
         # Named in full, so that the run means the same when the library's default changes.
-        flow = policy_kwargs.get("flow", flowrl.DEFAULT_FLOW)
+        flow = policy_kwargs.get("flow") or settings.get("flow", agent.default_flow)
         if arguments.flow and is_set("policy_kwargs.flow", arguments):
             raise UsageError(f"--flow {arguments.flow} and --set policy_kwargs.flow={flow} say the same: drop one")
         policy_kwargs["flow"] = check_flow(arguments.flow or flow)

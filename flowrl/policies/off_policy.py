@@ -94,7 +94,7 @@ class FlowActorMixin:
 class FlowActorPolicyMixin(NormalizedPolicyMixin, TrainingModeMixin, ActionDensity):
     """Turns a policy of SAC's form (SB3 2.9: `SACPolicy`, `TQCPolicy`, `CrossQPolicy`) into a flow policy.
 
-    :param flow: see :class:`flowrl.Flow`
+    :param flow: see :class:`flowrl.Flow`; None: :attr:`default_flow`
     :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`
     :param deterministic_action: ``"mean"``, ``"average"``, ``"densest"`` or ``"best"`` (by Q, the lowest of the
         critics), see :class:`FlowDistribution`
@@ -106,13 +106,14 @@ class FlowActorPolicyMixin(NormalizedPolicyMixin, TrainingModeMixin, ActionDensi
     """
 
     actor_class: type
+    default_flow: AnyFlow = DEFAULT_FLOW
 
     def __init__(
         self,
         observation_space: Any,
         action_space: Any,
         *args: Any,
-        flow: AnyFlow = DEFAULT_FLOW,
+        flow: AnyFlow | None = None,
         flow_kwargs: dict[str, Any] | None = None,
         deterministic_action: str = "mean",
         n_candidates: int = 16,
@@ -120,6 +121,7 @@ class FlowActorPolicyMixin(NormalizedPolicyMixin, TrainingModeMixin, ActionDensi
         **kwargs: Any,
     ):
         refuse_noise_layers(kwargs)
+        flow = self.default_flow if flow is None else flow
         check_flow_arguments(action_space, use_sde, flow, deterministic_action, n_candidates, critic=True)
         # Before _build, which super().__init__ calls
         self.flow_spec: dict[str, Any] = dict(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flowrl.compiled import compiled_act
 from flowrl.flows.flow import Flow
-from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
+from flowrl.flows.recipes import AnyFlow
 from flowrl.policies.action_box import check_flow_arguments, refuse_noise_layers
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.density import ActionDensity
@@ -38,7 +38,7 @@ OVERRIDDEN = ("get_distribution", "_get_action_dist_from_latent", "extract_featu
 class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
     """Turns an `ActorCriticPolicy` (SB3 2.9, common/policies.py) into a flow policy.
 
-    :param flow: see :class:`flowrl.Flow`
+    :param flow: see :class:`flowrl.Flow`; None: :attr:`default_flow`
     :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`, whose ``context_gain`` and
         ``conditioner_gain`` are 1/8 here
     :param deterministic_action: ``"mean"``, ``"average"`` or ``"densest"``, see :class:`FlowDistribution`
@@ -53,13 +53,15 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
 
     action_net: Flow
     action_dist: FlowDistribution
+    default_flow: AnyFlow = "affine"
+    """With splines PPO learns locomotion more slowly, see docs/snf.md."""
 
     def __init__(
         self,
         observation_space: Any,
         action_space: Any,
         *args: Any,
-        flow: AnyFlow = DEFAULT_FLOW,
+        flow: AnyFlow | None = None,
         flow_kwargs: dict[str, Any] | None = None,
         deterministic_action: str = "mean",
         n_candidates: int = 16,
@@ -73,6 +75,7 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
                 "normalize_observations is for flowrl.algorithms.SAC, NFQ and NFAC: for PPO, A2C, TRPO and SNF wrap "
                 "the environment in VecNormalize."
             )
+        flow = self.default_flow if flow is None else flow
         check_flow_arguments(
             action_space, use_sde, flow, deterministic_action, n_candidates, critic=False, squash=squash_output
         )
@@ -117,6 +120,22 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self.flow_spec | dict(squash_output=self._squash)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's.
+
+        :raises RuntimeError: which for the parameters of another flow names the cure
+        """
+        try:
+            return super().load_state_dict(*args, **kwargs)  # type: ignore[misc]
+        except RuntimeError as error:
+            if "action_net." not in str(error):
+                raise
+            raise RuntimeError(
+                f"{error}\nThese are not the parameters of {self.flow_spec['flow']!r}. A model that was saved when "
+                '"triangular" was the default: load(path, custom_objects=dict(policy_kwargs=dict(flow="triangular"))), '
+                "with its other policy_kwargs."
+            ) from error
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions as stored, values and log-probs, as `ActorCriticPolicy.forward`."""

@@ -6,7 +6,6 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.sac import policies as sac
 
 from flowrl.critics.soft_q import SoftValues
-from flowrl.flows.recipes import AnyFlow
 from flowrl.options import whole
 from flowrl.policies.off_policy import FlowActorMixin, FlowActorPolicyMixin
 from flowrl.policies.pre_squash import PreSquashMixin
@@ -30,7 +29,7 @@ class SoftQActor(FlowActorMixin, sac.Actor):
 class SoftQPolicyMixin(PreSquashMixin, FlowActorPolicyMixin):
     """Turns a policy of SAC's form (SB3 2.9) into NFQ's: flow pi and networks V_i (``n_critics`` of them).
 
-    :param flow: see :class:`flowrl.Flow`; its densities of given actions are what is trained
+    :param flow: see :class:`flowrl.Flow`, ``"nsf"`` by default; its densities of given actions are what is trained
     :param deterministic_action: ``"densest"``: of ``n_candidates`` samples and the mean, that of the highest log pi,
         hence of the highest Q (``"best"`` is another word for it); ``"mean"``; ``"average"``, see
         :class:`flowrl.policies.action_distribution.FlowDistribution`
@@ -39,11 +38,12 @@ class SoftQPolicyMixin(PreSquashMixin, FlowActorPolicyMixin):
     """
 
     actor_class = SoftQActor
+    default_flow = "nsf"  # which can show more than one mode
 
-    def __init__(self, *args: Any, flow: AnyFlow = "nsf", deterministic_action: str = "densest", **kwargs: Any):
+    def __init__(self, *args: Any, deterministic_action: str = "densest", **kwargs: Any):
         if deterministic_action == "best":  # Q - V is alpha log pi
             deterministic_action = "densest"
-        super().__init__(*args, flow=flow, deterministic_action=deterministic_action, **kwargs)
+        super().__init__(*args, deterministic_action=deterministic_action, **kwargs)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         whole("n_critics", self.critic_kwargs["n_critics"], 1)

@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
 from flowrl.flows.path import NOISE_LAYERS, NOISE_STD, check_noise
+from flowrl.flows.recipes import DEFAULT_FLOW
 from flowrl.policies.action_box import action_box, into_box
 from flowrl.policies.action_distribution import FlowDistribution, check_finite
 from flowrl.policies.action_path import PathFlowDistribution
@@ -36,6 +37,7 @@ class StochasticFlowActorCriticMixin(FlowActorCriticMixin):
     """
 
     action_dist: FlowDistribution
+    default_flow = DEFAULT_FLOW  # a policy of one mode needs no noise
 
     def __init__(self, *args: Any, noise_layers: int = NOISE_LAYERS, noise_std: float = NOISE_STD, **kwargs: Any):
         self.noise_layers, self.noise_std = noise_layers, noise_std

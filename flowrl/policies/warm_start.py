@@ -9,14 +9,14 @@ from stable_baselines3.common.save_util import load_from_zip_file, recursive_get
 from torch import Tensor
 
 from flowrl.flows.flow import LOG_STD_MAX, Flow
-from flowrl.flows.recipes import DEFAULT_FLOW, AnyFlow
+from flowrl.flows.recipes import AnyFlow
 from flowrl.policies.density import ActionDensity
 
 Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 
 
 def from_gaussian(
-    model: Algorithm, flow: AnyFlow = DEFAULT_FLOW, flow_kwargs: dict[str, Any] | None = None
+    model: Algorithm, flow: AnyFlow | None = None, flow_kwargs: dict[str, Any] | None = None
 ) -> Algorithm:
     """A model of the same algorithm with a flow policy that acts, at first, exactly as the given Gaussian one.
 
@@ -29,7 +29,7 @@ def from_gaussian(
     its actions to the box, so that its flow does too (``squash_output=False``).
 
     :param model: a trained model with SB3's (or sb3-contrib's) own Gaussian policy, without gSDE
-    :param flow: see :class:`flowrl.Flow`
+    :param flow: see :class:`flowrl.Flow`; None: the policy's own default
     :param flow_kwargs: options of the recipe, and of :class:`flowrl.Flow`
     :raises ValueError: if the model's policy is no such Gaussian, or the flow has no Gaussian start
     """

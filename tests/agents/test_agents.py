@@ -5,7 +5,17 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 
-from agents import AGENTS, PPO, PPO_DEFAULTS, SAC, SAC_DEFAULTS, find_agent, hyperparameters, make_agent
+from agents import (
+    AGENTS,
+    PPO,
+    PPO_DEFAULTS,
+    SAC,
+    SAC_DEFAULTS,
+    find_agent,
+    hyperparameters,
+    make_agent,
+    model_arguments,
+)
 from flowrl.policies import ActionDensity
 
 ENVIRONMENTS = """HalfCheetah Hopper Walker2d Ant Humanoid Swimmer Reacher Pusher InvertedPendulum
@@ -41,6 +51,17 @@ def test_every_entry_is_accepted_by_its_algorithm(algorithm):
         model = make_agent(algorithm, make_vec_env("Pendulum-v1", n_envs=settings.pop("n_envs")), settings)
         if algorithm == "ppo":
             assert model.n_steps * model.n_envs % model.batch_size == 0, f"{environment}: a truncated minibatch"
+
+
+def test_each_agent_has_the_flow_of_its_policy_and_a_row_may_name_another():
+    flows = {name: agent.default_flow for name, agent in AGENTS.items()}
+    assert flows == dict.fromkeys(("sac", "ppo", "bc")) | {
+        **dict.fromkeys(("flow-sac", "flow-bc", "nfac", "snf"), "triangular"),
+        "flow-ppo": "affine",
+        "nfq": "nsf",
+    }
+    assert [name for name, row in PPO.items() if "flow" in row] == ["HiddenGoal", "Corridor"], "of several modes"
+    assert "flow" not in model_arguments(hyperparameters("ppo", "Corridor"))
 
 
 @pytest.mark.parametrize("name", ["EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR"])

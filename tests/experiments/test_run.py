@@ -134,7 +134,7 @@ def test_config_says_how_to_reproduce_the_run(run):
     config = json.loads((path / "config.json").read_text())
     assert config["agent"] == agent and config["environment"]["id"] == "Pendulum-v1" and config["seed"] == 0
     assert config["hyperparameters"]["policy_kwargs"]["net_arch"] == [16, 16]
-    assert config["flow"] == (flowrl.DEFAULT_FLOW if agent.startswith("flow") else None)
+    assert config["flow"] == {"flow-sac": "triangular", "flow-ppo": "affine"}.get(agent)
     (session,) = config["sessions"]
     assert session["device"] == "cpu" and session["threads"] >= 1 and "git" in session
     assert session["versions"]["stable-baselines3"] and session["versions"]["torch"]

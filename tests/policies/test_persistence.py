@@ -66,6 +66,17 @@ def test_a_policy_alone_remembers_how_it_was_built(kwargs, tmp_path):
     assert_same_policy(policy, loaded, Aim())
 
 
+def test_a_model_saved_when_another_flow_was_the_default_names_the_cure(tmp_path):
+    model = build("PPO", policy_kwargs=dict(flow="triangular"))
+    perturb(head(model.policy))
+    del model.policy_kwargs["flow"]
+    model.save(tmp_path / "old")
+    with pytest.raises(RuntimeError, match="not the parameters of 'affine'.*policy_kwargs=dict.flow=\"triangular\""):
+        type(model).load(tmp_path / "old")
+    kwargs = model.policy_kwargs | dict(flow="triangular")
+    assert_same_policy(model, type(model).load(tmp_path / "old", custom_objects=dict(policy_kwargs=kwargs)), Aim())
+
+
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_parameters_go_from_model_to_model(algorithm):
     first, second = build(algorithm), build(algorithm, seed=1)

@@ -73,6 +73,14 @@ def test_a_policy_class_serves_as_well_as_its_name(algorithm):
     assert isinstance(by_name.policy, ActionDensity)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_where_none_is_named_the_flow_is_the_policys_default(algorithm):
+    model = build(algorithm)
+    expected = "affine" if algorithm in ("PPO", "A2C", "TRPO") else "triangular"
+    assert model.policy.flow_spec["flow"] == model.policy_class.default_flow == expected
+    assert build(algorithm, policy_kwargs=dict(flow="nsf")).policy.flow_spec["flow"] == "nsf"
+
+
 def test_flowrl_needs_no_other_flow_library_nor_sb3_contrib_and_changes_no_setting_of_torch():
     """(zuko patches torch's Transform and switches validation off for the whole process.)"""
     done = subprocess.run([sys.executable, "-c", ALONE], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -74,7 +74,7 @@ def test_deviations_beyond_the_flows_bound_are_kept(algorithm, tmp_path):
     gaussian = build(algorithm, policy="MlpPolicy")
     with torch.no_grad():
         gaussian.policy.log_std.copy_(torch.tensor([4.3, -1.0]))
-    warm = flowrl.from_gaussian(gaussian, flow_kwargs=dict(bins=4))
+    warm = flowrl.from_gaussian(gaussian, "triangular", dict(bins=4))
     assert warm.policy_kwargs["flow_kwargs"] == dict(bins=4, log_std_max=5.0)
     obs, actions = observations(64), torch.randn(64, 2) * torch.tensor([70.0, 0.4])
     expected = gaussian_log_prob(gaussian, obs, actions)
