@@ -26,6 +26,7 @@ from flowrl.layers.layer import initialize_layers
 from flowrl.layers.linear import MIN_STD
 from flowrl.options import whole
 from flowrl.transforms import Affine, Transform
+from flowrl.transforms.holder import lasting
 from flowrl.transforms.transform import as_transform
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the bounds of SB3's SAC
@@ -357,7 +358,8 @@ def build_parts(flow: AnyFlow, features: int, context: int, options: dict[str, A
     if isinstance(flow, (Sequence, nn.ModuleList)) and not isinstance(flow, str):
         if options:
             raise ValueError(f"A list of transforms takes no options, got {sorted(options)}.")
-        return copy.deepcopy(flow)  # two flows of one list share no parameters, and training leaves the list alone
+        # Two flows of one list share no parameters, and training leaves the list alone
+        return copy.deepcopy([lasting(part) for part in flow])
     builder = find_flow(flow)
     try:
         parts = builder(features, context, **options)

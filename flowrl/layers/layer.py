@@ -47,9 +47,10 @@ class Constant(Layer):
 
     def __init__(self, transform: Transform):
         super().__init__()
-        self.transform = transform
         if not isinstance(transform, nn.Module):
             self.holder = Holder(transform)
+            transform = self.holder.held
+        self.transform = transform
 
     def forward(self, parameters: Tensor) -> Transform:
         holder = self._modules.get("holder")  # of one that an earlier version pickled: none

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.transforms import Transform as TorchDistributionsTransform
+from torch.distributions.transforms import _InverseTransform
 
 
 class Holder(nn.Module):
@@ -22,13 +23,7 @@ class Holder(nn.Module):
 
     def __init__(self, held: Distribution | TorchDistributionsTransform, copied: bool = False):
         super().__init__()
-        for owner, name, value in _tensors(held):
-            if value.requires_grad and not value.is_leaf:
-                whose = "a module" if isinstance(held, Distribution) else "a flowrl.layers.Layer"
-                raise ValueError(
-                    f"{type(owner).__name__}.{name} is computed from a parameter and would not follow it in training: "
-                    f"return {whose} whose forward builds it."
-                )
+        held = lasting(held)
         self._held: Any = copy.deepcopy(held) if copied else held
         found = [place for place in _tensors(self._held) if isinstance(place[2], nn.Parameter)]
         self._places = [(owner, name) for owner, name, _ in found]
@@ -49,6 +44,46 @@ class Holder(nn.Module):
             if not isinstance(value, nn.Parameter):
                 vars(owner)[name] = fn(value)
         return self
+
+
+def lasting(held: Any) -> Any:
+    """
+    A distribution or transform of torch, with the tensors that it holds, in a form that copies and pickles at any time.
+
+    :param held: it; anything else is given back as it is
+    :raises ValueError: if it holds a tensor computed from a parameter, which would go stale
+    """
+    for owner, name, value in _tensors(held):
+        if value.requires_grad and not value.is_leaf:
+            whose = "a module" if isinstance(held, Distribution) else "a flowrl.layers.Layer"
+            raise ValueError(
+                f"{type(owner).__name__}.{name} is computed from a parameter and would not follow it in training: "
+                f"return {whose} whose forward builds it."
+            )
+    return _copyable(held)
+
+
+class _Inverse(_InverseTransform):
+    """torch's inverse of a transform, whose copies know what they are the inverse of: torch's forget it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self).copy()
+
+
+def _copyable(part: Any) -> Any:
+    """Its inverses as `_Inverse`, and no caches: they hold results of a training pass, which cannot be copied."""
+    if isinstance(part, list):
+        return [_copyable(one) for one in part]
+    if not isinstance(part, (Distribution, TorchDistributionsTransform)) or isinstance(part, nn.Module):
+        return part
+    if isinstance(part, _InverseTransform):
+        return _Inverse(_copyable(part.inv))
+    made = copy.copy(part)
+    if isinstance(made, TorchDistributionsTransform):
+        made._cache_size = 0
+        vars(made).pop("_cached_x_y", None)
+    vars(made).update({name: _copyable(value) for name, value in vars(made).items()})
+    return made
 
 
 def _parts(value: Any, kind: Any, seen: set[int]) -> Iterator[Any]:

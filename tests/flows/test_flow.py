@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.distributions import (
     AffineTransform,
+    ComposeTransform,
     Independent,
     Normal,
     SigmoidTransform,
@@ -532,6 +533,30 @@ def test_a_builder_may_give_inverses_and_one_transform_twice():
     assert sum(p is shared for p in flow.parameters()) == 1, "the caller's own, counted once"
     x, log_prob = Flow(2, flow=lambda features, context: [once])().rsample_and_log_prob((3,))
     assert x.shape == (3, 2) and log_prob.shape == (3,)
+
+
+@pytest.mark.parametrize("given", ["list", "builder", "distribution"])
+def test_inverses_and_caches_of_torch_survive_copies_after_use(given):
+    """torch's own inverse of a transform forgets in a copy what it inverts, and a cache holds what cannot be copied."""
+    there = ComposeTransform([AffineTransform(0.1, 0.8), TanhTransform(cache_size=1)])
+    steps = [AffineTransform(nn.Parameter(torch.zeros(2)), 2.0), TanhTransform(cache_size=1), there.inv]
+    base = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+    parts = {
+        "list": steps,
+        "builder": lambda features, context: steps,
+        "distribution": lambda features, context: TransformedDistribution(base, steps),
+    }
+    flow = Flow(2, flow=parts[given]).double()
+    value, log_prob = flow().rsample_and_log_prob((5,))
+    for same in (flow, copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))):
+        torch.testing.assert_close(same().log_prob(value.detach()), log_prob)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_tensor_computed_from_a_parameter_is_refused_in_a_transform(listed):
+    parts = [AffineTransform(2 * torch.nn.Parameter(torch.zeros(2)), 1.0)]
+    with pytest.raises(ValueError, match="AffineTransform.loc is computed from a parameter .* flowrl.layers.Layer"):
+        Flow(2, flow=parts if listed else lambda features, context: parts)
 
 
 def test_parameters_that_are_put_in_place_of_a_transforms_are_followed():
