@@ -11,8 +11,8 @@ from torch.distributions.transforms import Transform as TorchDistributionsTransf
 from flowrl.flows.distribution import standard_normal_log_prob
 from flowrl.flows.flow import Flow
 from flowrl.flows.path import PathFlow
+from flowrl.layers import Constant
 from flowrl.options import whole
-from flowrl.transforms import Transform
 from flowrl.transforms.transform import as_transform
 
 LogDensity = Callable[[Tensor], Tensor]
@@ -150,8 +150,8 @@ class StochasticFlow(nn.Module):
         loss = -log_weight.mean()
 
     :param features: d
-    :param parts: unconditional :class:`flowrl.Flow` s (with their mean and scale), transforms of flowrl or torch,
-        :class:`StochasticStep` s, from noise to sample
+    :param parts: unconditional :class:`flowrl.Flow` s (with their mean and scale), transforms of flowrl or torch (whose
+        parameters and modules are the flow's), :class:`StochasticStep` s, from noise to sample
     :raises ValueError: for other parts, or flows of other sizes
     """
 
@@ -194,13 +194,17 @@ class StochasticFlow(nn.Module):
 class _Deterministic(nn.Module):
     """A transform as a part: its log-determinant is the change of the weight."""
 
-    def __init__(self, transform: Flow | Transform):
+    def __init__(self, transform: Flow | Constant):
         super().__init__()
         self.transform = transform
 
     def forward(self, y: Tensor, log_density: LogDensity) -> tuple[Tensor, Tensor]:
         transform: Any = self.transform
-        return (transform().transform if isinstance(transform, Flow) else transform).call_and_ladj(y)
+        if isinstance(transform, Flow):
+            transform = transform().transform
+        elif isinstance(transform, Constant):  # else of one that an earlier version pickled: the transform itself
+            transform = transform(y)
+        return transform.call_and_ladj(y)
 
 
 def _as_part(part: Any, features: int) -> nn.Module:
@@ -215,5 +219,5 @@ def _as_part(part: Any, features: int) -> nn.Module:
             )
         return _Deterministic(part)
     if isinstance(part, TorchDistributionsTransform):
-        return _Deterministic(as_transform(part))
+        return _Deterministic(Constant(as_transform(part)))
     raise ValueError(f"A StochasticFlow is made of flows, transforms and stochastic steps, got {type(part).__name__}.")

@@ -181,6 +181,19 @@ def test_has_no_log_prob_and_says_why():
         _ = flow.bogus
 
 
+def test_what_a_transform_of_torch_holds_is_trained_saved_and_moved():
+    shift = torch.nn.Parameter(torch.zeros(2))
+    flow = StochasticFlow(2, [AffineTransform(shift, torch.full((2,), 1.5)), Langevin(0.1)])
+    assert [parameter is shift for parameter in flow.parameters()] == [True]
+    flow.sample_and_log_weight(mixture(2).log_prob, 64)[1].mean().backward()
+    assert shift.grad.abs().sum() > 0
+    other = StochasticFlow(2, [AffineTransform(torch.nn.Parameter(torch.ones(2)), 1.5), Langevin(0.1)])
+    other.load_state_dict(flow.state_dict())
+    assert other.state_dict() and torch.equal(next(other.parameters()), shift)
+    x, log_w = flow.to("meta").sample_and_log_weight(lambda x: -x.square().sum(-1), 4)
+    assert x.device == log_w.device == torch.device("meta")
+
+
 @steps
 def test_copies_pickles_and_repeats_with_a_seed(step):
     flow = StochasticFlow(3, [moved(Flow(3, flow="realnvp")), step()])
