@@ -10,8 +10,8 @@ from flowrl.transforms.transform import Transform, zero_ladj
 class Affine(Transform):
     r"""Elementwise affine map, :math:`y = \mu + e^{s} x`, with :math:`\log|\det| = \sum_i s_i`.
 
-    :param shift: mu, shape ``(*, d)``
-    :param log_scale: s, shape ``(*, d)``
+    :param shift: mu, shape ``(*, d)``; or one of all features, a number or of shape ``(*, 1)``
+    :param log_scale: s, the same
     """
 
     def __init__(self, shift: Tensor, log_scale: Tensor):
@@ -33,7 +33,10 @@ class Affine(Transform):
     inverse_shape = forward_shape
 
     def _ladj(self, image: Tensor) -> Tensor:
-        return self.log_scale.sum(-1).expand(image.shape[:-1])
+        log_scale = self.log_scale
+        if log_scale.shape[-1:] != image.shape[-1:]:  # one scale of all features, which counts for each
+            log_scale = log_scale.expand(*log_scale.shape[:-1], image.shape[-1])
+        return log_scale.sum(-1).expand(image.shape[:-1])
 
 
 class Shear(Transform):

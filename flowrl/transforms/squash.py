@@ -29,8 +29,11 @@ class TanhBox(Transform):
         if not isinstance(low < high, Tensor) and not low < high:  # of tensors a GPU would have to be waited for
             raise ValueError(f"A box needs low < high, got low={low} and high={high}.")
         self.low, self.high = low, high
-        self.codomain = constraints.independent(constraints.interval(low, high), 1)
         self._unit = isinstance(low, float) and isinstance(high, float) and low == -1.0 and high == 1.0
+
+    @property
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        return constraints.independent(constraints.interval(self.low, self.high), 1)  # where the edges are now
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._scale(torch.tanh(x)), self._ladj(x)

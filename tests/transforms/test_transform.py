@@ -63,6 +63,21 @@ def test_a_batch_of_parameters_makes_a_batch_of_distributions(transform):
         assert image.shape == (6, 2) and ladj.shape == (6,)
 
 
+@pytest.mark.parametrize("log_scale", [torch.tensor(0.5), torch.tensor([0.5]), torch.full((6, 1), 0.5)], ids=str)
+def test_one_scale_of_all_features_counts_for_each(log_scale):
+    one, each = Affine(torch.zeros(1), log_scale), Affine(torch.zeros(3), log_scale.expand(6, 3))
+    for direction in ("call_and_ladj", "inverse_and_ladj"):
+        x = torch.randn(6, 3)
+        torch.testing.assert_close(getattr(one, direction)(x), getattr(each, direction)(x))
+
+
+def test_the_codomain_of_a_box_moves_with_its_edges():
+    box = TanhBox(-torch.ones(2), torch.ones(2))
+    flow = Flow(2, flow=[torch_transforms.ComposeTransform([torch_transforms.AffineTransform(0.5, 2.0), box])])
+    value = torch.zeros(4, 2, device="meta")
+    assert flow.to("meta")().log_prob(value).device == value.device
+
+
 @pytest.mark.parametrize(
     ("transform", "low", "high"),
     [
