@@ -114,8 +114,9 @@ class NormalizingFlow(ReparameterizedDistribution):
         """
         :param value: shape ``(*batch, d)``
         :return: the noise that it is the image of, of the same shape
+        :raises ValueError: for values of another size than d
         """
-        return self.transform.inverse_and_ladj(value)[0]
+        return self.transform.inverse_and_ladj(self._expanded(value))[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """
@@ -155,7 +156,7 @@ class NormalizingFlow(ReparameterizedDistribution):
 
     def log_det(self, value: Tensor) -> Tensor:
         """log|det dx/dz| at a value, shape ``(*batch,)``: how far the flow stretches the noise there."""
-        return self.transform.inverse_and_ladj(value)[1]
+        return self.transform.inverse_and_ladj(self._expanded(value))[1]
 
 
 def candidate_noise(n: int, features: int) -> Tensor:

@@ -197,19 +197,20 @@ class PathDistribution(Distribution):
         """
         :param path: shape ``(*batch, (K + 1) d)``
         :return: its log-density, shape ``(*batch,)``
+        :raises ValueError: for paths of another size
         """
-        w = path.unflatten(-1, (len(self.segments), -1)).unbind(-2)
-        z, ladj = self.segments[0].inverse_and_ladj(self._expanded(w[0]))
+        w = self._ends(path)
+        z, ladj = self.segments[0].inverse_and_ladj(w[0])
         log_prob = standard_normal_log_prob(z) - ladj
         for step, segment, before, after in zip(self.steps, self.segments[1:], w, w[1:], strict=False):
-            y, ladj = segment.inverse_and_ladj(self._expanded(after))
+            y, ladj = segment.inverse_and_ladj(after)
             log_prob = log_prob + step.log_forward(y, before) - ladj
         return log_prob
 
     def log_det(self, path: Tensor) -> Tensor:
         """Sum of the segments' log-determinants along a path, shape ``(*batch,)``."""
-        w = path.unflatten(-1, (len(self.segments), -1)).unbind(-2)
-        return sum(segment.inverse_and_ladj(end)[1] for segment, end in zip(self.segments, w))  # type: ignore[return-value]
+        ends = self._ends(path)
+        return sum(segment.inverse_and_ladj(end)[1] for segment, end in zip(self.segments, ends))  # type: ignore[return-value]
 
     def center(self) -> Tensor:
         """The path of no noise at all, shape ``(*batch, (K + 1) d)``: a deterministic policy's action is its end."""
@@ -234,8 +235,12 @@ class PathDistribution(Distribution):
         shape = (len(self.segments), *sample_shape, *self._like.shape)
         return torch.randn(shape, dtype=self._like.dtype, device=self._like.device).unbind(0)
 
-    def _expanded(self, w: Tensor) -> Tensor:
-        return w.expand(torch.broadcast_shapes(w.shape, self._like.shape))
+    def _ends(self, path: Tensor) -> Sequence[Tensor]:
+        """Where a path is after each segment, in the flow's precision, ``(*, (K + 1) d)`` -> each ``(*batch, d)``."""
+        if path.shape[-1:] != self.event_shape:
+            raise ValueError(f"A path has {self.event_shape[0]} numbers, got a tensor of shape {tuple(path.shape)}.")
+        ends = path.to(self._like.dtype).unflatten(-1, (len(self.segments), -1)).unbind(-2)
+        return [end.expand(torch.broadcast_shapes(end.shape, self._like.shape)) for end in ends]
 
 
 def _side_by_side(first: Tensor, second: Tensor) -> Tensor:

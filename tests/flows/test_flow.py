@@ -391,10 +391,12 @@ def test_one_layer_and_a_module_list_are_flows(layers):
 @pytest.mark.parametrize("name", flowrl.available_flows())
 def test_values_of_another_precision_are_cast_and_of_another_size_refused(name):
     flow, value = Flow(3, 0, name), torch.randn(4, 3)
-    torch.testing.assert_close(flow().log_prob(value.double()), flow().log_prob(value))
-    for wrong in (torch.zeros(4, 1), torch.zeros(4, 5), torch.tensor(0.5)):
-        with pytest.raises(ValueError, match="A value has 3 numbers"):
-            flow().log_prob(wrong)
+    for method in ("log_prob", "to_noise", "log_det"):
+        score = getattr(flow(), method)
+        torch.testing.assert_close(score(value.double()), score(value))
+        for wrong in (torch.zeros(4, 1), torch.zeros(4, 5), torch.tensor(0.5)):
+            with pytest.raises(ValueError, match="A value has 3 numbers"):
+                score(wrong)
 
 
 def test_no_values_at_all_are_a_batch_of_any_shape():

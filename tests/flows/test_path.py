@@ -195,6 +195,19 @@ def test_float32_scores_a_stored_path_as_it_drew_it():
     torch.testing.assert_close(made().path_log_prob(path), log_prob, atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("flow", ["triangular", "nsf"])
+def test_paths_of_another_precision_are_cast_and_of_another_size_refused(flow):
+    distribution = path_flow(2, flow, context=3, scale=0.1)(torch.randn(5, 3))
+    path = distribution.rsample().float()
+    for method in ("path_log_prob", "log_det"):
+        score = getattr(distribution, method)
+        torch.testing.assert_close(score(path), score(path.double()))
+        assert score(path[0]).shape == (5,)
+        for wrong in (torch.zeros(5, 2), torch.zeros(5, 6)):
+            with pytest.raises(ValueError, match=r"A path has 4 numbers, got a tensor of shape \(5, "):
+                score(wrong)
+
+
 @pytest.mark.parametrize("noise_layers", [0, -1, 1.5, True])
 def test_a_number_of_noise_layers_is_an_integer(noise_layers):
     with pytest.raises(ValueError, match="noise_layers must be a whole number of at least 1"):
