@@ -194,8 +194,11 @@ class TorchTransform(Transform):
             x = self.transform.inv(y)
             return x, self._ladj(x, y)
         outside = ~self.codomain.check(y) & ~y.isnan().any(-1)
-        somewhere = self.transform(torch.full_like(y, 0.5))  # in the domain of all of torch's
-        inside = torch.where(outside.unsqueeze(-1), somewhere.detach(), y)  # for gradients that are numbers
+        with torch.no_grad():
+            somewhere = self.transform(torch.full_like(y, 0.5))  # in the domain of all of torch's
+            x = self.transform.inv(torch.where(outside.unsqueeze(-1), somewhere, y))
+            outside = outside | x.isinf().any(-1)  # the ends of an open interval, which torch's check lets in
+        inside = torch.where(outside.unsqueeze(-1), somewhere, y)  # for gradients that are numbers
         x = self.transform.inv(inside)
         return x, self._ladj(x, inside).masked_fill(outside, torch.inf)
 

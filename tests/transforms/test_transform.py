@@ -101,6 +101,23 @@ def test_outside_of_its_image_a_flow_has_no_density_and_gradients_are_numbers(tr
     assert all(parameter.grad.isfinite().all() for parameter in flow.parameters())
 
 
+@pytest.mark.parametrize(
+    ("transform", "end"),
+    [
+        (torch_transforms.TanhTransform(), 1.0),
+        (torch_transforms.TanhTransform(), -1.0),
+        (torch_transforms.CumulativeDistributionTransform(Normal(0.0, 1.0)), 1.0),
+    ],
+    ids=repr,
+)
+def test_at_the_end_of_its_image_a_flow_has_no_density_and_gradients_are_numbers(transform, end):
+    flow = Flow(2, flow=[transform])
+    log_prob = flow().log_prob(torch.tensor([[0.3, end], [0.3, 0.4]]))
+    assert log_prob[0] == -torch.inf and log_prob[1].isfinite()
+    log_prob[1].backward()
+    assert all(parameter.grad.isfinite().all() for parameter in flow.parameters())
+
+
 STICKS = torch_transforms.StickBreakingTransform()
 
 
