@@ -207,6 +207,12 @@ class PathDistribution(Distribution):
             log_prob = log_prob + step.log_forward(y, before) - ladj
         return log_prob
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        raise NotImplementedError(
+            "A PathFlow has no log_prob: a value's density is an integral over all paths that lead to it. "
+            "path_log_prob gives that of a whole path."
+        )
+
     def log_det(self, path: Tensor) -> Tensor:
         """Sum of the segments' log-determinants along a path, shape ``(*batch,)``."""
         ends = self._ends(path)

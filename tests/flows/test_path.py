@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
+from flowrl import fit_variational
 from flowrl.flows.path import PathFlow
 from flowrl.policies.action_path import ActionPath
 from tests.models import perturb
@@ -240,6 +241,8 @@ def test_what_needs_a_transform_is_refused():
         PathFlow(2).transform_of(torch.zeros(100))
     with pytest.raises(TypeError, match="no start from data"):
         PathFlow(2).initialize(torch.randn(8, 2))
+    with pytest.raises(NotImplementedError, match="no log_prob: .* integral over all paths .* path_log_prob"):
+        fit_variational(PathFlow(2), lambda x: -x.square().sum(-1), steps=1)
 
 
 @torch.no_grad()
