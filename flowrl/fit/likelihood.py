@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +186,8 @@ def _checked(flow: nn.Module, like: Tensor, data: Any, context: Any, name: str) 
 
 def _split(rows: Rows, flow: nn.Module, like: Tensor, validation: Any) -> tuple[Rows, Rows | None]:
     """Training and validation rows."""
-    if isinstance(validation, (int, float)):
-        n = len(rows[0])
+    if isinstance(validation, Real):
+        n, validation = len(rows[0]), float(validation)
         held_out = round(validation * n)
         if not 0 <= validation < 1 or held_out == n or (validation > 0 and held_out == 0):
             raise ValueError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flowrl.fit.importance import ImportanceEstimate, effective_sample_size, importance_estimate
 from flowrl.fit.monitor import Monitor
 from flowrl.fit.optimization import Optimization, check_positive, prepared
+from flowrl.options import whole
 
 POINTS = 100  # of the curves
 FIRST_BETA = 0.01  # where annealing starts
@@ -71,9 +72,7 @@ def fit_variational(
     :raises FloatingPointError: where the loss ceases to be finite; the flow has the weights of the best point so far
     """
     check_positive(learning_rate, steps=steps, samples=samples)
-    annealing = steps // 2 if annealing is None else annealing
-    if not 0 <= annealing <= steps:
-        raise ValueError(f"annealing must be from 0 to steps = {steps}, got {annealing}.")
+    annealing = steps // 2 if annealing is None else whole("annealing", annealing, 0, steps)
     start = time.perf_counter()
     with prepared(flow, device, seed) as like:
         at = None if context is None else torch.as_tensor(context).detach().to(like)

@@ -1,7 +1,9 @@
 """Maximum likelihood: the fit finds known densities, keeps the best weights, and says what is wrong with its input."""
 
 import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -92,7 +94,7 @@ def test_patience_is_counted_where_the_fit_is_evaluated(data):
 
 
 def test_validation_by_fraction_by_data_or_not_at_all(data):
-    fraction = fit_density(Flow(2), data, validation=0.25, **SHORT)
+    fraction = fit_density(Flow(2), data, validation=np.float32(0.25), **SHORT)
     given = fit_density(Flow(2), data, validation=data[:50], **SHORT)
     none = fit_density(Flow(2), data, validation=0.0, **SHORT)
     assert fraction.steps == given.steps == none.steps == list(range(31))
@@ -101,6 +103,13 @@ def test_validation_by_fraction_by_data_or_not_at_all(data):
     context = torch.randn(400, 3)
     pair = fit_density(Flow(2, 3), data, context, validation=(data[:50], context[:50]), **SHORT)
     assert isinstance(pair, DensityFit) and len(pair.validation) == 31
+
+
+def test_one_row_is_fitted_without_a_warning(data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = fit_density(Flow(2, flow="gaussian"), data[:1], validation=0, steps=3)
+    assert fit.train[-1] > fit.train[0]
 
 
 def test_a_fraction_is_held_out_of_training(data):

@@ -139,7 +139,8 @@ def test_a_density_that_is_not_finite_in_the_last_evaluation_is_named():
     [
         (dict(log_density=lambda x: x), r"log_density must map \(256, 2\) to \(256,\), got \(256, 2\)"),
         (dict(log_density=lambda x: x.sum()), r"log_density must map"),
-        (dict(annealing=3_000), "annealing must be from 0 to steps = 2000"),
+        (dict(annealing=3_000), "annealing must be a whole number from 0 to 2000, got 3000"),
+        (dict(annealing="half"), "annealing must be a whole number from 0 to 2000, got 'half'"),
         (dict(samples=0), "samples must be a whole number of at least 1"),
         (dict(context=torch.zeros(3)), "context of size 0"),
         (dict(flow=Flow(2, 3), context=torch.zeros(5, 3)), "one distribution"),
