@@ -52,7 +52,6 @@ class EnergyBandit(gym.Env):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
-    observation_space = spaces.Box(-1.0, 1.0, (1,))
 
     def __init__(
         self,
@@ -67,6 +66,7 @@ class EnergyBandit(gym.Env):
         self.background = between("background", background, 0, 1)
         self.centers = _spread(n_modes, dimensions, np.random.default_rng(whole("seed", seed, 0)))
         self.scale = _default_scale(self.centers) if scale is None else between("scale", scale, 0)
+        self.observation_space = spaces.Box(-1.0, 1.0, (1,))
         self.action_space = spaces.Box(-1.0, 1.0, (dimensions,))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict]:

@@ -41,7 +41,6 @@ class HiddenGoal(gym.Env):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}
-    observation_space = spaces.Box(-1.0, 1.0, (1,))
 
     def __init__(
         self,
@@ -64,6 +63,7 @@ class HiddenGoal(gym.Env):
             raise ValueError(f"render_mode={render_mode!r} draws 2 dimensions, got dimensions={dimensions}.")
         self.tries = whole("tries", tries, 1)
         self.render_mode = render_mode
+        self.observation_space = spaces.Box(-1.0, 1.0, (1,))
         self.action_space = spaces.Box(-1.0, 1.0, (dimensions,))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict]:

@@ -40,8 +40,6 @@ class MultiGoal(gym.Env):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}
-    observation_space = spaces.Box(-BOUND, BOUND, (2,))
-    action_space = spaces.Box(-1.0, 1.0, (2,))
 
     def __init__(
         self,
@@ -56,6 +54,8 @@ class MultiGoal(gym.Env):
         self.goal_reward = between("goal_reward", goal_reward, -np.inf)
         self.action_cost = between("action_cost", action_cost, 0)
         self.render_mode = render_mode
+        self.observation_space = spaces.Box(-BOUND, BOUND, (2,))
+        self.action_space = spaces.Box(-1.0, 1.0, (2,))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict]:
         super().reset(seed=seed)

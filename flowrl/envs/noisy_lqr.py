@@ -96,11 +96,11 @@ class NoisyLQR(gym.Env):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
-    observation_space = spaces.Box(-BOUND, BOUND, (2,))
-    action_space = spaces.Box(-1.0, 1.0, (2,))
 
     def __init__(self, noise: float = 0.1, spread: float = 0.5) -> None:
         self.noise, self.spread = between("noise", noise, 0), between("spread", spread, 0)
+        self.observation_space = spaces.Box(-BOUND, BOUND, (2,))
+        self.action_space = spaces.Box(-1.0, 1.0, (2,))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict]:
         super().reset(seed=seed)

@@ -108,12 +108,12 @@ class ReturnChain(gym.Env):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
-    observation_space = spaces.Box(-1.0, 1.0, (2,))
-    action_space = spaces.Box(-1.0, 1.0, (1,))
 
     def __init__(self, length: int = 3, noise: float = 0.2, risk: float = 0.25) -> None:
         self.length = whole("length", length, 1)
         self.noise, self.risk = between("noise", noise, 0), between("risk", risk, 0, 1)
+        self.observation_space = spaces.Box(-1.0, 1.0, (2,))
+        self.action_space = spaces.Box(-1.0, 1.0, (1,))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict]:
         super().reset(seed=seed)

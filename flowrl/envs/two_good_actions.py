@@ -25,8 +25,10 @@ class TwoGoodActions(gym.Env):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
-    observation_space = spaces.Box(-1.0, 1.0, (1,))
-    action_space = spaces.Box(-1.0, 1.0, (2,))
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(-1.0, 1.0, (1,))
+        self.action_space = spaces.Box(-1.0, 1.0, (2,))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict]:
         super().reset(seed=seed)

@@ -37,6 +37,17 @@ def test_the_same_seed_and_actions_give_the_same_episode(name):
     assert np.array_equal(*episodes)
 
 
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("space", ["action_space", "observation_space"])
+def test_the_random_numbers_of_an_environments_spaces_are_its_own(name, space):
+    one, other = (getattr(gym.make(name), space) for _ in range(2))
+    one.seed(0)
+    expected = one.sample()
+    one.seed(0)
+    other.seed(1)
+    assert np.array_equal(one.sample(), expected)
+
+
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
 def test_the_best_policy_is_a_density_and_no_other_scores_higher(temperature):
     actions, cell = grid()
