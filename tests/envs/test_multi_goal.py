@@ -88,6 +88,14 @@ def test_goals_move():
     assert best.shape == (2,) and best[0] > best[1]  # nearer, and diagonally faster
 
 
+def test_a_goal_behind_another_is_not_reached():
+    """By the best walk to the first one, and then none: where it would go on from there the episode is over."""
+    env = MultiGoal(goals=((3.0, 0.0), (6.0, 0.0)), action_cost=1.0, goal_reward=1_000.0)
+    first, behind = env.optimum()
+    assert first > 900 and behind < 0
+    assert first == pytest.approx(MultiGoal(goals=((3.0, 0.0),), action_cost=1.0, goal_reward=1_000.0).optimum()[0])
+
+
 def test_the_first_state_is_seeded_near_the_origin():
     env = MultiGoal()
     starts = np.array([env.reset(seed=seed)[0] for seed in range(200)])
