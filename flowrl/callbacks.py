@@ -26,6 +26,10 @@ from flowrl.policies.vec_normalize import is_right_before
 
 # The formats of SB3's logger that can hold neither figures nor hyperparameters.
 TEXT_FORMATS = ("stdout", "log", "json", "csv")
+# Its tables cut names off, and end training where two are then the same.
+TABLES, TABLE_WIDTH = ("stdout", "log"), 36
+# The arguments of algorithms that may be functions of the training that remains.
+SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "ent_coef")
 # What the HParams tab compares runs by; the values come from the scalars of the same name.
 METRICS = {"eval/mean_reward": 0.0, "rollout/ep_rew_mean": 0.0}
 
@@ -200,6 +204,7 @@ class TaskReturns(BaseCallback):
     Log each task's mean return over its last episodes, where ``info["task"]`` names tasks (``flowrl/MultiTask-v0``).
 
     ``tasks/NAME/return``, and ``tasks/NAME/success`` where ``info["is_success"]`` says it; without tasks, nothing.
+    Names that are too long for SB3's tables on the screen are not in these.
 
     :param window: over how many of a task's last episodes
     """
@@ -218,7 +223,9 @@ class TaskReturns(BaseCallback):
                 episodes.append(dict(ended, **{"return": float(info["episode"]["r"])}))
                 for name in episodes[-1]:
                     mean = float(np.mean([episode[name] for episode in episodes if name in episode]))
-                    self.logger.record(f"tasks/{info['task']}/{name}", mean)
+                    of_task = f"{info['task']}/{name}"
+                    in_table = len("   " + of_task) <= TABLE_WIDTH
+                    self.logger.record(f"tasks/{of_task}", mean, exclude=() if in_table else TABLES)
         return True
 
 
@@ -244,7 +251,7 @@ def hyperparameters(model: BaseAlgorithm) -> dict[str, bool | str | float | None
     The constructor arguments of a model that can be shown in a table.
 
     :param model: the model
-    :return: name to value; the policy's own arguments by their names too
+    :return: name to value; the policy's own arguments by their names too, and a schedule as what it goes from and to
     """
     values: dict[str, Any] = dict(algorithm=type(model).__name__, policy=type(model.policy).__name__)
     # Of every class that it is made of: flowrl's algorithms pass most arguments on to SB3's.
@@ -252,11 +259,18 @@ def hyperparameters(model: BaseAlgorithm) -> dict[str, bool | str | float | None
     arguments = [name for constructor in constructors for name in inspect.signature(constructor).parameters]
     values |= {name: getattr(model, name) for name in arguments if name not in values and hasattr(model, name)}
     values |= values.pop("policy_kwargs", None) or {}
+    values |= {name: _first_and_last(values[name]) for name in SCHEDULES if callable(values.get(name))}
     return {
         name: value if isinstance(value, (bool, int, float, str)) else str(value)
         for name, value in values.items()
         if isinstance(value, (bool, int, float, str, list, dict, tuple))
     }
+
+
+def _first_and_last(schedule: Any) -> float | str:
+    """``"0.001 to 1e-05"``, or the one value that a schedule has."""
+    first, last = float(schedule(1.0)), float(schedule(0.0))
+    return first if first == last else f"{first:g} to {last:g}"
 
 
 @contextmanager

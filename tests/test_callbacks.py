@@ -1,5 +1,7 @@
 """`FlowLogger`, `DensityFigure` and `TaskReturns` in people's own Stable-Baselines3 projects."""
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,11 +9,12 @@ import torch
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import Figure, HParam, KVWriter, Logger
+from stable_baselines3.common.logger import Figure, HParam, HumanOutputFormat, KVWriter, Logger
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import flowrl
 from flowrl.algorithms import BehaviourCloning, Demonstrations, offline
+from flowrl.algorithms.schedules import linear_schedule
 from flowrl.callbacks import DensityFigure, FlowLogger, TaskReturns, hyperparameters, parameter_groups
 from flowrl.envs.multi_task import MultiTask
 from flowrl.policies.action_box import action_box
@@ -185,6 +188,13 @@ def test_hyperparameters_are_plain_values():
     )
 
 
+def test_hyperparameters_that_are_schedules_are_what_they_go_from_and_to():
+    values = hyperparameters(PPO("FlowPolicy", "Pendulum-v1", learning_rate=linear_schedule("linear_1e-3_1e-5")))
+    assert values["learning_rate"] == "0.001 to 1e-05" and values["clip_range"] == 0.2
+    assert "clip_range_vf" not in values, "which is None"
+    assert hyperparameters(SAC("FlowPolicy", "Pendulum-v1", learning_rate=lambda _: 1e-3))["learning_rate"] == 1e-3
+
+
 @pytest.mark.parametrize(("algorithm", "policy"), [(SAC, "FlowPolicy"), (SAC, "MlpPolicy"), (PPO, "FlowPolicy")])
 def test_densities_integrate_to_one_over_the_action_box(algorithm, policy):
     torch.manual_seed(0)
@@ -228,6 +238,20 @@ def test_success_may_be_said_of_some_episodes_alone():
     callback.locals = dict(infos=[dict(task="a", episode=dict(r=1.0), is_success=False)])
     callback.on_step()
     assert model.logger.name_to_value["tasks/a/success"] == 0.5
+
+
+def test_names_of_tasks_that_do_not_fit_into_a_table_end_no_training(capsys):
+    task, memory = "a pendulum on the moon, whose gravity is low", Memory()
+    callback = TaskReturns()
+    model, _ = learn(SAC, "FlowPolicy", [callback], steps=2)
+    model.set_logger(Logger(None, [HumanOutputFormat(sys.stdout), memory]))
+    for name in (task, "earth"):
+        callback.locals = dict(infos=[dict(task=name, episode=dict(r=1.0), is_success=True)])
+        callback.on_step()
+    model.logger.dump()
+    assert memory.values(f"tasks/{task}/return") == memory.values(f"tasks/{task}/success") == [1.0]
+    table = capsys.readouterr().out
+    assert "earth/return" in table and "moon" not in table
 
 
 @pytest.mark.parametrize("name", ["RecurrentPPO", "ARS"])
