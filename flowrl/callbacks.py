@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from flowrl.algorithms.gradients import actor_and_critic, gradient_norm
 from flowrl.algorithms.offline import take
+from flowrl.options import whole
 from flowrl.policies.density import diagnose, has_diagnostics
 from flowrl.policies.vec_normalize import is_right_before
 
@@ -57,7 +58,7 @@ class FlowLogger(BaseCallback):
 
     def __init__(self, every: int = 1_000, n_states: int = 256) -> None:
         super().__init__()
-        self.every, self.n_states = every, n_states
+        self.every, self.n_states = every, whole("n_states", n_states, 1)
         self.recent: deque[Any] = deque(maxlen=n_states)  # batches, of a state or more each
         self.hooks: list[RemovableHandle] = []
 
@@ -148,7 +149,7 @@ class DensityFigure(BaseCallback):
 
     def __init__(self, every: int = 10_000, n_states: int = 3) -> None:
         super().__init__()
-        self.every, self.n_states = every, n_states
+        self.every, self.n_states = every, whole("n_states", n_states, 1)
         self.states: Any = None
         self.visited: deque[Any] = deque(maxlen=1_000)
 
@@ -213,6 +214,7 @@ class TaskReturns(BaseCallback):
 
     def __init__(self, window: int = 25) -> None:
         super().__init__()
+        whole("window", window, 1)
         self.episodes: dict[str, deque[dict[str, float]]] = defaultdict(partial(deque, maxlen=window))
 
     def _on_step(self) -> bool:

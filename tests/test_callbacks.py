@@ -265,6 +265,14 @@ def test_whose_distribution_is_not_understood_trains_all_the_same(name):
     assert model.num_timesteps >= 32
 
 
+@pytest.mark.parametrize("options", [dict(n_states=0), dict(n_states=2.5), dict(window=0)])
+def test_numbers_of_nothing_are_refused_before_training(options):
+    ((name, value),) = options.items()
+    for callback in (TaskReturns,) if name == "window" else (FlowLogger, DensityFigure):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got {value}"):
+            callback(**options)
+
+
 def test_the_callbacks_are_public():
     assert flowrl.FlowLogger is FlowLogger and flowrl.DensityFigure is DensityFigure
     assert flowrl.TaskReturns is TaskReturns

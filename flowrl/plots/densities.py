@@ -184,16 +184,16 @@ def _density(density: Density, points: NDArray[Any]) -> NDArray[Any]:
     return torch.cat([log_prob(part).exp() for part in parts]).cpu().numpy()
 
 
-def _norm(height: NDArray[Any]) -> PowerNorm:
-    # A density that has collapsed onto a point is below the grid's resolution: nothing to draw but its samples.
-    return PowerNorm(0.5, 0.0, height[np.isfinite(height)].max(initial=0.0) or 1.0)
+def peak_of(height: NDArray[Any]) -> float:
+    """The highest density; 1 where none is seen: one that has collapsed onto a point lies between those of a grid."""
+    return float(height[np.isfinite(height)].max(initial=0.0)) or 1.0
 
 
 def _show(height: NDArray[Any], axes: Axes, low: NDArray[Any], high: NDArray[Any], interpolation: str) -> None:
     """Show a density on the whole box, drawn square however its sides are scaled."""
     extent = (low[0], high[0], low[1], high[1])
     look: Any = dict(origin="lower", aspect="auto", interpolation=interpolation)
-    axes.imshow(height, cmap=COLORS, norm=_norm(height), extent=extent, **look)
+    axes.imshow(height, cmap=COLORS, norm=PowerNorm(0.5, 0.0, peak_of(height)), extent=extent, **look)
     axes.set_xlim(low[0], high[0])
     axes.set_ylim(low[1], high[1])
     axes.set_box_aspect(1)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from flowrl.plots.densities import MARK, plot_curve, plot_density, plot_histogram, plot_samples, share_colors
+from flowrl.plots.densities import MARK, peak_of, plot_curve, plot_density, plot_histogram, plot_samples, share_colors
 from flowrl.plots.panels import square_panels
 from flowrl.policies.density import action_log_prob, has_density, sample_actions
 
@@ -62,7 +62,8 @@ def density_figure(policy: BasePolicy, observations: Any, n_samples: int = 4_096
             _mark(axes, mode[i], mode[j])
             axes.set(xticks=np.linspace(low[i], high[i], 3), yticks=np.linspace(low[j], high[j], 3))
     if dimensions == 1:
-        grid[0, 0].set(ylabel="density", ylim=(0, 1.05 * max(axes.lines[0].get_ydata().max() for axes in grid[0])))
+        heights = np.stack([axes.lines[0].get_ydata() for axes in grid[0]])
+        grid[0, 0].set(ylabel="density", ylim=(0, 1.05 * peak_of(heights)))
         for axes in grid[0]:
             axes.set_xlabel("action")
     for row, (i, j), bar in zip(grid, pairs, bars):

@@ -55,6 +55,18 @@ def test_a_box_of_unequal_sides_is_shown_whole_and_square(dimensions, columns):
     assert box.width == pytest.approx(box.height)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dimensions", [1, 2])
+@pytest.mark.parametrize("unseen", [float("nan"), float("-inf")])
+def test_densities_that_are_not_seen_do_not_stop_training(monkeypatch, dimensions, unseen):
+    """Those that are no numbers, and one that is narrower than a grid's cells."""
+    monkeypatch.setattr(
+        "flowrl.plots.policies.action_log_prob", lambda policy, obs, actions: torch.full((len(actions),), unseen)
+    )
+    figure = density_figure(policy_of(SAC, "FlowPolicy", dimensions), np.zeros((2, 3), np.float32))
+    figure.savefig(io.BytesIO())
+
+
 def test_actions_of_several_axes_are_flattened():
     env = gym.wrappers.TransformAction(
         gym.make("Reacher-v5"), lambda action: action.flatten(), gym.spaces.Box(-1, 1, (1, 2))
