@@ -1,7 +1,5 @@
 """Critics of a return's distribution, in the place where SAC's policy of Stable-Baselines3 2.9 has its critics."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -66,16 +64,6 @@ class ReturnCritics(BaseModel):
     def has_batch_statistics(self) -> bool:
         """Whether a norm of the networks goes by the batch."""
         return self.architecture.norm == "batch"
-
-    @contextmanager
-    def running_statistics(self) -> Iterator[None]:
-        """Evaluate the networks by their running moments, as they are when no batch is to move them."""
-        training = self.networks.training
-        self.networks.train(training and not self.has_batch_statistics)
-        try:
-            yield
-        finally:
-            self.networks.train(training)
 
     def forward(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
         """

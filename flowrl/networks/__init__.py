@@ -1,6 +1,6 @@
 """What do observations pass through? Running normalisations and perceptrons; torch alone."""
 
-from flowrl.networks.batch_renorm import BatchRenorm
+from flowrl.networks.batch_renorm import BatchRenorm, running_statistics
 from flowrl.networks.normalization import DictNormalization, ReturnScale, RunningNormalization
 from flowrl.networks.perceptron import Architecture, perceptron, project
 
@@ -12,4 +12,5 @@ __all__ = [
     "RunningNormalization",
     "perceptron",
     "project",
+    "running_statistics",
 ]

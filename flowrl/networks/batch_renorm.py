@@ -1,5 +1,8 @@
 """Batch renormalisation."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -49,3 +52,20 @@ class BatchRenorm(nn.Module):
             self.updates += 1
         x = (x - mean) * (variance + EPSILON).rsqrt()
         return (x * ratio + shift) * self.scale + self.shift
+
+
+@contextmanager
+def running_statistics(network: nn.Module) -> Iterator[None]:
+    """
+    Evaluate what is normalised by the batch by its running moments, as where no batch is to move them.
+
+    :param network: any
+    """
+    moving = [module for module in network.modules() if isinstance(module, BatchRenorm) and module.training]
+    for module in moving:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in moving:
+            module.train()

@@ -245,10 +245,15 @@ def test_the_activation_function_is_that_of_policy_kwargs(architecture):
 def test_batch_statistics_are_those_of_both_batches_and_there_is_no_target_network():
     model = nfac(double=True, policy_kwargs=dict(architecture=dict(norm="batch")))
     target = [p.clone() for p in model.critic_target.parameters()]
-    norm = next(layer for layer in model.critic.networks[0] if hasattr(layer, "updates"))
+    of_critic, of_actor = (
+        next(layer for layer in network if hasattr(layer, "updates"))
+        for network in (model.critic.networks[0], model.actor.latent_pi)
+    )
     model.policy.set_training_mode(True)
     update(model, batch(), True)
-    assert norm.updates == 1, "one pass over both; the actor's goes by the running moments"
+    assert of_critic.updates == 1, "one pass over both; the actor's goes by the running moments"
+    assert of_actor.updates == 1, "in the states in which it learns; the next actions go by the running moments"
+    assert of_critic.training and of_actor.training
     assert all(torch.equal(a, b) for a, b in zip(target, model.critic_target.parameters()))
 
 

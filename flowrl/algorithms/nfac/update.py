@@ -23,6 +23,7 @@ from flowrl.algorithms.sac.update import descend, frozen, move_temperature, poly
 from flowrl.critics.heads import Atoms, Head
 from flowrl.critics.return_critic import of_smaller_mean, pooled
 from flowrl.critics.risk import Distortion, measure
+from flowrl.networks import running_statistics
 
 
 class Target(NamedTuple):
@@ -116,7 +117,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool, reward_sc
         actions, log_prob = model.actor.action_log_prob(batch.observations)
         of_temperature = move_temperature(model, log_prob)
 
-    with torch.no_grad():
+    with torch.no_grad(), running_statistics(model.actor):  # as CrossQ: those states are not what the actor learns in
         next_actions, next_log_prob = model.actor.action_log_prob(batch.next_observations)
     if critic.has_batch_statistics:  # one pass over both batches, so that their statistics are the mixture's (CrossQ)
         n = len(batch.actions)
@@ -134,7 +135,7 @@ def update(model: Any, batch: ReplayBufferSamples, move_targets: bool, reward_sc
     of_critic = descend(critic_loss(head, raw, learned), critic.optimizer)
 
     if moves_actor:
-        with frozen(set(critic.parameters()) - set(model.actor.parameters())), critic.running_statistics():
+        with frozen(set(critic.parameters()) - set(model.actor.parameters())), running_statistics(critic):
             atoms = head.atoms(critic.raw(batch.observations, actions))
             of_actor = actor_loss(atoms, model.distortion, log_prob, ent_coef, model.actor_pessimism)
             of_actor = descend(of_actor, model.actor.optimizer)
