@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from flowrl.critics.heads import Atoms, make_head
 from flowrl.networks import Architecture, perceptron
+from flowrl.options import whole
 from flowrl.side_by_side import side_by_side
 
 
@@ -57,7 +58,8 @@ class ReturnCritics(BaseModel):
         self.architecture = Architecture(tuple(net_arch), **(architecture or {}))
         inputs = features_dim + get_action_dim(action_space)
         self.networks = nn.ModuleList(
-            perceptron(inputs, self.head.size, self.architecture, activation_fn) for _ in range(n_critics)
+            perceptron(inputs, self.head.size, self.architecture, activation_fn)
+            for _ in range(whole("n_critics", n_critics, 1))
         )
 
     @property

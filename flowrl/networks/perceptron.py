@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowrl.networks.batch_renorm import BatchRenorm
+from flowrl.options import whole
 
 NORMS: dict[str, type[nn.Module]] = dict(none=nn.Identity, layer=nn.LayerNorm, rms=nn.RMSNorm, batch=BatchRenorm)
 
@@ -44,10 +45,9 @@ class Architecture:
             raise ValueError(f"Unknown norm {self.norm!r}: the norms are {', '.join(NORMS)}.")
         if self.unit_norm and (self.norm == "none" or self.residual):
             raise ValueError("unit_norm is for matrices that a norm follows: take a norm, and no residual blocks.")
-        if self.widths and min(self.widths) < 1:
-            raise ValueError(f"Hidden layers have a width of 1 or more, got widths={self.widths}.")
-        if not isinstance(self.expansion, int) or self.expansion < 1:
-            raise ValueError(f"expansion is a whole number of at least 1, got {self.expansion!r}.")
+        for width in self.widths:
+            whole("the width of a hidden layer", width, 1)
+        whole("expansion", self.expansion, 1)
         if self.input_shift is not None and not 0 < abs(self.input_shift) < math.inf:
             raise ValueError(
                 "input_shift is a finite number other than zero, without which an input of zeros has no length, "

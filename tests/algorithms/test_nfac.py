@@ -461,6 +461,7 @@ def test_noise_of_another_librarys_flow_is_not_held():
         (dict(risk="cvar"), "worst quarter"),
         (dict(target_entropy="half"), "auto_0.5"),
         (dict(policy_kwargs=dict(architecture=dict(norm="group"))), "layer, rms"),
+        (dict(policy_kwargs=dict(n_critics=0)), "n_critics must be a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_input_is_refused_with_the_cure(kwargs, words):

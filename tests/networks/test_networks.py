@@ -137,16 +137,27 @@ def test_rows_before_a_norm_have_the_length_one():
     [
         (dict(norm="group"), "none, layer, rms, batch"),
         (dict(unit_norm=True), "norm follows"),
-        (dict(widths=(8, 0)), "width of 1 or more"),
+        *(
+            (dict(widths=(8, width)), f"width of a hidden layer must be a whole number of at least 1, got {width}")
+            for width in (0, 2.5)
+        ),
         (dict(widths=(), residual=True), "hidden layers"),
         (dict(widths=(8, 16), residual=True), "one width"),
-        (dict(residual=True, expansion=0), "expansion is a whole number of at least 1, got 0"),
+        *(
+            (dict(residual=True, expansion=expansion), f"expansion must be .* of at least 1, got {expansion}")
+            for expansion in (0, 2.5, True)
+        ),
         *((dict(input_shift=shift), f"other than zero.*got {shift}") for shift in (0.0, np.nan, np.inf)),
     ],
 )
 def test_impossible_architectures_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         Architecture(**options)
+
+
+def test_numbers_of_numpy_are_counts():
+    block = perceptron(3, 2, Architecture((np.int64(8),), residual=True, expansion=np.int64(3)))[1]
+    assert block.expand.out_features == 24
 
 
 def test_dictionaries_are_normalised_entry_by_entry_whatever_their_names():
