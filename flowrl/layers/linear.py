@@ -118,12 +118,15 @@ class Reorder(Layer):
     """A fixed reordering of the features.
 
     :param order: where each output feature comes from, a permutation of ``0 ... d - 1``, shape ``(d,)``
+    :raises ValueError: for an order that is none
     """
 
     order: Tensor
 
     def __init__(self, order: Tensor):
         super().__init__()
+        if not order.is_meta and sorted(order.tolist()) != list(range(len(order))):
+            raise ValueError(f"An order of {len(order)} features has each of 0 ... {len(order) - 1} once, got {order}.")
         self.register_buffer("order", order, persistent=False)
 
     def forward(self, parameters: Tensor) -> Transform:

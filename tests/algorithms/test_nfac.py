@@ -8,6 +8,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC as PlainSAC
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
@@ -459,6 +460,8 @@ def test_noise_of_another_librarys_flow_is_not_held():
         *((dict(drop_atoms=value), "drop_atoms must be a whole number of at least 0") for value in (-1, 0.5)),
         *((dict(noise_hold=value), "noise_hold must be a finite number") for value in ("2", -5.0, np.nan)),
         (dict(risk="cvar"), "worst quarter"),
+        (dict(critic="scalar", risk="cvar:0.25"), "a scalar critic knows its mean alone"),
+        (dict(noise_hold=2.0, action_noise=NormalActionNoise(np.zeros(2), np.ones(2))), "two ways of exploring"),
         (dict(target_entropy="half"), "auto_0.5"),
         (dict(policy_kwargs=dict(architecture=dict(norm="group"))), "layer, rms"),
         (dict(policy_kwargs=dict(n_critics=0)), "n_critics must be a whole number of at least 1, got 0"),

@@ -22,7 +22,7 @@ import flowrl
 from flowrl import Flow
 from flowrl.flows.flow import soft_clamp
 from flowrl.flows.path import PathFlow
-from flowrl.layers import ActNorm
+from flowrl.layers import ActNorm, Reorder
 from flowrl.transforms import TorchTransform
 from tests.models import perturb
 
@@ -582,3 +582,9 @@ def test_a_flow_expands_as_torchs_distributions_do(name):
     torch.testing.assert_close(expanded.log_prob(value), flow().log_prob(value))
     within = torch.distributions.TransformedDistribution(flow(), [AffineTransform(torch.zeros(5, 2), 2.0)])
     torch.testing.assert_close(within.log_prob(value), flow().log_prob(value / 2) - 2 * math.log(2))
+
+
+@pytest.mark.parametrize("order", [[0, 0], [1, 2], [0, 2, 3]])
+def test_an_order_that_is_no_permutation_is_refused(order):
+    with pytest.raises(ValueError, match="has each of 0"):
+        Reorder(torch.tensor(order))

@@ -63,7 +63,8 @@ def test_losses_of_ppo_run_on_the_device_of_the_networks(flow):
 @pytest.mark.parametrize("architecture", [None, dict(norm="layer", residual=True, input_shift=3.0), dict(norm="batch")])
 def test_losses_of_nfac_run_on_the_device_of_the_networks(critic, architecture):
     network = dict(net_arch=[16], normalize_observations=True, architecture=architecture)
-    model = NFAC("FlowPolicy", Aim(), critic=critic, risk="cvar:0.5", policy_kwargs=network, device="cpu")
+    risk = "neutral" if critic == "scalar" else "cvar:0.5"
+    model = NFAC("FlowPolicy", Aim(), critic=critic, risk=risk, policy_kwargs=network, device="cpu")
     model.policy.to(META).set_training_mode(False)
     batch = ReplayBufferSamples(*(torch.empty(BATCH, n, device=META) for n in (3, 2, 3, 1, 1)))
     head, ent_coef = model.critic.head, torch.empty((), device=META)

@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from flowrl.algorithms.nfac.held_noise import HeldNoise
 from flowrl.algorithms.nfac.update import update
 from flowrl.algorithms.sac import SAC
+from flowrl.critics.heads import ScalarHead
 from flowrl.critics.risk import Distortion, find_distortion
 from flowrl.networks import ReturnScale
 from flowrl.options import not_negative, whole
@@ -94,12 +95,19 @@ class NFAC(SAC):
                 f"drop_atoms must be at most {head.droppable} with a {type(head).__name__}, since atoms that are left "
                 f"out must weigh the same as those that stay, and one must stay; got {self.drop_atoms}."
             )
+        if isinstance(head, ScalarHead) and self.risk != "neutral":
+            raise ValueError(
+                f"risk={self.risk!r} is of the return's distribution, and a scalar critic knows its mean alone: give "
+                'critic="categorical", "flow" or "quantile", or leave risk out.'
+            )
         self.return_scale = ReturnScale(head.bound)
         self.held_noise = self._make_held_noise()
 
     def _make_held_noise(self) -> HeldNoise | None:
         if self.noise_hold is None:
             return None
+        if self.action_noise is not None:
+            raise ValueError("noise_hold and action_noise are two ways of exploring: leave one out.")
         if self.actor.flow.is_external:
             raise ValueError(
                 f"noise_hold={self.noise_hold!r} holds the noise that one of flowrl's recipes bends; a flow of another "
