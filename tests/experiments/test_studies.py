@@ -144,8 +144,8 @@ def test_a_goal_counts_as_reached_when_it_stays_so():
 
 
 def test_each_deterministic_action_has_its_return(tmp_path):
-    words = "--env Pendulum --agent flow-ppo --steps 64 --eval-every 0 --no-progress --set n_steps=16".split()
-    assert main([*words, "--logdir", str(tmp_path)]) == 0
+    words = "--env Pendulum --agent flow-ppo --flow triangular --steps 64 --eval-every 0 --no-progress --set n_steps=16"
+    assert main([*words.split(), "--logdir", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("*/*/*")
     row = deterministic_actions.row_of(path, 2)
     assert (row["env"], row["agent"], row["flow"], row["seed"]) == ("Pendulum", "flow-ppo", "triangular", 0)
