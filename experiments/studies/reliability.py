@@ -35,7 +35,7 @@ SMALL = ["--set", "policy_kwargs.net_arch=[64,64]", "--eval-every", "500", "--ev
 OFF_POLICY = ["--set", "learning_starts=200", *SMALL]
 AGENTS = {
     "flow-sac": OFF_POLICY,
-    "flow-ppo": ["--set", "n_steps=64", "--num-envs", "2", *SMALL],
+    "flow-ppo": ["--flow", "triangular", "--set", "n_steps=64", "--num-envs", "2", *SMALL],
     "nfac": OFF_POLICY,
 }
 TIMES = {"wall_seconds", "training_seconds", "steps_per_second"}  # the columns of evaluations.csv that are no results
