@@ -1,6 +1,7 @@
 """Train an agent: ``python experiments/run.py --env HalfCheetah --agent flow-sac``."""
 
 import argparse
+import inspect
 import math
 import os
 import sys
@@ -177,11 +178,14 @@ def print_list() -> None:
     print("agents:")
     for agent in AGENTS.values():
         print(f"  {agent.name:<10} {agent.description}")
-    print("\nflows (--flow):")
+    print("\nflows (--flow), and their options (--set policy_kwargs.flow_kwargs.OPTION=VALUE):")
     for flow in flowrl.available_flows():
         description = (find_flow(flow).__doc__ or "").partition("\n")[0]
         takers = ", ".join(agent.name for agent in AGENTS.values() if agent.default_flow == flow)
         print(f"  {flow:<10} {description}{f' (the default of {takers})' if takers else ''}")
+        options = [*inspect.signature(find_flow(flow)).parameters.values()][2:]  # after features and context
+        if options:
+            print(f"  {'':<10} {', '.join(f'{option.name}={option.default!r}' for option in options)}")
     print(
         "\nenvironments with hyperparameters of their own (--env); any other with continuous actions has the defaults:"
     )

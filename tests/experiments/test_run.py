@@ -529,6 +529,7 @@ def test_list_names_agents_flows_and_environments(capsys):
         "flowrl/ReturnChain-v0",
     ):
         assert name in output
+    assert "layers=2, bins=8, bound=4.0, hidden=(64, 64)" in output and "(the default of flow-ppo)" in output
 
 
 def test_a_reader_who_leaves_ends_the_list_in_silence(monkeypatch, capsys):
