@@ -248,6 +248,7 @@ PPO: dict[str, Hyperparameters] = {
     # more than one.
     "HiddenGoal": SMALL_ROLLOUTS | dict(steps=600_000, learning_rate="linear_2e-3_1e-4", flow="triangular"),
     "Corridor": SMALL_ROLLOUTS | dict(steps=600_000, learning_rate="linear_1e-3_1e-4", flow="triangular"),
+    **{name: dict(flow="triangular") for name in ("TwoGoodActions", "Obstacle", "EnergyBandit", "MultiGoal")},
 }
 
 # A2C: the zoo's for continuous actions, without its gSDE and with its learning rate held constant.
@@ -348,6 +349,7 @@ def model_arguments(settings: Hyperparameters) -> Hyperparameters:
     The part of an agent's hyperparameters that its Stable-Baselines3 model takes.
 
     :param settings: what :func:`hyperparameters` gave
-    :return: all but how long, on how many environments, whether normalised and with which flow
+    :return: all but how long, on how many environments, whether normalised, and with which flow, which goes into the
+        ``policy_kwargs`` of an agent that has one
     """
     return {key: value for key, value in settings.items() if key not in NOT_ARGUMENTS}

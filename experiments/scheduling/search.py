@@ -122,7 +122,7 @@ class Search:
         :param processes: by which its runs can be stopped
         :return: the mean of the last three evaluations' returns, over the seeds; of each evaluation the better of the
             deterministic actions' and the sampled ones'
-        :raises UsageError: for what ``run.py`` refuses before any trial has been trained: it would refuse all
+        :raises UsageError: for what ``run.py`` refuses before any trial has been trained: it may refuse all
         """
         settings = [word for key, value in self.suggest(trial).items() for word in ("--set", f"{key}={value}")]
         jobs = [

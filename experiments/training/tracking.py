@@ -31,17 +31,21 @@ class TrackingWriter(KVWriter):
     (Steps that both sessions log are logged once by Weights & Biases: they are the same, to the last bit.)
 
     :param tracker: ``"wandb"`` or ``"trackio"``
-    :param path: the run directory; its last three names are the run's name there, by which Trackio knows it
-    :param config: of the run; its ``tracking_id``, made here where it is missing, is that of Weights & Biases
+    :param path: the run directory; its last three names are the run's name there
+    :param config: of the run; by its ``tracking_id``, made here where it is missing, Weights & Biases knows it, and
+        Trackio by its name, which ends with the first letters of that
     :raises UsageError: where it is not installed, or does not start
     """
 
     def __init__(self, tracker: str, path: Path, config: dict[str, Any]) -> None:
         self.module = import_tracker(tracker)
         identity = config.setdefault("tracking_id", uuid4().hex)
-        which = dict(dir=str(path), id=identity) if tracker == "wandb" else {}
+        name = "/".join(path.parts[-3:])
+        which = (
+            dict(name=name, dir=str(path), id=identity) if tracker == "wandb" else dict(name=f"{name}_{identity[:8]}")
+        )
         try:
-            self.module.init(project=PROJECT, name="/".join(path.parts[-3:]), config=config, resume="allow", **which)
+            self.module.init(project=PROJECT, config=config, resume="allow", **which)
         except Exception as error:  # no account, no network
             hint = "set WANDB_MODE=offline, or log in" if tracker == "wandb" else "see its documentation"
             first = (str(error).splitlines() or [type(error).__name__])[0]

@@ -125,7 +125,8 @@ class Reorder(Layer):
 
     def __init__(self, order: Tensor):
         super().__init__()
-        if not order.is_meta and sorted(order.tolist()) != list(range(len(order))):
+        is_whole = not order.is_floating_point()
+        if not order.is_meta and not (is_whole and sorted(order.tolist()) == list(range(len(order)))):
             raise ValueError(f"An order of {len(order)} features has each of 0 ... {len(order) - 1} once, got {order}.")
         self.register_buffer("order", order, persistent=False)
 

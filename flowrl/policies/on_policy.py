@@ -32,6 +32,12 @@ GAIN = 0.125
 """Of the flow's scale and shape, see :class:`flowrl.Flow`: a policy gradient is noisy, and a learning rate that suits a
 Gaussian, whose log-std depends on no state, moves them too far in a step (docs/policies.md has what it does)."""
 
+BEFORE_AFFINE = (
+    'Where no flow is named it is "affine"; it was "triangular" before: give policy_kwargs=dict(flow="triangular") and '
+    "what else there is; to load a model, load(path, custom_objects=dict(policy_kwargs=...))."
+)
+"""What models and scripts of then need."""
+
 OVERRIDDEN = ("get_distribution", "_get_action_dist_from_latent", "extract_features")  # if set on an instance
 
 
@@ -54,7 +60,7 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
     action_net: Flow
     action_dist: FlowDistribution
     default_flow: AnyFlow = "affine"
-    """With splines PPO learns locomotion more slowly, see docs/snf.md."""
+    """With other shapes PPO learns locomotion more slowly, see docs/ppo.md."""
 
     def __init__(
         self,
@@ -75,6 +81,7 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
                 "normalize_observations is for flowrl.algorithms.SAC, NFQ and NFAC: for PPO, A2C, TRPO and SNF wrap "
                 "the environment in VecNormalize."
             )
+        by_default = flow is None
         flow = self.default_flow if flow is None else flow
         check_flow_arguments(
             action_space, use_sde, flow, deterministic_action, n_candidates, critic=False, squash=squash_output
@@ -87,7 +94,12 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
             n_candidates=n_candidates,
         )
         self._squash = squash_output and action_space.is_bounded()
-        super().__init__(observation_space, action_space, *args, **kwargs)
+        try:
+            super().__init__(observation_space, action_space, *args, **kwargs)
+        except ValueError as error:
+            if not (by_default and "could not be built with options" in str(error)):
+                raise
+            raise ValueError(f"{error} {BEFORE_AFFINE}") from error
         self._squash_output = self._squash
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -129,13 +141,10 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
         try:
             return super().load_state_dict(*args, **kwargs)  # type: ignore[misc]
         except RuntimeError as error:
-            if "action_net." not in str(error):
+            of_the_flow_alone = "action_net.context_map" in str(error) and "mlp_extractor." not in str(error)
+            if self.flow_spec["flow"] != "affine" or not of_the_flow_alone:
                 raise
-            raise RuntimeError(
-                f"{error}\nThese are not the parameters of {self.flow_spec['flow']!r}. A model that was saved when "
-                '"triangular" was the default: load(path, custom_objects=dict(policy_kwargs=dict(flow="triangular"))), '
-                "with its other policy_kwargs."
-            ) from error
+            raise RuntimeError(f"{error}\nThese are the parameters of another flow. {BEFORE_AFFINE}") from error
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions as stored, values and log-probs, as `ActorCriticPolicy.forward`."""

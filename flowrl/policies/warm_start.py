@@ -45,6 +45,7 @@ def from_gaussian(
     policy_class = warm.policy_class
     warm.__dict__.update(data)
     warm.policy_class = policy_class
+    flow = policy_class.default_flow if flow is None else flow  # type: ignore[attr-defined]
     warm.policy_kwargs = data["policy_kwargs"] | dict(flow=flow, flow_kwargs=flow_kwargs)
     on_policy = "action_net.weight" in parameters["policy"]
     if on_policy:

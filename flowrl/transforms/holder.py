@@ -60,7 +60,7 @@ def lasting(held: Any) -> Any:
                 f"{type(owner).__name__}.{name} is computed from a parameter and would not follow it in training: "
                 f"return {whose} whose forward builds it."
             )
-    return _copyable(held)
+    return _copyable(held, {})
 
 
 class _Inverse(_InverseTransform):
@@ -70,20 +70,28 @@ class _Inverse(_InverseTransform):
         return vars(self).copy()
 
 
-def _copyable(part: Any) -> Any:
-    """Its inverses as `_Inverse`, and no caches: they hold results of a training pass, which cannot be copied."""
-    if isinstance(part, list):
-        return [_copyable(one) for one in part]
+def _copyable(part: Any, made: dict[int, Any]) -> Any:
+    """
+    Its inverses as `_Inverse`, and no caches: they hold results of a training pass, which cannot be copied.
+
+    :param part: anything
+    :param made: what was made of parts by their ids, since parts may refer to each other
+    """
+    if type(part) in (list, tuple):
+        return type(part)(_copyable(one, made) for one in part)
     if not isinstance(part, (Distribution, TorchDistributionsTransform)) or isinstance(part, nn.Module):
         return part
+    if id(part) in made:
+        return made[id(part)]
     if isinstance(part, _InverseTransform):
-        return _Inverse(_copyable(part.inv))
-    made = copy.copy(part)
-    if isinstance(made, TorchDistributionsTransform):
-        made._cache_size = 0
-        vars(made).pop("_cached_x_y", None)
-    vars(made).update({name: _copyable(value) for name, value in vars(made).items()})
-    return made
+        made[id(part)] = _Inverse(_copyable(part.inv, made))
+        return made[id(part)]
+    twin = made[id(part)] = copy.copy(part)
+    if isinstance(twin, TorchDistributionsTransform):
+        twin._cache_size = 0
+        vars(twin).pop("_cached_x_y", None)
+    vars(twin).update({name: _copyable(value, made) for name, value in vars(twin).items()})
+    return twin
 
 
 def _parts(value: Any, kind: Any, seen: set[int]) -> Iterator[Any]:

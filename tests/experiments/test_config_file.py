@@ -89,7 +89,7 @@ def test_scalars_are_tracked(tmp_path, monkeypatch, capsys):
     command = ["--config", str(tmp_path / "run.yaml"), "--logdir", str(tmp_path)]
     assert main([*command, "--checkpoint-every", "50", "--track", "trackio"]) == 0
     (started,) = tracker.started
-    assert started["project"] == "flowrl" and started["config"]["seed"] == 0 and started["name"].endswith("seed0")
+    assert started["project"] == "flowrl" and started["config"]["seed"] == 0 and "seed0_" in started["name"]
     assert len(started["config"]["sessions"]) == 1
     assert tracker.finished == 1 and tracker.logged[-1][0] == 100
     names = {name for _, scalars in tracker.logged for name in scalars}
@@ -117,3 +117,7 @@ def test_a_resumed_run_is_the_same_run_there(tmp_path, monkeypatch, name):
     assert first["resume"] == second["resume"] == "allow" and first["name"] == second["name"]
     assert first.get("id") == second.get("id") and ("id" in first) == (name == "wandb")
     assert tracker.logged[-1][0] == 150
+    assert main(["--config", str(tmp_path / "run.yaml"), "--logdir", str(tmp_path / "other"), "--track", name]) == 0
+    assert any(tracker.started[-1].get(key) != first.get(key) for key in ("name", "id")), (
+        "another run, in the same second"
+    )

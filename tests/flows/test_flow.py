@@ -584,7 +584,16 @@ def test_a_flow_expands_as_torchs_distributions_do(name):
     torch.testing.assert_close(within.log_prob(value), flow().log_prob(value / 2) - 2 * math.log(2))
 
 
-@pytest.mark.parametrize("order", [[0, 0], [1, 2], [0, 2, 3]])
+@pytest.mark.parametrize("order", [[0, 0], [1, 2], [0, 2, 3], [1.0, 0.0]])
 def test_an_order_that_is_no_permutation_is_refused(order):
     with pytest.raises(ValueError, match="has each of 0"):
         Reorder(torch.tensor(order))
+
+
+def test_transforms_that_refer_to_each_other_are_copied():
+    there = AffineTransform(0.1, 0.8)
+    there.partner = TanhTransform(cache_size=1)
+    there.partner.partner, there.pair = there, (there, there.partner)
+    flow = Flow(2, flow=[there])
+    x, log_prob = flow().rsample_and_log_prob((3,))
+    torch.testing.assert_close(copy.deepcopy(flow)().log_prob(x.detach()), log_prob)

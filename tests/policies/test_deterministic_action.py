@@ -9,7 +9,8 @@ from tests.models import ALGORITHMS, OFF_POLICY, ON_POLICY, assert_same_policy, 
 
 
 def model_of(algorithm: str, option: str, **kwargs):
-    model = build(algorithm, policy_kwargs=dict(deterministic_action=option, n_candidates=8, **kwargs))
+    shape = dict(flow="triangular") | kwargs  # whose mean, average and densest action differ
+    model = build(algorithm, policy_kwargs=dict(deterministic_action=option, n_candidates=8, **shape))
     perturb(model.policy, 0.1)
     return model
 

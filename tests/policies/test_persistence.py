@@ -71,10 +71,20 @@ def test_a_model_saved_when_another_flow_was_the_default_names_the_cure(tmp_path
     perturb(head(model.policy))
     del model.policy_kwargs["flow"]
     model.save(tmp_path / "old")
-    with pytest.raises(RuntimeError, match="not the parameters of 'affine'.*policy_kwargs=dict.flow=\"triangular\""):
+    with pytest.raises(RuntimeError, match='it was "triangular" before: give policy_kwargs=dict.flow="triangular"'):
         type(model).load(tmp_path / "old")
+    with pytest.raises(ValueError, match='unexpected keyword.*it was "triangular" before'):
+        build("PPO", policy_kwargs=dict(flow_kwargs=dict(bins=4)))
     kwargs = model.policy_kwargs | dict(flow="triangular")
     assert_same_policy(model, type(model).load(tmp_path / "old", custom_objects=dict(policy_kwargs=kwargs)), Aim())
+
+
+@pytest.mark.parametrize("kwargs", [dict(net_arch=[4]), dict(flow="nsf", net_arch=[8])])
+def test_other_networks_and_named_flows_have_torchs_error_alone(kwargs):
+    weights = build_policy("PPO", net_arch=[8]).state_dict()
+    with pytest.raises(RuntimeError, match="Error.s. in loading state_dict") as raised:
+        build_policy("PPO", **kwargs).load_state_dict(weights)
+    assert "before" not in str(raised.value)
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])

@@ -11,7 +11,7 @@ from tests.models import POLICY_FLOWS, build_policy, observations, perturb
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 4e-5)], ids=str)
 @pytest.mark.parametrize("squash_output", [True, False])
-@pytest.mark.parametrize("flow", POLICY_FLOWS)
+@pytest.mark.parametrize("flow", ["affine", *POLICY_FLOWS])
 @torch.no_grad()
 def test_ratio_is_one_before_the_first_update(flow, squash_output, dtype, tolerance):
     """What `forward` emits in the rollout, `evaluate_actions` scores alike."""
@@ -25,7 +25,7 @@ def test_ratio_is_one_before_the_first_update(flow, squash_output, dtype, tolera
     torch.testing.assert_close(new_values, values)
 
 
-@pytest.mark.parametrize("flow", POLICY_FLOWS)
+@pytest.mark.parametrize("flow", ["affine", *POLICY_FLOWS])
 @torch.no_grad()
 def test_sac_scores_its_samples_as_it_drew_them(flow):
     """Both passes of a flow agree through the squash: `action_log_prob` against `log_prob` of the action."""
@@ -37,7 +37,7 @@ def test_sac_scores_its_samples_as_it_drew_them(flow):
 
 
 @pytest.mark.parametrize("size", [0.1, 3.0, 9.0, 20.0])
-@pytest.mark.parametrize("flow", POLICY_FLOWS)
+@pytest.mark.parametrize("flow", ["affine", *POLICY_FLOWS])
 def test_gradient_of_the_ratio_agrees_with_float64(flow, size):
     """Squashed and unsquashed in float32, a stored action would be 8.3 at most, and its gradient wrong."""
     policy = build_policy("PPO", flow=flow)
@@ -54,7 +54,7 @@ def test_gradient_of_the_ratio_agrees_with_float64(flow, size):
         assert error < 1e-3, f"{name}: {error:.1e}"
 
 
-@pytest.mark.parametrize("flow", POLICY_FLOWS)
+@pytest.mark.parametrize("flow", ["affine", *POLICY_FLOWS])
 @pytest.mark.parametrize("algorithm", ["SAC", "PPO"])
 def test_log_prob_of_saturated_actions_is_finite_in_float32(algorithm, flow):
     """Neither the value nor the gradient breaks where tanh rounds to one: |u| = 9, 20 and far beyond."""
@@ -67,7 +67,7 @@ def test_log_prob_of_saturated_actions_is_finite_in_float32(algorithm, flow):
     assert all(p.grad.isfinite().all() for p in policy.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("flow", POLICY_FLOWS)
+@pytest.mark.parametrize("flow", ["affine", *POLICY_FLOWS])
 def test_sac_samples_far_out_have_finite_log_prob_and_gradient(flow):
     """SAC's own formula, log(1 - a^2 + 1e-6), is off by more than one nat per dimension from |u| = 8."""
     policy = build_policy("SAC", flow=flow)

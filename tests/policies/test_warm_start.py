@@ -53,7 +53,7 @@ def gaussian_log_prob(model, obs: torch.Tensor, actions: torch.Tensor) -> torch.
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_same_actions_and_log_probs_at_the_start(algorithm):
     gaussian = example(algorithm)
-    warm = flowrl.from_gaussian(gaussian)
+    warm = flowrl.from_gaussian(gaussian, "triangular")
     obs = observations(64)
     gaussian.policy.set_training_mode(False)
     warm.policy.set_training_mode(False)
@@ -75,6 +75,7 @@ def test_deviations_beyond_the_flows_bound_are_kept(algorithm, tmp_path):
     with torch.no_grad():
         gaussian.policy.log_std.copy_(torch.tensor([4.3, -1.0]))
     warm = flowrl.from_gaussian(gaussian, "triangular", dict(bins=4))
+    assert flowrl.from_gaussian(gaussian).policy_kwargs["flow"] == "affine", "named"
     assert warm.policy_kwargs["flow_kwargs"] == dict(bins=4, log_std_max=5.0)
     obs, actions = observations(64), torch.randn(64, 2) * torch.tensor([70.0, 0.4])
     expected = gaussian_log_prob(gaussian, obs, actions)
@@ -102,7 +103,7 @@ def test_every_flow_can_be_warm_started(algorithm, flow):
 @pytest.mark.parametrize("algorithm", ON_POLICY)
 def test_same_entropy_and_values_on_policy(algorithm):
     gaussian = example(algorithm)
-    warm = flowrl.from_gaussian(gaussian)
+    warm = flowrl.from_gaussian(gaussian, "triangular")
     obs = observations(64)
     with torch.no_grad():
         expected = gaussian.policy.get_distribution(obs).entropy().mean()
@@ -114,7 +115,7 @@ def test_same_entropy_and_values_on_policy(algorithm):
 def test_the_state_of_training_is_kept(algorithm):
     gaussian = trained(algorithm, learning_rate=1e-3, gamma=0.9)
     before = copy.deepcopy(gaussian.policy.state_dict())
-    warm = flowrl.from_gaussian(gaussian)
+    warm = flowrl.from_gaussian(gaussian, "triangular")
     assert type(warm) is type(gaussian)
     assert warm.num_timesteps == gaussian.num_timesteps == 128
     assert (warm.learning_rate, warm.gamma, warm.seed) == (1e-3, 0.9, gaussian.seed)
@@ -151,7 +152,7 @@ def test_it_goes_on_learning_saves_and_loads(algorithm, tmp_path):
 def test_from_a_saved_file_without_environment(algorithm, tmp_path):
     example(algorithm).save(tmp_path / "gaussian")
     gaussian = ALGORITHMS[algorithm][0].load(tmp_path / "gaussian")
-    warm = flowrl.from_gaussian(gaussian)
+    warm = flowrl.from_gaussian(gaussian, "triangular")
     obs = observations(8).numpy()
     np.testing.assert_allclose(
         warm.predict(obs, deterministic=True)[0], gaussian.predict(obs, deterministic=True)[0], atol=1e-5
@@ -162,7 +163,7 @@ def test_from_a_saved_file_without_environment(algorithm, tmp_path):
 def test_dictionaries_and_normalised_environments(algorithm):
     env = VecNormalize(make_vec_env(lambda: Aim(observation="dict"), n_envs=2, seed=0))
     gaussian = trained(algorithm, env, "MultiInputPolicy")
-    warm = flowrl.from_gaussian(gaussian)
+    warm = flowrl.from_gaussian(gaussian, "triangular")
     assert warm.get_vec_normalize_env() is env
     obs = env.reset()
     np.testing.assert_allclose(
@@ -174,7 +175,7 @@ def test_dictionaries_and_normalised_environments(algorithm):
 def test_hindsight_replay():
     """Its buffer needs the environment when the model is set up."""
     gaussian = trained("SAC", ReachGoal(), "MultiInputPolicy", replay_buffer_class=HerReplayBuffer)
-    warm = flowrl.from_gaussian(gaussian)
+    warm = flowrl.from_gaussian(gaussian, "triangular")
     assert warm.replay_buffer is gaussian.replay_buffer
     warm.learn(64, reset_num_timesteps=False)
 
@@ -228,7 +229,7 @@ def test_an_unknown_flow_is_refused_before_anything_is_built():
 def test_random_numbers_of_the_gaussian_run_are_not_needed():
     """SAC's critics see the same values after the warm start as before it."""
     gaussian = example("SAC")
-    warm = flowrl.from_gaussian(gaussian)
+    warm = flowrl.from_gaussian(gaussian, "triangular")
     obs, actions = observations(8), torch.zeros(8, 2)
     for ours, theirs in zip(warm.critic(obs, actions), gaussian.critic(obs, actions)):
         assert torch.equal(ours, theirs)
