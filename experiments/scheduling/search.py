@@ -1,5 +1,6 @@
 """A search for hyperparameters: an Optuna study in a file, whose trials are runs of ``run.py``."""
 
+import json
 import sys
 import time
 from argparse import Namespace
@@ -180,6 +181,9 @@ class Search:
         fixed = [self.words[i + 1] for i, word in enumerate(self.words) if word == "--set"]
         chosen = {key: value for key, _, value in (setting.partition("=") for setting in fixed)}
         chosen |= self.suggest(optuna.trial.FixedTrial(best.params))  # type: ignore[arg-type]
+        flow = self._flow_of(best.number)
+        if flow is not None:  # named, so that the file means the same when a default changes
+            chosen.setdefault("policy_kwargs.flow", flow)
         content = dict(env=options["--env"], agent=options["--agent"], set=chosen)
         path = self.directory / "best.yaml"
         path.write_text(
@@ -191,6 +195,12 @@ class Search:
         for key, value in chosen.items():
             print(f"    {key}={value}")
         print(f"to train with it: python experiments/run.py --config {path}")
+
+    def _flow_of(self, number: int) -> str | None:
+        """The flow that a trial was trained with; None: its policy is a Gaussian."""
+        directory = self.directory / f"trial{number}" / f"seed{self.seeds[0]}"
+        path = Job(directory, (*self.words, "--seed", str(self.seeds[0])), self.steps).run_directory()
+        return json.loads((path / "config.json").read_text()).get("flow") if path else None
 
     def _draw(self, study: optuna.Study, n_complete: int) -> None:
         import warnings

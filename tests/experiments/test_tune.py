@@ -197,7 +197,8 @@ def test_a_real_study(tmp_path, capsys):
     assert "is the best of 2" in capsys.readouterr().out
     assert len(list((tmp_path / "flow-sac-Pendulum").glob("trial*/seed*/Pendulum-v1/flow-sac/*"))) == 4
     best = tmp_path / "flow-sac-Pendulum" / "best.yaml"
-    assert yaml.safe_load(best.read_text())["set"]["batch_size"] == "16"
+    chosen = yaml.safe_load(best.read_text())["set"]
+    assert chosen["batch_size"] == "16" and chosen["policy_kwargs.flow"] == "triangular"
     assert (
         run_main(["--config", str(best), "--steps", "60", "--eval-every", "0", "--logdir", str(tmp_path / "run")]) == 0
     )
