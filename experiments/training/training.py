@@ -347,10 +347,8 @@ def train(
     run.forget_after(model.num_timesteps)
     run.config = config
     console = Console()
-    say(
-        console,
-        f"{config['agent']} on {environment.id}, {config['steps']:,} steps, seed {config['seed']}, on {model.device}",
-    )
+    who = f"{config['agent']} with {config['flow']}" if config.get("flow") else config["agent"]
+    say(console, f"{who} on {environment.id}, {config['steps']:,} steps, seed {config['seed']}, on {model.device}")
     say(console, f"writing {run.path}")
     first_step, total, n_updates = model.num_timesteps, last_step(model, config["steps"]), model._n_updates
     for warning in missing_lessons(config, model, total):

@@ -214,7 +214,7 @@ def test_flow_and_settings_reach_the_policy(tmp_path):
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler: install gcc")
 @pytest.mark.parametrize("agent", ["flow-sac", "flow-ppo"])
 @pytest.mark.parametrize("flow", [flowrl.DEFAULT_FLOW, "gaussian"])
-def test_the_update_runs_in_c_under_all_that_a_run_attaches(tmp_path, monkeypatch, agent, flow):
+def test_the_update_runs_in_c_under_all_that_a_run_attaches(tmp_path, monkeypatch, capsys, agent, flow):
     forms, save = [], RunDirectory.save_model
 
     def look(self, model, which):
@@ -225,6 +225,7 @@ def test_the_update_runs_in_c_under_all_that_a_run_attaches(tmp_path, monkeypatc
     more = ("--eval-every", "60", "--checkpoint-every", "60", *SHORT_EPISODES)
     path = train(tmp_path, agent, "--flow", flow, *more, steps=120)
     assert set(forms) == {"C"}
+    assert f"{agent} with {flow} on Pendulum-v1" in capsys.readouterr().out
     assert RunDirectory.open(path).config["sessions"][0]["updates"] == [dict(step=0, form="C", reason="")]
 
 
