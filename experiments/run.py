@@ -1,7 +1,6 @@
 """Train an agent: ``python experiments/run.py --env HalfCheetah --agent flow-sac``."""
 
 import argparse
-import inspect
 import math
 import os
 import sys
@@ -173,6 +172,7 @@ def print_list() -> None:
     from agents import AGENTS
     from agents.hyperparameters import TABLES
     from experiments.training.environments import newest_ids
+    from flowrl.flows.options import options_of
     from flowrl.flows.recipes import find_flow
 
     print("agents:")
@@ -183,7 +183,7 @@ def print_list() -> None:
         description = (find_flow(flow).__doc__ or "").partition("\n")[0]
         takers = ", ".join(agent.name for agent in AGENTS.values() if agent.default_flow == flow)
         print(f"  {flow:<10} {description}{f' (the default of {takers})' if takers else ''}")
-        options = [*inspect.signature(find_flow(flow)).parameters.values()][2:]  # after features and context
+        options = options_of(find_flow(flow))
         if options:
             print(f"  {'':<10} {', '.join(f'{option.name}={option.default!r}' for option in options)}")
     print(

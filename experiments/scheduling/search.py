@@ -1,6 +1,5 @@
 """A search for hyperparameters: an Optuna study in a file, whose trials are runs of ``run.py``."""
 
-import json
 import sys
 import time
 from argparse import Namespace
@@ -200,7 +199,7 @@ class Search:
         """The flow that a trial was trained with; None: its policy is a Gaussian."""
         directory = self.directory / f"trial{number}" / f"seed{self.seeds[0]}"
         path = Job(directory, (*self.words, "--seed", str(self.seeds[0])), self.steps).run_directory()
-        return json.loads((path / "config.json").read_text()).get("flow") if path else None
+        return RunDirectory(path).config.get("flow") if path else None
 
     def _draw(self, study: optuna.Study, n_complete: int) -> None:
         import warnings

@@ -16,6 +16,7 @@ from agents import Agent
 from agents.hyperparameters import Hyperparameters
 from experiments.training.errors import UsageError, did_you_mean
 from flowrl.algorithms.schedules import PREFIX, linear_schedule
+from flowrl.flows.options import options_of
 from flowrl.flows.recipes import find_flow
 from flowrl.policies.action_box import refuse_noise_layers
 
@@ -216,7 +217,7 @@ def check_flow_options(flow: str, options: dict[str, Any]) -> None:
     :param options: ``policy_kwargs.flow_kwargs``
     """
     builder = find_flow(flow)
-    parameters = list(inspect.signature(builder).parameters.values())[2:]  # after features and context
+    parameters = options_of(builder)
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     annotations = get_type_hints(builder)

@@ -31,6 +31,14 @@ def checked_options(recipe: Recipe) -> Recipe:
     return checked  # type: ignore[return-value]
 
 
+def options_of(recipe: Callable[..., Any]) -> list[inspect.Parameter]:
+    """
+    :param recipe: ``recipe(features, context, **options)``
+    :return: its options, which come after features and context
+    """
+    return [*inspect.signature(recipe).parameters.values()][2:]
+
+
 def _count(name: str, value: Any) -> int:
     return whole(name, value, 1)
 

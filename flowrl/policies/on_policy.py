@@ -36,7 +36,7 @@ BEFORE_AFFINE = (
     'Where no flow is named it is "affine"; it was "triangular" before: give policy_kwargs=dict(flow="triangular") and '
     "what else there is; to load a model, load(path, custom_objects=dict(policy_kwargs=...))."
 )
-"""What models and scripts of then need."""
+"""What models and scripts need that were made before, and name no flow."""
 
 OVERRIDDEN = ("get_distribution", "_get_action_dist_from_latent", "extract_features")  # if set on an instance
 
@@ -61,6 +61,7 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
     action_dist: FlowDistribution
     default_flow: AnyFlow = "affine"
     """With other shapes PPO learns locomotion more slowly, see docs/ppo.md."""
+    _affine_by_default = False
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
                 "normalize_observations is for flowrl.algorithms.SAC, NFQ and NFAC: for PPO, A2C, TRPO and SNF wrap "
                 "the environment in VecNormalize."
             )
-        by_default = flow is None
+        self._affine_by_default = flow is None and self.default_flow == "affine"
         flow = self.default_flow if flow is None else flow
         check_flow_arguments(
             action_space, use_sde, flow, deterministic_action, n_candidates, critic=False, squash=squash_output
@@ -97,7 +98,7 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
         try:
             super().__init__(observation_space, action_space, *args, **kwargs)
         except ValueError as error:
-            if not (by_default and "could not be built with options" in str(error)):
+            if not (self._affine_by_default and "could not be built with options" in str(error)):
                 raise
             raise ValueError(f"{error} {BEFORE_AFFINE}") from error
         self._squash_output = self._squash
@@ -136,13 +137,13 @@ class FlowActorCriticMixin(PreSquashMixin, TrainingModeMixin, ActionDensity):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As torch's.
 
-        :raises RuntimeError: which for the parameters of another flow names the cure
+        :raises RuntimeError: for other parameters; where the flow was not named, and theirs is another, with the cure
         """
         try:
             return super().load_state_dict(*args, **kwargs)  # type: ignore[misc]
         except RuntimeError as error:
             of_the_flow_alone = "action_net.context_map" in str(error) and "mlp_extractor." not in str(error)
-            if self.flow_spec["flow"] != "affine" or not of_the_flow_alone:
+            if not (self._affine_by_default and of_the_flow_alone):
                 raise
             raise RuntimeError(f"{error}\nThese are the parameters of another flow. {BEFORE_AFFINE}") from error
 

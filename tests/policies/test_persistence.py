@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowrl.algorithms import SNF
 from flowrl.policies import FlowActorCriticPolicy
 from tests.environments import Aim
 from tests.models import (
@@ -75,13 +76,18 @@ def test_a_model_saved_when_another_flow_was_the_default_names_the_cure(tmp_path
         type(model).load(tmp_path / "old")
     with pytest.raises(ValueError, match='unexpected keyword.*it was "triangular" before'):
         build("PPO", policy_kwargs=dict(flow_kwargs=dict(bins=4)))
+    with pytest.raises(ValueError, match="unexpected keyword") as raised:
+        SNF("FlowPolicy", Aim(), policy_kwargs=dict(flow_kwargs=dict(bogus=4)))
+    assert "affine" not in str(raised.value), "which SNF's default never was"
     kwargs = model.policy_kwargs | dict(flow="triangular")
     assert_same_policy(model, type(model).load(tmp_path / "old", custom_objects=dict(policy_kwargs=kwargs)), Aim())
 
 
-@pytest.mark.parametrize("kwargs", [dict(net_arch=[4]), dict(flow="nsf", net_arch=[8])])
+@pytest.mark.parametrize(
+    "kwargs", [dict(net_arch=[4]), dict(flow="nsf", net_arch=[8]), dict(flow="affine", net_arch=[8])]
+)
 def test_other_networks_and_named_flows_have_torchs_error_alone(kwargs):
-    weights = build_policy("PPO", net_arch=[8]).state_dict()
+    weights = build_policy("PPO", flow="triangular", net_arch=[8]).state_dict()
     with pytest.raises(RuntimeError, match="Error.s. in loading state_dict") as raised:
         build_policy("PPO", **kwargs).load_state_dict(weights)
     assert "before" not in str(raised.value)
