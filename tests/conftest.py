@@ -1,6 +1,7 @@
 """Fixtures that tests of several folders share."""
 
 import gc
+import os
 import sys
 
 import pytest
@@ -25,6 +26,12 @@ def pytest_collection_finish(session):
     """Every full collection of garbage would walk through all of torch: a tenth of the time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def folder_of_sb3(tmp_path_factory):
+    """SB3 makes a folder in the system's temporary one for every model that logs nowhere, and leaves it: thousands."""
+    os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("sb3"))
 
 
 @pytest.fixture

@@ -36,6 +36,19 @@ class MaskedLinear(nn.Linear):
         return F.linear(input, self.masked_weight, self.bias)
 
 
+def hidden_degrees(features: int, width: int) -> Tensor:
+    """
+    How many features each hidden unit may see: none (the context alone) to all but the last, in turns.
+
+    Fewer units than features are spread from none to all but the last: in turns, no unit would see the later features,
+    which then condition nothing.
+
+    :return: integers, shape ``(width,)``
+    """
+    units = torch.arange(width)
+    return units % features if width >= features else units * (features - 1) // max(width - 1, 1)
+
+
 class AutoregressiveLayer(Layer):
     """Masked autoregressive layer with an affine, sigmoidal or spline bijector, in either orientation.
 
@@ -56,7 +69,7 @@ class AutoregressiveLayer(Layer):
         # Feature i has degree i + 1; a hidden unit of degree m sees the features of degree <= m, and feature i's
         # parameters see the hidden units of degree <= i. Units of degree 0 see the context alone.
         inputs = torch.arange(1, features + 1)
-        degrees = [torch.arange(width) % features for width in hidden]
+        degrees = [hidden_degrees(features, width) for width in hidden]
         outputs = torch.arange(features).repeat_interleave(bijector.parameters_per_feature)
         first = MaskedLinear(degrees[0][:, None] >= inputs, bias=False)
         between = [MaskedLinear(n[:, None] >= m) for m, n in pairwise(degrees)]

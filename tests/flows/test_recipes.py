@@ -230,6 +230,18 @@ def test_no_feature_is_left_alone(name, d):
     assert ((mixing.abs().sum(0) + mixing.abs().sum(1)) > 1e-6).all()
 
 
+@pytest.mark.parametrize("hidden", [[2], [5, 3], [16], [17], [40]])
+def test_a_narrow_masked_network_leaves_no_feature_out(hidden):
+    """Every feature but the last moves one after it, and none before it, with fewer units than features too."""
+    flow = perturbed("maf", 17, spread=0.3, layers=1, hidden=hidden)
+    transform, order = flow(torch.randn(CONTEXT)).transform, flow.layers[0].order
+    # At many points, since a unit may be idle at one.
+    jacobian = torch.autograd.functional.jacobian(lambda x: transform.inverse_and_ladj(x)[0].sum(0), torch.randn(100, 17))
+    depends = (jacobian[order] != 0).any(1)
+    assert torch.equal(depends, depends.tril())
+    assert depends.tril(-1).any(0)[:-1].all()
+
+
 @dimensions
 def test_gated_iaf_starts_as_the_gaussian_of_its_context_and_agrees_with_its_samples(d):
     flow = Flow(d, CONTEXT, "iaf", gated=True)
