@@ -235,8 +235,8 @@ def test_a_narrow_masked_network_leaves_no_feature_out(hidden):
     """Every feature but the last moves one after it, and none before it, with fewer units than features too."""
     flow = perturbed("maf", 17, spread=0.3, layers=1, hidden=hidden)
     transform, order = flow(torch.randn(CONTEXT)).transform, flow.layers[0].order
-    # At many points, since a unit may be idle at one.
-    jacobian = torch.autograd.functional.jacobian(lambda x: transform.inverse_and_ladj(x)[0].sum(0), torch.randn(100, 17))
+    points = torch.randn(100, 17)  # many, since a unit may be idle at one
+    jacobian = torch.autograd.functional.jacobian(lambda x: transform.inverse_and_ladj(x)[0].sum(0), points)
     depends = (jacobian[order] != 0).any(1)
     assert torch.equal(depends, depends.tril())
     assert depends.tril(-1).any(0)[:-1].all()
