@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions.kl import register_kl
 
+from flowrl.layers.seeded import seeded_normal
 from flowrl.transforms import Transform
 
 
@@ -161,7 +162,7 @@ class NormalizingFlow(ReparameterizedDistribution):
 
 def candidate_noise(n: int, features: int) -> Tensor:
     """Zero, the base's mean, and n draws, the same ones in every call; shape ``(n + 1, features)``."""
-    noise = torch.randn(n, features, generator=torch.Generator().manual_seed(0))
+    noise = seeded_normal(n, features, seed=0)
     return torch.cat((torch.zeros_like(noise[:1]), noise))
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from flowrl.layers.bijectors import Bijector
 from flowrl.layers.conditioner import Conditioner
 from flowrl.layers.layer import Layer
-from flowrl.layers.linear import seeded_order
+from flowrl.layers.seeded import seeded_order
 from flowrl.transforms import Autoregressive, Compose, Inverse, Permutation, Transform
 
 

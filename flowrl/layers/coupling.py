@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flowrl.layers.bijectors import Bijector
 from flowrl.layers.conditioner import Conditioner
 from flowrl.layers.layer import Layer
-from flowrl.layers.linear import seeded_order
+from flowrl.layers.seeded import seeded_order
 from flowrl.transforms import Coupling, Transform
 
 

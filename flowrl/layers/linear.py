@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from flowrl.layers.bijectors import LOG_SCALE_LIMIT
 from flowrl.layers.layer import Layer
+from flowrl.layers.seeded import seeded_normal, seeded_order
 from flowrl.transforms import Affine, LowRankShear, LULinear, Permutation, Shear, Transform, bounded
 
 MIN_STD = 1e-6  # what a feature that never varies counts as in a start from data
@@ -49,7 +50,7 @@ class LowRankShearLayer(Layer):
     def reset_context(self, weight: Tensor, bias: Tensor) -> None:
         """Seeded v, away from zero, lest u have no gradient."""
         super().reset_context(weight, bias)
-        v = torch.randn(self.features * self.rank, generator=torch.Generator().manual_seed(0))
+        v = seeded_normal(self.features * self.rank, seed=0)
         with torch.no_grad():
             bias[len(v) :] = v / self.rank**0.5
 
@@ -143,11 +144,6 @@ class Shuffle(Reorder):
 
     def __init__(self, features: int, seed: int):
         super().__init__(seeded_order(features, seed))
-
-
-def seeded_order(features: int, seed: int) -> Tensor:
-    """A permutation of ``0 ... features - 1`` that depends on the seed alone, shape ``(features,)``."""
-    return torch.randperm(features, generator=torch.Generator().manual_seed(seed))
 
 
 def triangular_index(features: int, upper: bool) -> Tensor:

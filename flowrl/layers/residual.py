@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowrl.layers.layer import Layer
+from flowrl.layers.seeded import seeded_normal
 from flowrl.transforms import Planar, Radial, Transform, planar_displacement
 
 MIN_RADIAL = 1e-2  # smallest alpha and gamma: bounds the squeeze at the centre
@@ -25,8 +26,7 @@ class PlanarLayer(Layer):
 
     def reset_context(self, weight: Tensor, bias: Tensor) -> None:
         super().reset_context(weight, bias)
-        generator = torch.Generator().manual_seed(self.index)
-        direction = torch.randn(self.features, generator=generator)
+        direction = seeded_normal(self.features, seed=self.index)
         with torch.no_grad():
             bias[: self.features] = direction / direction.norm()
 

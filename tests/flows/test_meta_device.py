@@ -3,6 +3,7 @@
 import pytest
 import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
+from torch.overrides import TorchFunctionMode
 
 from flowrl import Flow
 from flowrl.algorithms import NFAC, NFQ
@@ -28,6 +29,25 @@ def test_flows_run_on_the_device_of_their_weights(name, d, context):
     (x.sum() + log_prob.sum()).backward()
     assert distribution.mode().device == distribution.mode(5).device == META
     assert distribution.log_prob(torch.empty(*batch, d, device=META)).shape == batch
+
+
+class GeneratorsOfTheirDevice(TorchFunctionMode):
+    """As on CUDA: nothing is drawn on one device by the generator of another."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        generator, device = (kwargs or {}).get("generator"), (kwargs or {}).get("device")
+        if generator is not None:
+            assert generator.device == torch.device(device or torch.get_default_device()), func
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("name", [name for name in FLOWS if name != "waveglow"])  # compares what it builds
+def test_flows_are_made_and_run_on_a_default_device(name):
+    with META, GeneratorsOfTheirDevice():
+        flow = Flow(3, 2, name, **SMALL.get(name, {}) | (dict(rank=1) if name == "triangular" else {}))
+        assert {tensor.device for tensor in (*flow.parameters(), *flow.buffers())} == {META}
+        distribution = flow(torch.empty(BATCH, 2))
+        assert distribution.rsample().device == distribution.mode(5).device == META
 
 
 @pytest.mark.parametrize("flow", ["triangular", "nsf"])
