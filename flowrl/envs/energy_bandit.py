@@ -144,7 +144,8 @@ class EnergyBandit(gym.Env):
         if self.dimensions != 2:
             raise ValueError(f"gaussian_optimum integrates over 2 dimensions, this environment has {self.dimensions}.")
         middles = torch.as_tensor(np.concatenate((self.centers, np.zeros((1, 2)))))
-        shapes = torch.cartesian_prod(*[torch.tensor([0.2, 0.8], dtype=torch.float64).log()] * 2)
+        narrow = min(0.2, 4 * self.scale)  # from 0.2 the ascent would not come down to a mode that is much narrower
+        shapes = torch.cartesian_prod(*[torch.tensor([narrow, 0.8], dtype=torch.float64).log()] * 2)
         mean, log_std = middles.atanh().repeat_interleave(len(shapes), 0), shapes.repeat(len(middles), 1)
         for steps in (20, 150):
             values, mean, log_std = self._ascend(mean, log_std, alpha, steps)
@@ -155,7 +156,9 @@ class EnergyBandit(gym.Env):
     def _ascend(self, mean: Tensor, log_std: Tensor, alpha: float, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """Better Gaussians from given ones, ``(batch, 2)`` each: their values, means and log-deviations."""
         mean, log_std = mean.clone().requires_grad_(), log_std.clone().requires_grad_()
-        optimizer = torch.optim.Adam([mean, log_std], lr=0.05)
+        # Adam moves by its rate whatever the slope: a mean may not leave a narrow mode with its first step
+        groups: list[dict[str, Any]] = [dict(params=[mean], lr=min(0.05, self.scale)), dict(params=[log_std])]
+        optimizer = torch.optim.Adam(groups, lr=0.05)
         for _ in range(steps):
             optimizer.zero_grad()
             (-self._gaussian_value(mean, log_std, alpha).sum()).backward()

@@ -80,6 +80,11 @@ def test_a_gaussian_covers_one_mode_of_four():
     assert env.optimum() - env.gaussian_optimum() == pytest.approx(np.log(4), abs=0.05)
 
 
+@pytest.mark.parametrize("scale", [0.03, 0.01, 0.003])
+def test_a_gaussian_covers_a_narrow_mode_as_well(scale):
+    assert EnergyBandit(scale=scale).gaussian_optimum() == pytest.approx(-np.log(4), abs=0.05)
+
+
 def test_a_single_mode_is_nearly_a_gaussian():
     """Monte Carlo knows nothing of quadrature."""
     env, random = EnergyBandit(n_modes=1), np.random.default_rng(0)
