@@ -236,10 +236,10 @@ class Flow(nn.Module):
             )
         if self.is_external:
             raise ValueError("A module of another library has no data-dependent start of this library's.")
+        data = data.to(self.context_map.bias)
         if not data.isfinite().all():
             raise ValueError("initialize takes data that are finite, got NaN or infinity.")
         self.warn_if_wider(data)
-        data = data.to(self.context_map.bias)
         mean, log_std, *_ = self._parameters_of(context).split(self._sizes, dim=-1)
         shift_bias, scale_bias, *_ = self.context_map.bias.split(self._sizes)
         residual = data - mean

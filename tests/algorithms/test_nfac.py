@@ -472,6 +472,13 @@ def test_bad_input_is_refused_with_the_cure(kwargs, words):
         nfac(**kwargs)
 
 
+def test_a_saved_model_keeps_its_critic(tmp_path):
+    nfac(critic="quantile").save(tmp_path / "model")
+    NFAC.load(tmp_path / "model", critic="quantile")
+    with pytest.raises(ValueError, match="critic='flow', where the model in the file has 'quantile'"):
+        NFAC.load(tmp_path / "model", critic="flow")
+
+
 def test_its_update_runs_in_c_where_that_can_be():
     for critic in ("flow", "categorical"):
         assert nfac(critic=critic).update_form == ("C" if HAS_KERNELS else "torch")

@@ -225,6 +225,32 @@ def test_trpo_without_its_package_names_it(monkeypatch):
         SNF("FlowPolicy", Aim(), base="trpo")
 
 
+def test_a_saved_model_keeps_its_base(tmp_path):
+    snf("a2c").save(tmp_path / "model")
+    assert SNF.load(tmp_path / "model", base="a2c").base == SNF.load(tmp_path / "model", base=None).base == "a2c"
+    with pytest.raises(ValueError, match="is of base='a2c', got base='ppo'"):
+        SNF.load(tmp_path / "model", base="ppo")
+
+
+class OfAnotherVersion:
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_what_custom_objects_replace_is_not_read(tmp_path):
+    model = snf()
+    model.note = OfAnotherVersion()
+    model.save(tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert SNF.load(tmp_path / "model", device="cpu", custom_objects=dict(note="replaced")).note == "replaced"
+
+
+def test_a_buffer_of_paths_serves_without_noise_layers():
+    model = snf(rollout_buffer_class=PathRolloutBuffer, policy_kwargs=dict(noise_layers=0)).learn(64)
+    assert model.rollout_buffer.actions.shape[-1] == 2
+
+
 def test_a_buffer_without_room_for_paths_is_refused():
     with pytest.raises(ValueError, match="rollout_buffer_class=RolloutBuffer has no room for paths"):
         snf(rollout_buffer_class=RolloutBuffer)

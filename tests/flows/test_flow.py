@@ -342,6 +342,12 @@ def test_a_start_from_data_is_the_best_gaussian():
     torch.testing.assert_close(flow().log_prob(data), best.log_prob(data), atol=1e-4, rtol=0)
 
 
+def test_a_start_from_whole_numbers():
+    flow = Flow(1, flow="gaussian")
+    flow.initialize(torch.tensor([[0], [1], [5]]))
+    assert flow().center().item() == pytest.approx(2)
+
+
 def test_log_std_bound_is_the_identity_inside_and_smooth_outside():
     inside = torch.linspace(-20, 2, 100)
     assert torch.equal(soft_clamp(inside), inside)

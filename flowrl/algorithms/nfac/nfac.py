@@ -88,6 +88,9 @@ class NFAC(SAC):
         find_distortion(self.risk)
         whole("policy_delay", self.policy_delay, 1)
         whole("drop_atoms", self.drop_atoms, 0)
+        given, saved = vars(self).get("critic"), self.policy_kwargs.get("critic", "flow")
+        if isinstance(given, str) and given != saved:  # of load, which puts its arguments where the networks will be
+            raise ValueError(f"critic={given!r}, where the model in the file has {saved!r}: make a new NFAC.")
         super()._setup_model()
         head = self.critic.head
         if self.drop_atoms > head.droppable:

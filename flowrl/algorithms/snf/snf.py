@@ -83,8 +83,10 @@ class SNF(OnPolicyAlgorithm):
     @classmethod
     def load(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
         """See SB3's `BaseAlgorithm.load`; the file says which base it is."""
-        data, _, _ = load_from_zip_file(path, load_data=True)
+        data, _, _ = load_from_zip_file(path, device="cpu", custom_objects=kwargs.get("custom_objects"))
         saved = on_base((data or {}).get("base", SNF.base))
+        if (given := kwargs.pop("base", None)) not in (None, saved.base):
+            raise ValueError(f"The model in the file is of base={saved.base!r}, got base={given!r}: make a new SNF.")
         return super(SNF, cls if issubclass(cls, saved) else saved).load(path, *args, **kwargs)
 
     def _setup_model(self) -> None:
@@ -99,6 +101,7 @@ class SNF(OnPolicyAlgorithm):
                     f"rollout_buffer_class={self.rollout_buffer_class.__name__} has no room for paths: derive it from "
                     "PathRolloutMixin, too, or take noise_layers=0."
                 )
+        if issubclass(self.rollout_buffer_class or object, PathRolloutMixin):
             self.rollout_buffer_kwargs = self.rollout_buffer_kwargs | dict(noise_layers=noise_layers)
         super()._setup_model()
 
