@@ -163,7 +163,7 @@ class QuantileHead(Head):
     Quantiles of the return, each a number of its own (Dabney et al. 2018, "Distributional Reinforcement Learning with
     Quantile Regression"), as TQC has them.
 
-    :param bound: of no account: they may lie anywhere
+    :param bound: they may lie anywhere; NFAC's scale of rewards goes by it
     :param n_atoms: how many
     """
 
@@ -185,7 +185,7 @@ class ScalarHead(Head):
     """
     The mean return alone, by its squared error: SAC's critic.
 
-    :param bound: of no account
+    :param bound: the mean may lie anywhere; NFAC's scale of rewards goes by it
     """
 
     size = 1

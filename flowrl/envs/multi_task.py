@@ -86,7 +86,7 @@ class MultiTask(gym.Env):
     :param observation: ``"flat"``: the task's one-hot code behind the observation, which must be a vector;
         ``"dict"``: ``observation`` and ``task``, a number that SB3's ``MultiInputPolicy`` turns into that code
     :param render_mode: of every environment of a family by name
-    :raises ValueError: for an unknown family, for no tasks, and for tasks of different spaces
+    :raises ValueError: for an unknown family, for no tasks, for two of one name, and for tasks of different spaces
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -106,6 +106,10 @@ class MultiTask(gym.Env):
         self.tasks: dict[str, gym.Env] = (
             FAMILIES[family](variants, render_mode) if isinstance(family, str) else dict(family)
         )
+        if variants is not None and len(self.tasks) < len(variants):
+            raise ValueError(
+                f"variants must differ in the names of their tasks, {', '.join(self.tasks)}: got {variants!r}."
+            )
         self.observation_space, self.action_space = self._spaces(observation)
         self.flat = observation == "flat"
         self.deck: list[str] = []

@@ -138,7 +138,8 @@ def plot_transform(
     """
     Draw what a transform makes of a square grid: blue lines were vertical, orange ones horizontal.
 
-    :param transform: a map of the plane, ``(n, 2) -> (n, 2)``: this library's, torch's, or zuko's ``.inv``
+    :param transform: a map of the plane, ``(n, 2) -> (n, 2)``: this library's, torch's, or zuko's ``.inv``; it gets the
+        points in torch's default dtype and on its default device
     :param axes: where; the view fits the image of the grid
     :param low: the grid's lower left corner
     :param high: its upper right corner

@@ -76,6 +76,7 @@ def test_a_family_of_ones_own():
         (dict(family={}), "at least one task"),
         (dict(observation="image"), "'flat' or 'dict'"),
         (dict(variants=((9, 0),)), "points of 2 numbers"),
+        (dict(variants=((3, 0), (0, 3), (3.0, 0.0))), "must differ in the names of their tasks, goal_3_0, goal_0_3"),
         (dict(family="half-cheetah", variants=3), "sequence of speeds"),
         (dict(family={"a": 1}, variants=(1,)), "variants are of a family by name"),
     ],
