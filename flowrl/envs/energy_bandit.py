@@ -27,6 +27,7 @@ BOX = 0.8  # the centres lie in [-BOX, BOX]^d
 CANDIDATES = 100  # of which the one farthest from the other centres becomes the next one
 LARGEST_SCALE = 0.12
 QUADRATURE = 400  # points a side, at least; more where a mode's deviation would be less than a cell's side
+NODES, MOST_NODES = 101, 2_001  # of the trapezoid rule in each dimension
 LARGEST_GRID, CHUNK = 1_000_000, 200_000  # points, in all and at once
 
 
@@ -151,7 +152,8 @@ class EnergyBandit(gym.Env):
             values, mean, log_std = self._ascend(mean, log_std, alpha, steps)
             best = values.argsort(descending=True)[:4]
             mean, log_std = mean[best], log_std[best]
-        return values.max().item()
+        nodes = min(MOST_NODES, max(NODES, math.ceil(5 / self.scale)))  # which narrow modes do not fall between
+        return self._gaussian_value(mean, log_std, alpha, nodes).max().item()
 
     def _ascend(self, mean: Tensor, log_std: Tensor, alpha: float, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """Better Gaussians from given ones, ``(batch, 2)`` each: their values, means and log-deviations."""
@@ -166,9 +168,9 @@ class EnergyBandit(gym.Env):
         mean, log_std = mean.detach(), log_std.detach()
         return self._gaussian_value(mean, log_std, alpha), mean, log_std
 
-    def _gaussian_value(self, mean: Tensor, log_std: Tensor, alpha: float) -> Tensor:
+    def _gaussian_value(self, mean: Tensor, log_std: Tensor, alpha: float, nodes: int = NODES) -> Tensor:
         """E[r] + alpha H for tanh-Gaussians, ``(batch, 2)`` each, shape ``(batch,)``."""
-        noise = torch.linspace(-5, 5, 101, dtype=torch.float64)
+        noise = torch.linspace(-5, 5, nodes, dtype=torch.float64)
         weight = torch.softmax(-noise.square() / 2, 0)
         u = mean[..., None] + log_std.exp()[..., None] * noise  # (batch, 2, points)
         first, second = self._components(u.tanh().movedim(-2, -1)).exp().unbind(-2)  # (batch, points, n) each

@@ -85,6 +85,13 @@ def test_a_gaussian_covers_a_narrow_mode_as_well(scale):
     assert EnergyBandit(scale=scale).gaussian_optimum() == pytest.approx(-np.log(4), abs=0.05)
 
 
+def test_narrow_modes_that_lie_on_nodes_of_the_quadrature_are_not_counted_in_full():
+    """A wide Gaussian finds next to nothing of a few narrow modes: it earns what the background pays."""
+    flat = EnergyBandit(background=1 - 1e-12).gaussian_optimum()
+    wide = EnergyBandit(background=0.9, scale=0.003).gaussian_optimum()
+    assert wide == pytest.approx(flat + np.log(0.9), abs=0.002)
+
+
 def test_a_single_mode_is_nearly_a_gaussian():
     """Monte Carlo knows nothing of quadrature."""
     env, random = EnergyBandit(n_modes=1), np.random.default_rng(0)
