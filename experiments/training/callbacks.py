@@ -75,6 +75,9 @@ class Checkpoints(BaseCallback):
             self.next_step = next_multiple(self.model.num_timesteps, self.every)
             self.save()
 
+    def _on_training_end(self) -> None:
+        self.complete_steps = self.model.num_timesteps
+
     def save(self) -> None:
         """Save one now, between rollouts."""
         try:

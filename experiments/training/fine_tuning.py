@@ -170,6 +170,11 @@ def take_policy(model: BaseAlgorithm, source: RunDirectory) -> None:
             "are taken from there, and act in a task with the same observations and actions"
         ) from error
     normalization = model.get_vec_normalize_env()
+    if source.config["normalize"] != (normalization is not None):
+        raise UsageError(
+            f"--from {source.path}: its normalize is {source.config['normalize']}, not {normalization is not None}; "
+            "leave out --set normalize=..., which is taken from there"
+        )
     if normalization is not None:
         try:
             with open(source.path / f"{which}_{NORMALIZATION}", "rb") as file:

@@ -90,6 +90,7 @@ def start(arguments: Namespace) -> int:
     settings = apply_overrides(settings, arguments.set or (), agent, probe.observation_space)
     steps = arguments.steps or settings["steps"]
     n_envs = arguments.num_envs or settings["n_envs"]
+    check_episodes(settings, n_envs)
     if not is_set("gradient_steps", arguments):
         settings = keep_update_ratio(settings, n_envs)
     policy_kwargs = settings.setdefault("policy_kwargs", {})
@@ -215,15 +216,30 @@ def imitate(model: BaseAlgorithm, config: dict[str, Any]) -> None:
     probe.close()
     assert isinstance(probe.action_space, spaces.Box)  # make_environment refuses any other
     data_set = (config["demonstrations"], probe.observation_space, probe.action_space)
-    if isinstance(model, BehaviourCloning):
-        train, held_out = demonstrations.load(*data_set)
-        model.imitate(train, held_out if len(held_out) else None)
-    elif isinstance(model, OfflineMixin):
-        try:
+    try:
+        if isinstance(model, BehaviourCloning):
+            train, held_out = demonstrations.load(*data_set)
+            model.imitate(train, held_out if len(held_out) else None)
+        elif isinstance(model, OfflineMixin):
             model.learn_from(demonstrations.load_transitions(*data_set))
-        except ValueError as error:
-            raise UsageError(f"--demos {config['demonstrations']}: {error}") from error
-        config["hyperparameters"] |= {name: getattr(model, name) for name in SET_BY_DATA}
+            config["hyperparameters"] |= {name: getattr(model, name) for name in SET_BY_DATA}
+    except ValueError as error:
+        raise UsageError(f"--demos {config['demonstrations']}: {error}") from error
+
+
+def check_episodes(settings: dict[str, Any], n_envs: int) -> None:
+    """
+    Refuse updates after whole episodes where several environments side by side end theirs at different steps.
+
+    :param settings: the hyperparameters
+    :param n_envs: environments side by side
+    """
+    frequency = settings.get("train_freq")
+    if n_envs > 1 and isinstance(frequency, tuple) and "episode" in frequency:
+        raise UsageError(
+            f"--set train_freq={frequency}: Stable-Baselines3 updates after episodes of one environment alone, not of "
+            f"{n_envs}; add --num-envs 1, or give train_freq in steps"
+        )
 
 
 def wait_for_episodes(settings: dict[str, Any], n_envs: int, env: gym.Env) -> dict[str, Any]:
@@ -414,7 +430,8 @@ def train(
             say(console, f"    {resume_command(run)}")
             return INTERRUPTED
     except Exception as error:
-        explanation = explain(error, run, model, clock, checkpoints.complete_steps)
+        complete_steps = max(checkpoints.complete_steps, first_step)  # the first reset comes before any callback
+        explanation = explain(error, run, model, clock, complete_steps)
         if explanation is None:
             raise
         raise explanation from error

@@ -100,6 +100,18 @@ def test_one_episode_in_ten_and_at_least_one_is_held_out(expert):
     assert np.array_equal(load()[1].observations, held_out.observations), "always the same"
 
 
+def test_actions_beyond_the_box_are_one_line(root, tmp_path, capsys):
+    class Clipped(gym.ActionWrapper):
+        def action(self, action):
+            return np.clip(action, -2.0, 2.0)
+
+    name = "pendulum/beyond-v0"
+    collect.record(Clipped(PENDULUM), lambda _: np.array([3.0], np.float32), name, episodes=1, seed=0)
+    assert main(["--env", "Pendulum", "--agent", "bc", "--demos", name, "--logdir", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: --demos {name}: ") and "clip them" in message and message.count("\n") == 1
+
+
 def test_demonstrations_of_another_environment_are_refused(expert):
     other = spaces.Box(-1.0, 1.0, (1,))
     with pytest.raises(demonstrations.UsageError, match=r"other actions: Box\(-2.0, 2.0"):
@@ -192,6 +204,7 @@ def test_normalised_clones_take_their_statistics_along(expert, root):
             "its activation_fn is ReLU, not Tanh",
         ),
         (["--agent", "flow-sac", "--from", "EXPERT", "--set", "policy_kwargs.net_arch=[9]"], "the policies differ"),
+        (["--agent", "flow-sac", "--from", "EXPERT", "--set", "normalize=False"], "its normalize is True, not False"),
         (["--agent", "flow-sac", "--from", "nowhere"], "nowhere is no run directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

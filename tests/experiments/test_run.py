@@ -443,6 +443,7 @@ def test_tasks_may_be_named_by_anything(tmp_path, monkeypatch):
         (["--env", "Pendulum", "--set", "batch_size=big"], "int"),
         (["--env", "Pendulum", "--set", "policy_kwargs.net_arch=64"], "list"),
         (["--env", "Pendulum", "--agent", "ppo", "--set", "batch_size=1"], "batch_size"),
+        (["--env", "Pendulum", "--num-envs", "2", "--set", "train_freq=(1,'episode')"], "--num-envs 1"),
         (["--resume", "no/such/run"], "no/such/run"),
         (["--resume", "runs", "--agent", "sac"], "--agent"),
         (["--resume", "runs", "--env-set", "g=1"], "--env-set"),
@@ -485,6 +486,41 @@ def test_nan_observation_saves_and_names_environment_step_and_cure(agent, saved,
     (path,) = tmp_path.glob("*/*/*")
     (checkpoint,) = RunDirectory.open(path).checkpoints()
     assert checkpoint.name == f"step_{saved}"
+
+
+class Unready(gym.Wrapper):
+    """Whose first observations are NaN from some time on, in episodes of evaluation or in all."""
+
+    since_when = "never"
+    generator = (_ for _ in ())  # which no checkpoint can hold
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.unsaved = self.generator
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = self.env.reset(seed=seed, options=options)
+        is_evaluation = seed is not None and seed > 1_000_000
+        is_ready = self.since_when == "never" or (self.since_when == "evaluation" and not is_evaluation)
+        return observation if is_ready else observation * np.nan, info
+
+
+@pytest.mark.parametrize("agent", ["flow-sac", "ppo"])
+def test_nan_where_nothing_is_being_collected_loses_no_steps(agent, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(gym.registry, "Unready-v0", EnvSpec("Unready-v0", lambda: Unready(gym.make("Pendulum-v1"))))
+    path = train(tmp_path, agent, "--env", "Unready-v0", "--eval-every", "0", *SHORT_EPISODES, steps=64)
+    run = RunDirectory.open(path)
+    resume = ["--resume", str(path), "--no-progress"]
+    monkeypatch.setattr(Unready, "since_when", "now")
+    assert main([*resume, "--steps", "128"]) == 1
+    assert "go on from step 64," in capsys.readouterr().err
+    assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_64"]
+    monkeypatch.setattr(Unready, "since_when", "evaluation")
+    assert main([*resume, "--steps", "128", "--eval-every", "1000"]) == 1
+    assert "go on from step 128," in capsys.readouterr().err
+    assert [checkpoint.name for checkpoint in run.checkpoints()] == ["step_64", "step_128"]
+    monkeypatch.setattr(Unready, "since_when", "never")
+    assert main(resume) == 0 and [row["step"] for row in run.evaluations()] == [128]
 
 
 def test_diverged_weights_are_not_saved_and_the_error_names_the_last_sound_checkpoint(tmp_path, capsys, monkeypatch):
