@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from experiments.training.errors import UsageError
+from experiments.training.tables import read_csv
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = "output.txt"  # what run.py says
@@ -52,12 +53,16 @@ class Job:
         return max(found, key=lambda path: (checkpointed(path), path.name), default=None)
 
     def run(self) -> Path | None:
-        """Its run directory, once it is finished."""
+        """Its run directory, once it is finished; one whose last evaluation failed is not."""
         path = self.run_directory()
         if path is None:
             return None
-        steps = self.steps or json.loads((path / "config.json").read_text())["steps"]
-        return path if checkpointed(path) >= steps else None
+        config = json.loads((path / "config.json").read_text())
+        steps = self.steps or config["steps"]
+        reached = [checkpointed(path)]
+        if config.get("eval_every"):
+            reached.append(max((int(float(row["step"])) for row in read_csv(path / "evaluations.csv")), default=0))
+        return path if min(reached) >= steps else None
 
     def step(self) -> int:
         """That of the last checkpoint; 0 where there is none."""
@@ -122,6 +127,8 @@ class Job:
                     break
                 except BlockingIOError:
                     time.sleep(0.2)
+                except OSError:  # a file system without locks
+                    break
             yield file
 
     def last_words(self) -> str:

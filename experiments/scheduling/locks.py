@@ -1,15 +1,18 @@
-"""Locks of the operating system on files: they end with the process that holds them, however that ends."""
+"""Locks of the operating system on files: they end with the process that holds them, however that ends.
+
+Windows has none of the kind, and some file systems of clusters have none: nothing is locked there.
+"""
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """
-    Wait for the lock, and hold it inside. Windows has none of the kind: nothing is locked there.
+    Wait for the lock, and hold it inside.
 
     :param path: of a file, which is made with its directory where it is missing
     """
@@ -18,7 +21,8 @@ def locked(path: Path) -> Iterator[None]:
         if sys.platform != "win32":
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -36,4 +40,6 @@ def is_locked(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError:
+            return False
     return False

@@ -1,6 +1,7 @@
 """Suites: every run is trained once, goes on from its last checkpoint, and ends in one table."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from rich.console import Console
 
 from experiments.scheduling import ray_cluster, tidy
 from experiments.scheduling.job import ROOT, Job, Processes, execute
+from experiments.scheduling.locks import is_locked, locked
 from experiments.scheduling.progress import table
 from experiments.scheduling.suite_file import command_of, read_suite
 from experiments.suite import main
@@ -319,6 +321,32 @@ def test_a_mistake_is_said_and_not_tried_again_and_may_be_corrected(tmp_path, mo
     with pytest.raises(UsageError, match="another name"):
         execute(wrong)
     assert json.loads((tmp_path / "a" / "arguments.json").read_text()) == WORDS
+
+
+def test_a_run_whose_last_evaluation_failed_is_not_finished(tmp_path):
+    job = Job(tmp_path / "a", tuple(WORDS), 60)
+    finish(job)
+    assert job.run() is not None
+    run = RunDirectory(job.run())
+    run.config = dict(run.config) | dict(eval_every=30)
+    assert job.run() is not None
+    (run.path / "evaluations.csv").unlink()
+    assert job.run() is None
+    run.add_evaluation(dict.fromkeys(EVALUATION_COLUMNS, 0.0) | dict(step=60))
+    assert job.run() is not None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file locks there")
+def test_a_file_system_without_locks_has_none(tmp_path, monkeypatch):
+    import fcntl
+
+    def none(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    assert execute(Job(tmp_path / "a", tuple(WORDS), 500), 1, Ending(0)) == "finished"
+    with locked(tmp_path / "lock"):
+        assert not is_locked(tmp_path / "lock")
 
 
 def test_a_run_that_loses_processes_goes_on_as_long_as_it_comes_further(tmp_path):
