@@ -170,6 +170,8 @@ def _draw_curve(axes: Axes, color: str, group: tuple[str, ...], rows: list[Row])
     details = ", ".join(filter(None, (flow, flow and f"update: {update}", settings)))
     name = f"{agent} ({details})" if details else agent
     counted = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-    speed = np.median([row["steps_per_second"] for row in rows])
+    # NaN where a run was resumed for its last evaluation alone
+    speeds = [row["steps_per_second"] for row in rows if not np.isnan(row["steps_per_second"])]
+    speed = f", {np.median(speeds):,.0f} steps/s" if speeds else ""
     axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
-    axes.plot(steps, mean, color=color, linewidth=2, label=f"{name}, {counted}, {speed:,.0f} steps/s")
+    axes.plot(steps, mean, color=color, linewidth=2, label=f"{name}, {counted}{speed}")

@@ -53,7 +53,8 @@ def read_curves(path: Path, metric: str) -> Curves:
     """
     Read a tidy table.
 
-    :param path: a CSV file with the columns ``exp_name, env_name, seed, metric, env_step, value``, and maybe others
+    :param path: a CSV file with the columns ``exp_name, env_name, seed, metric, env_step, value``, and maybe others; a
+        value that is empty or NaN was not measured
     :param metric: the one to read (``avg_return``)
     :return: the curves
     :raises UsageError: for another file, and where the metric is not in it
@@ -65,6 +66,7 @@ def read_curves(path: Path, metric: str) -> Curves:
         raise UsageError(f"{path} cannot be read ({error.strerror}): experiments/suite.py writes such tables") from None
     if not rows or not set(COLUMNS) <= set(rows[0]):
         raise UsageError(f"{path} is no table of results: its columns must be {', '.join(COLUMNS)}")
+    rows = [row for row in rows if (row["value"] or "nan").lower() != "nan"]  # what was not measured
     values: dict[tuple[str, str], dict[int, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         if row["metric"] == metric:
@@ -76,6 +78,9 @@ def read_curves(path: Path, metric: str) -> Curves:
     curves = {key: curve for key, of_agent in values.items() if (curve := _curve(of_agent)) is not None}
     if not curves:
         raise UsageError(f"{path}: the seeds of no agent were evaluated at a step in common")
+    for agent, environment in [key for key in values if key not in curves]:
+        said = f"{path}: the seeds of {agent} in {environment} were evaluated at no step in common"
+        print(f"warning: {said}: it is left out", file=sys.stderr)
     return curves
 
 

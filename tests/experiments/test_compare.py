@@ -64,6 +64,15 @@ def test_seeds_of_one_setting_are_one_curve_through_their_mean(write_run):
     assert "bands: from the lowest to the highest seed" in figure.get_supxlabel()
 
 
+def test_an_evaluation_that_was_made_up_for_has_no_speed(write_run):
+    rows = collect([write_run(agent="sac", steps=(10, 20, 30))])
+    rows[-1]["steps_per_second"] = float("nan")
+    assert draw(rows).axes[0].lines[-1].get_label() == "sac, 1 seed, 50 steps/s"
+    for row in rows:
+        row["steps_per_second"] = float("nan")
+    assert draw(rows).axes[0].lines[-1].get_label() == "sac, 1 seed"
+
+
 def test_two_environments_are_two_panels(write_run):
     figure = draw(collect([write_run(env=env) for env in ("Pendulum-v1", "HalfCheetah-v5")]))
     assert [(axes.get_title(), len(axes.lines)) for axes in figure.axes] == [("Pendulum-v1", 1), ("HalfCheetah-v5", 1)]

@@ -54,6 +54,19 @@ def test_curves_end_where_all_seeds_have_been(tmp_path):
     assert common_step(curves, "Hopper-v5") == 300
 
 
+def test_what_was_not_measured_is_no_return_and_what_cannot_be_compared_is_said(tmp_path, capsys):
+    path = write(tmp_path / "a.csv", dict(flow=1.0))
+    with open(path, "a") as file:
+        file.write("0,flow,Hopper-v5,3,avg_return,100,\n0,flow,Hopper-v5,4,avg_return,100,nan\n")
+        file.write("0,flow,Hopper-v5,0,avg_return,400,nan\n0,flow,Hopper-v5,1,avg_return,400,\n")
+        file.write("0,apart,Hopper-v5,0,avg_return,100,1\n0,apart,Hopper-v5,1,avg_return,200,1\n")
+    curves = read_curves(path, "avg_return")
+    assert curves["flow", "Hopper-v5"].steps.tolist() == [100, 200, 300]
+    assert curves["flow", "Hopper-v5"].seeds == (0, 1, 2) and ("apart", "Hopper-v5") not in curves
+    said = "the seeds of apart in Hopper-v5 were evaluated at no step in common: it is left out\n"
+    assert capsys.readouterr().err == f"warning: {path}: {said}"
+
+
 def test_what_is_no_table_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("step,reward\n1,2\n")
     with pytest.raises(UsageError, match="exp_name, env_name"):
