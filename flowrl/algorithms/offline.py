@@ -1,12 +1,13 @@
 """Learning from a fixed data set: transitions in the replay buffer, and `learn` without a step in the environment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.preprocessing import maybe_transpose
 from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.her import HerReplayBuffer
@@ -55,14 +56,17 @@ class OfflineMixin:
         find ``new_obs``, ``rewards`` (zero) and ``dones`` (False) of one step in their locals, and no ``infos``, since
         there are none.
 
-        :param transitions: the data set (images as the algorithm sees them, channels first). Where the environment is
-            a `VecNormalize`, its statistics of observations become those of the data set, once and for all, and rewards
-            are taken as they are; so do those of a new policy that normalises by itself
+        :param transitions: the data set (images as the environment or as the algorithm sees them). Where the
+            environment is a `VecNormalize`, its statistics of observations become those of the data set, once and for
+            all, and rewards are taken as they are; so do those of a new policy that normalises by itself
         :return: the model itself
         :raises ValueError: for data of other shapes than the environment's, actions beyond its box, rewards that are
             not finite, and ends that are not booleans; the model is then as before
         """
         model: Any = self
+        seen = (transitions.observations, transitions.next_observations)
+        first, following = (channels_first(observations, model.observation_space) for observations in seen)
+        transitions = replace(transitions, observations=first, next_observations=following)
         check_transitions(transitions, model)
         buffer = model.replay_buffer_class(
             len(transitions),
@@ -251,3 +255,11 @@ def take(observations: Observations, index: Any) -> Any:
     if isinstance(observations, dict):
         return {key: value[index] for key, value in observations.items()}
     return observations[index]
+
+
+def channels_first(observations: Observations, space: spaces.Space | None) -> Observations:
+    """Images as the algorithm sees them, whichever of the two forms they are given in; the rest as it is."""
+    if isinstance(observations, dict):
+        of_key = getattr(space, "spaces", {})
+        return {key: channels_first(value, of_key.get(key)) for key, value in observations.items()}  # type: ignore[misc]
+    return maybe_transpose(observations, space) if observations.ndim == 4 else observations  # type: ignore[arg-type]

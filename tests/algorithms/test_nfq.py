@@ -28,7 +28,7 @@ from flowrl.algorithms.nfq.update import conservative_loss, importance, soft_q_l
 from flowrl.critics.soft_q import soft_q
 from flowrl.policies.action_box import EDGE
 from tests.adapters.external_flows import EXTERNAL
-from tests.environments import HIGH, LOW, Aim
+from tests.environments import HIGH, LOW, Aim, Spaces
 from tests.models import HAS_KERNELS, OBSERVATIONS, Precise, observations, perturb, widen_moderately
 
 FLOWS = ["nsf", "triangular", "realnvp"]
@@ -434,6 +434,18 @@ def test_actions_of_a_data_set_in_other_units_are_refused():
     data = data_set()
     with pytest.raises(ValueError, match="actions reach from .*, the environment's are Box.*clip them"):
         nfq(flow="gaussian").learn_from(replace(data, actions=100 * data.actions))
+
+
+def test_images_of_a_data_set_are_taken_in_either_form():
+    space = spaces.Dict(a=spaces.Box(0, 255, (36, 36, 1), np.uint8))
+    images = np.random.default_rng(0).integers(0, 255, (2, 4, 36, 36, 1)).astype(np.uint8)
+    nothing, ends = np.zeros((4, 2), np.float32), np.zeros(4, bool)
+    model = NFQ("FlowMultiInputPolicy", Spaces(space), policy_kwargs=dict(net_arch=[8]), buffer_size=1, device="cpu")
+    for given in (images, images.transpose(0, 1, 4, 2, 3)):
+        model.learn_from(Transitions(dict(a=given[0]), nothing, nothing[:, 0], dict(a=given[1]), ends, ends))
+        buffer = model.replay_buffer
+        for i, stored in enumerate((buffer.observations, buffer.next_observations)):
+            np.testing.assert_array_equal(stored["a"][:, 0], images[i].transpose(0, 3, 1, 2))
 
 
 def test_offline_a_policy_normalises_by_the_data_set():

@@ -5,11 +5,9 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import sac
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.preprocessing import maybe_transpose
 from stable_baselines3.common.type_aliases import RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor
@@ -18,6 +16,7 @@ from flowrl.algorithms.continuous_actions import ContinuousActionsMixin
 from flowrl.algorithms.finite import check_losses, marked, step_if_finite
 from flowrl.algorithms.offline import (
     Observations,
+    channels_first,
     check_actions,
     check_steps,
     fit_normalizations,
@@ -173,7 +172,7 @@ class BehaviourCloning(ContinuousActionsMixin, sac.SAC):
     def _check(self, demonstrations: Demonstrations) -> None:
         """Refuse what cannot be cloned, see :meth:`imitate`."""
         actions, observations = demonstrations.actions, demonstrations.observations
-        check_steps(self, actions, observations=_channels_first(observations, self.observation_space))
+        check_steps(self, actions, observations=channels_first(observations, self.observation_space))
         check_actions(self, actions)
 
     def dump_logs(self) -> None:
@@ -183,11 +182,3 @@ class BehaviourCloning(ContinuousActionsMixin, sac.SAC):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "demonstrations", "held_out", "minibatch"]
-
-
-def _channels_first(observations: Observations, space: spaces.Space | None) -> Observations:
-    """Images as the algorithm sees them, whichever of the two forms they are given in; the rest as it is."""
-    if isinstance(observations, dict):
-        of_key = getattr(space, "spaces", {})
-        return {key: _channels_first(value, of_key.get(key)) for key, value in observations.items()}  # type: ignore[misc]
-    return maybe_transpose(observations, space) if observations.ndim == 4 else observations  # type: ignore[arg-type]
