@@ -86,6 +86,7 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     settings = {f"policy_kwargs.{key}": value for key, value in hyperparameters.pop("policy_kwargs", {}).items()}
     settings |= hyperparameters
     settings |= {key: config.get(key) for key in ("n_envs", "normalize", "demonstrations", "matmul_precision")}
+    settings["vec_env"] = config.get("vec_env", "dummy")  # EnvPool's environments are not Gymnasium's
     settings |= {f"env.{key}": value for key, value in config["environment"].get("kwargs", {}).items()}
     settings["fine_tuned"] = config.get("source") is not None  # each seed from a run of its own
     settings.pop("policy_kwargs.flow", None)

@@ -81,30 +81,35 @@ def save_checkpoint(
     :param beside: files that the checkpoint shall have too, those of them that there are
     :return: why the environments could not be saved, so that training goes on with new episodes; None if they were
     """
-    unfinished = directory.with_name(f".{directory.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    new = directory.with_name(unfinished(directory.name))
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     try:
-        save_model(model, unfinished)
+        save_model(model, new)
         if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
-            save_replay_buffer(model.replay_buffer, unfinished, shares_with)
-        (unfinished / SECONDS).write_text(json.dumps(dict(wall=clock.wall, training=clock.training)))
+            save_replay_buffer(model.replay_buffer, new, shares_with)
+        (new / SECONDS).write_text(json.dumps(dict(wall=clock.wall, training=clock.training)))
         reason = None
         if callbacks is not None:
             assert model.env is not None
-            reason = save_environment(model.env, unfinished)
+            reason = save_environment(model.env, new)
             if reason is None:
-                save_continuation(model, callbacks, unfinished)
+                save_continuation(model, callbacks, new)
         for path in beside:
-            link(path, unfinished)
-        write_checksums(unfinished)
+            link(path, new)
+        write_checksums(new)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
         raise
     shutil.rmtree(directory, ignore_errors=True)
-    os.replace(unfinished, directory)
+    os.replace(new, directory)
     _to_disk(directory.parent)
     return reason
+
+
+def unfinished(name: str) -> str:
+    """The name of a checkpoint's directory until all of it is written."""
+    return f".{name}.unfinished"
 
 
 def link(path: Path, directory: Path) -> None:

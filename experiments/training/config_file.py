@@ -10,6 +10,7 @@
       policy_kwargs.net_arch: [400, 300]
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def words_of(options: dict[str, Any]) -> list[str]:
         if str(name).replace("-", "_") in MAPPINGS:
             if not isinstance(value, dict):
                 raise UsageError(f"{name} must be a mapping (key: value), got {value!r}")
-            words += [word for key, item in _flat(value) for word in (option, f"{key}={item}")]
+            words += [word for key, item in _flat(value) for word in (option, f"{key}={_with_numbers(item)}")]
         elif value is True:
             words.append(option)
         elif value is not None and value is not False:
@@ -51,6 +52,19 @@ def _flat(mapping: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{key}.{name}", item) for name, item in value.items())
         else:
             yield str(key), value
+
+
+def _with_numbers(value: Any) -> Any:
+    """Lists and mappings as they would be typed: YAML reads 1e-5 as text. (Text by itself is typed as it is.)"""
+    if isinstance(value, dict):
+        return {key: _number_or(item) for key, item in value.items()}
+    return [_number_or(item) for item in value] if isinstance(value, list) else value
+
+
+def _number_or(item: Any) -> Any:
+    if isinstance(item, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)e[-+]?\d+", item, re.IGNORECASE):
+        return float(item)
+    return _with_numbers(item)
 
 
 def read_config(path: Path, options: list[str]) -> list[str]:

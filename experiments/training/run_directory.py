@@ -220,7 +220,8 @@ class RunDirectory:
 
     def forget_after(self, step: int) -> None:
         """
-        Drop the evaluations, logs, models and checkpoints after a step, before training goes on from there.
+        Drop the evaluations, logs, models and checkpoints after a step, before training goes on from there; and what is
+        left of a checkpoint whose process was killed while it wrote.
 
         :param step: the step of the checkpoint that training goes on from
         """
@@ -241,6 +242,8 @@ class RunDirectory:
         for path in self.checkpoints():
             if checkpoint_step(path) > step:
                 shutil.rmtree(path)
+        for path in (self.path / "checkpoints").glob(checkpoint.unfinished("step_*")):
+            shutil.rmtree(path, ignore_errors=True)
         if not self._of_the_best_model()[0].exists():  # one that came later had taken its place
             for path in self.checkpoints()[-1:]:
                 for file in self._of_the_best_model():

@@ -98,6 +98,11 @@ def test_two_settings_are_two_curves_that_say_where_they_differ(write_run):
     assert differences([write_run().config, write_run(agent="ppo", hyperparameters={}).config]) == ["", ""]
 
 
+def test_environments_of_another_making_are_another_setting(write_run):
+    runs = [write_run(), write_run(vec_env="envpool"), write_run(seed=1, vec_env="dummy")]
+    assert [row["settings"] for row in collect(runs)[::2]] == ["vec_env=dummy", "vec_env=envpool", "vec_env=dummy"]
+
+
 def test_one_seed_twice_is_refused(write_run, capsys):
     runs = [write_run(), write_run()]
     assert compare.main([*(str(run.path) for run in runs), "--name", "x"]) == 2

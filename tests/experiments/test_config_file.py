@@ -4,6 +4,7 @@ import sys
 import types
 
 import pytest
+import yaml
 
 from experiments.run import main, parse_arguments
 from experiments.training.config_file import words_of
@@ -39,6 +40,15 @@ def test_the_policy_s_settings_may_be_a_mapping():
     written = dict(set=dict(policy_kwargs=dict(net_arch=[8, 8], flow_kwargs=dict(layers=3)), tau=0.01))
     keys = ["policy_kwargs.net_arch=[8, 8]", "policy_kwargs.flow_kwargs={'layers': 3}", "tau=0.01"]
     assert words_of(written)[1::2] == keys
+
+
+def test_numbers_in_a_mapping_are_numbers_however_they_are_written():
+    content = yaml.safe_load(
+        "{tau: 5e-3, policy_kwargs: {flow_kwargs: {context_gain: 1e-1}, optimizer_kwargs: {betas: [9e-1, 1.e0]}}}"
+    )
+    keys = ["tau=5e-3", "policy_kwargs.flow_kwargs={'context_gain': 0.1}"]
+    keys.append("policy_kwargs.optimizer_kwargs={'betas': [0.9, 1.0]}")
+    assert words_of(dict(set=content))[1::2] == keys
 
 
 @pytest.mark.parametrize(

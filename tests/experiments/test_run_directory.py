@@ -49,6 +49,13 @@ def test_a_resume_forgets_the_models_of_what_it_discards(run, step, left, best):
     assert (run.path / "last_model.zip").exists()
 
 
+def test_a_resume_clears_what_a_killed_process_was_writing(run):
+    for name in ("step_100", ".step_123.unfinished"):
+        (run.path / "checkpoints" / name / "replay_buffer").mkdir(parents=True)
+    run.forget_after(300)
+    assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["step_100"]
+
+
 def test_half_a_row_at_the_end_is_none(run):
     with open(run.path / "evaluations.csv", "a") as file:
         file.write("400,-12")
