@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from experiments.evaluate import load
 from experiments.reports.learning_curves import collect, draw
 from experiments.training.checkpoints import saved_step
+from experiments.training.environments import Environment
 from experiments.training.errors import UsageError, one_line_errors
 from experiments.training.run_directory import RunDirectory
 from flowrl.export import Evaluation, push_to_hub, save_policy, to_onnx, write_model_folder
@@ -96,9 +97,10 @@ def card_of(run: RunDirectory, which: str, folder: Path) -> dict[str, Any]:
     if run.evaluations():
         curve = folder / "curve.png"
         draw(collect([run])).savefig(curve, dpi=120)
+    environment = Environment.of(run.config)  # with tuples, of which JSON makes lists
     return dict(
-        environment=run.config["environment"]["id"],
-        environment_kwargs=run.config["environment"]["kwargs"],
+        environment=environment.id,
+        environment_kwargs=environment.kwargs,
         agent=run.config["agent"],
         evaluations=evaluations_of(run, which),
         command="\n".join(session["command"] for session in run.config["sessions"]),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import zipfile
 
 import numpy as np
 import onnxruntime
@@ -55,6 +56,17 @@ def test_onnx(run, tmp_path):
     assert export.main([str(run), "--onnx", str(tmp_path / "policy.onnx"), "--model", "last"]) == 0
     session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
     assert session.run(None, dict(observation=np.zeros((2, 3), np.float32)))[0].shape == (2, 1)
+
+
+def test_the_card_makes_the_environment_with_the_options_that_were_typed(tmp_path):
+    run = RunDirectory(tmp_path)
+    session = dict(command="python experiments/run.py", versions={})
+    environment = dict(id="Pendulum-v1", name="Pendulum", kwargs=dict(sizes={1: (2,)}))
+    arguments = dict(env_set=["sizes={1: (2,)}"])
+    run.config = dict(environment=environment, agent="sac", seed=0, arguments=arguments, sessions=[session])
+    with zipfile.ZipFile(tmp_path / "best_model.zip", "w") as archive:
+        archive.writestr("data", "{}")
+    assert export.card_of(run, "best", tmp_path)["environment_kwargs"] == dict(sizes={1: (2,)})
 
 
 def test_the_card_says_how_good_it_is_and_how_it_was_made(run, tmp_path):
