@@ -58,10 +58,17 @@ class Agent:
         policy: Any = self.algorithm.policy_aliases["FlowPolicy"]
         return policy.default_flow if self.flow else None
 
-    @property
-    def sb3_algorithm(self) -> type[BaseAlgorithm] | None:
-        """Stable-Baselines3's own form of the algorithm, where it has one."""
-        return None if self.own else SB3[self.table]
+    def in_sb3(self) -> "Agent":
+        """
+        The agent in Stable-Baselines3's own algorithm, with the hyperparameters of the Gaussian baseline.
+
+        :return: the agent
+        :raises ValueError: where Stable-Baselines3 has no such algorithm
+        """
+        if self.own:
+            raise ValueError(f"Stable-Baselines3 has no algorithm that {self.name} could take instead")
+        baseline = AGENTS[self.name.removeprefix("flow-")]
+        return replace(self, algorithm=baseline.algorithm, table=baseline.table)
 
     def based_on(self, base: str) -> "Agent":
         """
@@ -100,14 +107,9 @@ class Agent:
         return self.algorithm.policy_aliases[self.policy_name(observation_space)]
 
 
-SB3: dict[str, type[BaseAlgorithm]] = {
-    "sac": stable_baselines3.SAC,
-    "ppo": stable_baselines3.PPO,
-}
-
 _CLONING = algorithms.BehaviourCloning
 _NAMED = (
-    Agent("flow-sac", algorithms.SAC, "sac", True, "SAC with a normalizing-flow policy"),
+    Agent("flow-sac", algorithms.SAC, "flow-sac", True, "SAC with a normalizing-flow policy"),
     Agent("flow-ppo", algorithms.PPO, "ppo", True, "PPO with a normalizing-flow policy"),
     Agent("nfac", algorithms.NFAC, "nfac", True, "flow-sac whose critics give the return's distribution", own=True),
     Agent("nfq", algorithms.NFQ, "nfq", True, "a normalizing flow as the soft Q-function", own=True),
@@ -119,8 +121,8 @@ _NAMED = (
         "PPO, or --set base=a2c or trpo, with noise between a flow's layers",
         own=True,
     ),
-    Agent("sac", SB3["sac"], "sac", False, "SAC with Stable-Baselines3's squashed Gaussian"),
-    Agent("ppo", SB3["ppo"], "ppo", False, "PPO with Stable-Baselines3's Gaussian"),
+    Agent("sac", stable_baselines3.SAC, "sac", False, "SAC with Stable-Baselines3's squashed Gaussian"),
+    Agent("ppo", stable_baselines3.PPO, "ppo", False, "PPO with Stable-Baselines3's Gaussian"),
     Agent("flow-bc", _CLONING, "bc", True, "cloning of --demos with flow-sac's policy", own=True),
     Agent("bc", _CLONING, "bc", False, "cloning of --demos with sac's policy", own=True),
 )
@@ -142,9 +144,7 @@ def find_agent(name: str) -> Agent:
     return AGENTS[name]
 
 
-def make_agent(
-    agent: Agent | str, env: VecEnv, settings: dict[str, Any], plain: bool = False, **kwargs: Any
-) -> BaseAlgorithm:
+def make_agent(agent: Agent | str, env: VecEnv, settings: dict[str, Any], **kwargs: Any) -> BaseAlgorithm:
     """
     Build the Stable-Baselines3 model of an agent.
 
@@ -152,17 +152,12 @@ def make_agent(
     :param env: the vectorised training environment
     :param settings: the algorithm's arguments, ``policy_kwargs`` among them (a flow agent's may name a ``flow``); the
         ``learning_rate`` may be ``"linear_FIRST_LAST"``
-    :param plain: whether to take Stable-Baselines3's own algorithm, which computes the same more slowly
     :param kwargs: what is not a hyperparameter: ``seed``, ``device``, ``verbose``
     :return: the model, ready to ``learn``
-    :raises ValueError: for an unknown agent, a ``base`` of one that is not SNF, or ``plain`` where Stable-Baselines3
-        has no such algorithm
+    :raises ValueError: for an unknown agent, or a ``base`` of one that is not SNF
     """
     agent = find_agent(agent) if isinstance(agent, str) else agent
     agent = agent.based_on(settings["base"]) if "base" in settings else agent
-    algorithm = agent.sb3_algorithm if plain else agent.algorithm
-    if algorithm is None:
-        raise ValueError(f"Stable-Baselines3 has no algorithm that {agent.name} could take instead")
     if isinstance(settings.get("learning_rate"), str):
         settings = settings | dict(learning_rate=linear_schedule(settings["learning_rate"]))
-    return algorithm(agent.policy_name(env.observation_space), env, **settings, **kwargs)
+    return agent.algorithm(agent.policy_name(env.observation_space), env, **settings, **kwargs)

@@ -37,6 +37,7 @@ Space = dict[str, Between | OneOf]
 
 FLOW: Space = {"policy_kwargs.flow": OneOf(("triangular", "nsf", "realnvp", "affine"))}
 
+NORMALIZE = "policy_kwargs.normalize_observations"
 OFF_POLICY: Space = {
     "learning_rate": Between(1e-4, 3e-3, log=True),
     "gamma": OneOf(("0.98", "0.99", "0.995")),
@@ -46,7 +47,7 @@ OFF_POLICY: Space = {
     "ent_coef": OneOf(("auto", "auto_0.1", "auto_0.01")),
     "target_entropy": OneOf(("auto", "auto_0.5", "auto_1.5")),
     "policy_kwargs.net_arch": OneOf(("[256,256]", "[400,300]", "[256,256,256]")),
-    "policy_kwargs.normalize_observations": OneOf(("True", "False")),
+    NORMALIZE: OneOf(("True", "False")),
 }
 
 ON_POLICY: Space = {
@@ -58,7 +59,9 @@ ON_POLICY: Space = {
 }
 
 SEARCH_SPACES: dict[str, Space] = {
-    "sac": OFF_POLICY,
+    # Without what is flowrl's alone
+    "sac": {key: values for key, values in OFF_POLICY.items() if key not in ("target_entropy", NORMALIZE)},
+    "flow-sac": OFF_POLICY,
     "nfac": OFF_POLICY | {"critic": OneOf(("categorical", "flow", "quantile")), "policy_delay": OneOf(("1", "2"))},
     "nfq": {key: OFF_POLICY[key] for key in ("learning_rate", "gamma", "tau", "batch_size", "policy_kwargs.net_arch")}
     | {"ent_coef": Between(0.005, 1.0, log=True), "flow_lr_scale": Between(0.03, 1.0, log=True)},
@@ -79,7 +82,8 @@ def search_space(table: str, has_flow: bool, only: list[str] | None = None) -> S
     """
     The search space of an agent.
 
-    :param table: of its hyperparameters: ``"sac"``, ``"nfac"``, ``"nfq"``, ``"ppo"``, ``"a2c"`` or ``"trpo"``
+    :param table: of its hyperparameters: ``"sac"``, ``"flow-sac"``, ``"nfac"``, ``"nfq"``, ``"ppo"``, ``"a2c"`` or
+        ``"trpo"``
     :param has_flow: whether its flow is searched too; SB3's own agents have none
     :param only: some of the keys
     :return: the space
@@ -90,10 +94,6 @@ def search_space(table: str, has_flow: bool, only: list[str] | None = None) -> S
             f"there is no search space for {table!r}: agents/search_spaces.py has {', '.join(SEARCH_SPACES)}"
         )
     space: dict[str, Any] = SEARCH_SPACES[table] | (FLOW if has_flow else {})
-    if not has_flow:  # the keys of flowrl's own algorithms and policies
-        space = {key: value for key, value in space.items() if key != "policy_kwargs.normalize_observations"}
-        if "target_entropy" in space:
-            space["target_entropy"] = OneOf(("auto",))
     missing = [key for key in only or () if key not in space]
     if missing:
         raise ValueError(f"the search space has no {', '.join(missing)}; it has {', '.join(space)}")

@@ -27,7 +27,11 @@ MIN_CRITIC_WARMUP = 3_000
 # Of a policy that brings its critic: as many as make minibatches differ. When MultiGoal's goals had moved, NFQ reached
 # all of them after 6,000 to 6,500 steps with 1,000, and after 3,500, 6,000 and 2,500 with 200 (transfer.csv).
 MAX_STEPS_BEFORE_LEARNING = 200
-SOURCES = {"sac": ("sac", "bc"), "nfq": ("nfq",)}  # whose runs the agents of a table start from
+SOURCES = {
+    "sac": ("sac", "flow-sac", "bc"),
+    "flow-sac": ("sac", "flow-sac", "bc"),
+    "nfq": ("nfq",),
+}  # whose runs the agents of a table start from
 
 
 def starts_from(agent: Agent, source: Agent) -> bool:

@@ -80,6 +80,7 @@ def start(arguments: Namespace) -> int:
     check_options(probe, environment)
     probe.close()
     check_source_of_learning(agent, arguments)
+    agent = agent.in_sb3() if arguments.plain else agent
     if arguments.track is not None:
         import_tracker(arguments.track)  # now, before anything is written
     source = open_source(Path(arguments.source), agent, environment.id) if arguments.source else None
@@ -138,9 +139,7 @@ def start(arguments: Namespace) -> int:
     except NotImplementedError as error:  # SB3's, of observations that are dictionaries of dictionaries
         raise UsageError(f"--env {arguments.env}: {error}") from error
     try:
-        model = make_agent(
-            agent, env, deepcopy(config["hyperparameters"]), plain=config["plain"], seed=seed, device=device
-        )
+        model = make_agent(agent, env, deepcopy(config["hyperparameters"]), seed=seed, device=device)
     except (ValueError, AssertionError, TypeError, RuntimeError, MemoryError) as error:
         raise UsageError(f"{agent.name} refuses these hyperparameters: {error}") from error
     if source is not None:
@@ -307,7 +306,7 @@ def resume(arguments: Namespace) -> int:
         environment = Environment.of(config)
         find_environment(environment.id)  # imports the module that registers it
         agent = run.agent
-        algorithm: Any = agent.sb3_algorithm if config.get("plain") else agent.algorithm
+        algorithm: Any = (agent.in_sb3() if config.get("plain") else agent).algorithm
         before = config.get("arguments", {})
         device = check_device(arguments.device or before.get("device"))
         made: list[VecEnv] = []

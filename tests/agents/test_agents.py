@@ -98,11 +98,10 @@ def test_no_other_agent_has_a_base(name):
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_flow_agent_and_its_baseline_share_everything_but_the_policy(algorithm, plain):
     env = make_vec_env("Pendulum-v1")
-    flow, gaussian = (
-        make_agent(name, env, dict(policy_kwargs=dict(net_arch=[16, 16])), plain=plain, seed=0)
-        for name in (f"flow-{algorithm}", algorithm)
-    )
-    assert AGENTS[f"flow-{algorithm}"].table == AGENTS[algorithm].table
+    agents = [find_agent(name) for name in (f"flow-{algorithm}", algorithm)]
+    agents = [agent.in_sb3() for agent in agents] if plain else agents
+    flow, gaussian = (make_agent(agent, env, dict(policy_kwargs=dict(net_arch=[16, 16])), seed=0) for agent in agents)
+    assert not plain or agents[0].table == agents[1].table
     assert isinstance(flow, type(gaussian)), "the flow agent's algorithm is the baseline's, or computes the same faster"
     assert (type(flow) is type(gaussian)) == plain
     assert isinstance(flow.policy, ActionDensity) and not isinstance(gaussian.policy, ActionDensity)
@@ -121,6 +120,24 @@ def test_a_flow_agent_and_its_baseline_share_everything_but_the_policy(algorithm
         for model in (flow, gaussian)
     ]
     assert trunks[0] == trunks[1] and trunks[0]
+
+
+def test_flow_sac_normalises_observations_unless_it_was_measured_without():
+    for name in (*SAC, "Unheard"):
+        ours, theirs = hyperparameters("flow-sac", name), hyperparameters("sac", name)
+        without = name in ("EnergyBandit", "HiddenGoal", "MultiGoal", "Corridor", "NoisyLQR") or name[:5] in (
+            "Fetch",
+            "Point",
+        )
+        assert ours["policy_kwargs"].pop("normalize_observations") != without
+        assert ours.pop("learning_starts") == min(theirs.pop("learning_starts"), 5_000)
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("name", ["nfac", "nfq", "snf", "bc"])
+def test_some_agents_have_no_form_in_sb3(name):
+    with pytest.raises(ValueError, match=f"Stable-Baselines3 has no algorithm that {name} could take instead"):
+        find_agent(name).in_sb3()
 
 
 @pytest.mark.parametrize("name", AGENTS)
