@@ -40,7 +40,7 @@ def test_links_lead_somewhere_and_named_files_are_there(page):
         path, _, heading = "".join(link).partition("#")
         if path.startswith("https:"):
             continue
-        target = (page.parent / path).resolve()
+        target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{page.name} links to {path}"
         headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if heading else []
         # As GitHub makes them
