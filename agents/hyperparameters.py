@@ -138,8 +138,8 @@ def with_policy(table: dict[str, Hyperparameters], policy_kwargs: Hyperparameter
     }
 
 
-# flow-sac: observations normalised within the policy, and half as many random steps at the start. On HalfCheetah, Hopper
-# and Walker2d it learns faster with them (docs/suites.md).
+# flow-sac: observations normalised within the policy, and half as many random steps at the start. On HalfCheetah,
+# Hopper and Walker2d it learns faster with them (docs/suites.md).
 FLOW_SAC_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
     learning_starts=5_000, policy_kwargs=SAC_DEFAULTS["policy_kwargs"] | dict(normalize_observations=True)
 )
