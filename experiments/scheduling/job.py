@@ -59,10 +59,12 @@ class Job:
             return None
         config = json.loads((path / "config.json").read_text())
         steps = self.steps or config["steps"]
-        reached = [checkpointed(path)]
-        if config.get("eval_every"):
-            reached.append(max((int(float(row["step"])) for row in read_csv(path / "evaluations.csv")), default=0))
-        return path if min(reached) >= steps else None
+        if checkpointed(path) < steps:
+            return None
+        if config.get("eval_every"):  # as RunDirectory.lacks_evaluation, which SB3's seconds of import come with
+            evaluated = max((float(row["step"]) for row in read_csv(path / "evaluations.csv")), default=0.0)
+            return path if evaluated >= steps else None
+        return path
 
     def step(self) -> int:
         """That of the last checkpoint; 0 where there is none."""

@@ -125,14 +125,7 @@ class Search:
         :raises UsageError: for what ``run.py`` refuses before any trial has been trained: it may refuse all
         """
         settings = [word for key, value in self.suggest(trial).items() for word in ("--set", f"{key}={value}")]
-        jobs = [
-            Job(
-                self.directory / f"trial{trial.number}" / f"seed{seed}",
-                (*self.words, *settings, "--seed", str(seed)),
-                self.steps,
-            )
-            for seed in self.seeds
-        ]
+        jobs = [self._job(trial.number, seed, settings) for seed in self.seeds]
         scores: list[float] = []
         for seed, job in zip(self.seeds, jobs, strict=True):
             own = Processes(processes.outlive_us)
@@ -197,9 +190,13 @@ class Search:
 
     def _flow_of(self, number: int) -> str | None:
         """The flow that a trial was trained with; None: its policy is a Gaussian."""
-        directory = self.directory / f"trial{number}" / f"seed{self.seeds[0]}"
-        path = Job(directory, (*self.words, "--seed", str(self.seeds[0])), self.steps).run_directory()
+        path = self._job(number, self.seeds[0], []).run_directory()
         return RunDirectory(path).config.get("flow") if path else None
+
+    def _job(self, number: int, seed: int, settings: list[str]) -> Job:
+        """A seed of a trial."""
+        directory = self.directory / f"trial{number}" / f"seed{seed}"
+        return Job(directory, (*self.words, *settings, "--seed", str(seed)), self.steps)
 
     def _draw(self, study: optuna.Study, n_complete: int) -> None:
         import warnings
