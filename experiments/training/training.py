@@ -80,7 +80,11 @@ def start(arguments: Namespace) -> int:
     check_options(probe, environment)
     probe.close()
     check_source_of_learning(agent, arguments)
-    agent = agent.in_sb3() if arguments.plain else agent
+    if arguments.plain:
+        try:
+            agent = agent.in_sb3()
+        except ValueError as error:
+            raise UsageError(f"--plain: {error}; drop it") from None
     if arguments.track is not None:
         import_tracker(arguments.track)  # now, before anything is written
     source = open_source(Path(arguments.source), agent, environment.id) if arguments.source else None
@@ -190,8 +194,6 @@ def check_source_of_learning(agent: Agent, arguments: Namespace) -> None:
             f"--demos: {agent.name} learns from rewards; clone with --agent {prefix}bc, then fine-tune with "
             f"--agent {prefix}sac --from RUN_DIR"
         )
-    if agent.own and arguments.plain:
-        raise UsageError(f"--plain: Stable-Baselines3 has no algorithm that {agent.name} could take instead; drop it")
     if arguments.demos and arguments.source:
         raise UsageError("--demos and --from: an agent starts from one of the two")
     if arguments.demos and agent.learns_offline:
