@@ -72,6 +72,7 @@ class FusedActor:
         self.dtype = next(flow.parameters(), torch.empty(0)).dtype
         found = lowered(flow)
         self._tensors: list[Tensor] = []  # none: only torch can act
+        self._by_batch: list[Networks] = []
         self._seen: list[int] = []  # where they were
         self._shapes: list[Any] = []
         self.was_hooked = not are_silent(modules)
@@ -81,6 +82,7 @@ class FusedActor:
         if None in read or load(self.dtype) is None:
             return
         networks = [Networks([network]) for network in read]  # type: ignore[list-item]
+        self._by_batch = [network for network in networks if network.by_batch]
         program: Program = found.program  # type: ignore[assignment]
         self.program = program.with_squash(distribution.pre_squash) if distribution.squash else program
         self._kept = networks
@@ -99,7 +101,9 @@ class FusedActor:
         self._job = job
 
     def is_ready(self) -> bool:
-        """Whether the weights, wherever they are now, are such as the kernel reads."""
+        """Whether the weights, wherever they are now, are such as the kernel reads, and batch norms do not train."""
+        if any(True in network.modes or not network.read_moments() for network in self._by_batch):
+            return False
         seen = [tensor.data_ptr() for tensor in self._tensors]
         shapes = [(tensor.shape, tensor.stride()) for tensor in self._tensors]
         if shapes != self._shapes:

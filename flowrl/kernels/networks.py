@@ -1,4 +1,4 @@
-"""Multilayer perceptrons as the kernel knows them: linear layers, ReLU or tanh, before these maybe layer norms."""
+"""Multilayer perceptrons as the kernel knows them: linear layers, ReLU or tanh, before these maybe norms."""
 
 from __future__ import annotations
 
@@ -10,18 +10,27 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from torch import Tensor, nn
 
 from flowrl.flows.flow import ContextMap
-from flowrl.kernels.structures import structure
+from flowrl.kernels.structures import enumeration, structure
+from flowrl.networks import BatchRenorm
+from flowrl.networks.batch_renorm import EPSILON as BATCH_EPSILON
 from flowrl.policies.normalized import NormalizedExtractor
 
 Stack = structure("Stack")
-NO_PERCEPTRON = "a network is not made of linear layers, each maybe with a layer norm, and ReLU or tanh between them"
+NORMS = enumeration("Norm")
+NO_PERCEPTRON = (
+    "a network is not made of linear layers, each maybe with a layer norm or batch renormalisation, and ReLU or tanh "
+    "between them"
+)
+BATCH_NORMED = "the kernel goes by the batch in NFAC's networks alone"
 
 
 class Perceptron(NamedTuple):
     """What a `torch.nn.Sequential` of linear layers with one activation function between them is made of."""
 
     layers: list[nn.Linear]
-    norms: list[nn.LayerNorm]  # of each layer that an activation follows; or none at all
+    norms: list[nn.Module]  # of each layer that an activation follows; or none at all
+    norm: str  # which of the kernel's they all are
+    epsilon: float  # of the norms
     activation: type[nn.Module]
     active_end: bool  # whether the activation follows the last layer too
 
@@ -31,27 +40,25 @@ class Perceptron(NamedTuple):
         if not isinstance(network, nn.Sequential):
             return None
         modules: list[Any] = list(network._modules.values())
-        has_norm = len(modules) > 1 and type(modules[1]) is nn.LayerNorm
-        period = 2 + has_norm
+        norm, epsilon, _ = _form(modules[1] if len(modules) > 1 else None)
+        period = 3 if norm else 2
         layers, activations = modules[::period], modules[period - 1 :: period]
-        norms = modules[1::period] if has_norm else []
+        norms = modules[1::period] if norm else []
         kinds = {type(module) for module in activations}
-        if len(kinds) != 1 or not kinds <= {nn.ReLU, nn.Tanh} or (has_norm and len(norms) != len(activations)):
+        if len(kinds) != 1 or not kinds <= {nn.ReLU, nn.Tanh} or (norm and len(norms) != len(activations)):
             return None
         if any(type(layer) is not nn.Linear or layer.bias is None for layer in layers):
             return None
-        if any(type(n) is not nn.LayerNorm or n.bias is None or n.eps != norms[0].eps for n in norms):
+        if any(_form(each) != (norm, epsilon, layer.out_features) for each, layer in zip(norms, layers)):
             return None
-        if any(norm.normalized_shape != (layer.out_features,) for norm, layer in zip(norms, layers)):
-            return None
-        return cls(layers, norms, kinds.pop(), len(layers) == len(activations))
+        return cls(layers, norms, norm or "NO_NORM", epsilon, kinds.pop(), len(layers) == len(activations))
 
     def followed_by(self, head: nn.Module) -> Perceptron | None:
         """The network with one more linear layer, where it ends in its activation."""
         is_linear = type(head) in (nn.Linear, ContextMap) and head.bias is not None
         if not self.active_end or not is_linear:
             return None
-        return Perceptron([*self.layers, head], self.norms, self.activation, False)  # type: ignore[list-item]
+        return self._replace(layers=[*self.layers, head], active_end=False)  # type: ignore[list-item]
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -61,7 +68,16 @@ class Perceptron(NamedTuple):
     @property
     def shape(self) -> tuple[Any, ...]:
         """What networks must share to be stacked."""
-        return self.widths, tuple(norm.eps for norm in self.norms), self.activation, self.active_end
+        return self.widths, self.norm, self.epsilon, self.activation, self.active_end
+
+
+def _form(norm: Any) -> tuple[str, float, int]:
+    """Which of the kernel's norms this is, its epsilon and its width; "" where it is none of them."""
+    if type(norm) is nn.LayerNorm and norm.bias is not None and len(norm.normalized_shape) == 1:
+        return "LAYER_NORM", norm.eps, norm.normalized_shape[0]
+    if type(norm) is BatchRenorm:
+        return "BATCH_NORM", BATCH_EPSILON, len(norm.scale)
+    return "", 0.0, 0
 
 
 class Networks:
@@ -77,7 +93,10 @@ class Networks:
         self.is_tanh, self.active_end = first.activation is nn.Tanh, first.active_end
         # All first layers, then all second ones, ...
         self._layers = [linear for layer in zip(*(network.layers for network in networks)) for linear in layer]
-        self._norms = [norm for layer in zip(*(network.norms for network in networks)) for norm in layer]
+        self._norms: list[Any] = [norm for layer in zip(*(network.norms for network in networks)) for norm in layer]
+        self.by_batch = first.norm == "BATCH_NORM"
+        self._norm, self._epsilon = NORMS[first.norm], first.epsilon
+        self._moments = (ctypes.c_void_p * (3 * len(self._norms) * self.by_batch))()
         self.head = head = first.layers[-1]
         self.plain, self.gain = (head.plain, head.gain) if isinstance(head, ContextMap) else (0, 1.0)
         self._widths = (ctypes.c_int64 * len(self.widths))(*self.widths)
@@ -98,13 +117,32 @@ class Networks:
             active_end=self.active_end,
             plain=self.plain,
             gain=self.gain,
-            has_norm=bool(self._norms),
-            epsilon=self._norms[0].eps if self._norms else 0.0,
+            norm=self._norm,
+            epsilon=self._epsilon,
+            moments=ctypes.addressof(self._moments),
         )
 
     def parameters(self) -> list[Tensor]:
         """Matrices and biases as they are now, in the kernel's order, and after them the norms' scales and shifts."""
-        return [tensor for layer in (*self._layers, *self._norms) for tensor in (layer.weight, layer.bias)]
+        linear = [tensor for layer in self._layers for tensor in (layer.weight, layer.bias)]
+        names = ("scale", "shift") if self.by_batch else ("weight", "bias")
+        return [*linear, *(getattr(norm, name) for norm in self._norms for name in names)]
+
+    @property
+    def modes(self) -> set[bool]:
+        """Of batch norms, whether they are in training, that is go by the batch."""
+        return {norm.training for norm in self._norms if self.by_batch}
+
+    def read_moments(self) -> bool:
+        """
+        Find the running moments of batch norms, for which a module may hold other tensors by now.
+
+        :return: whether they are such as the kernel reads
+        """
+        found = [moment for norm in self._norms for moment in (norm.mean, norm.variance, norm.updates)]
+        self._moments[:] = [moment.data_ptr() for moment in found]
+        kind = (self._layers[0].weight.dtype, "cpu")
+        return all((moment.dtype, moment.device.type) == kind and moment.is_contiguous() for moment in found)
 
     @property
     def rows(self) -> int:
@@ -122,7 +160,8 @@ class Networks:
         outputs, gradients = new(self.rows, size), new(self.rows, size)
         if self._norms:
             fields |= dict(normed=new(self.rows, size), to_normed=new(self.rows, size))
-            fields |= dict(factors=new(self.count * (len(self.widths) - 1), size))
+            shape = (self.rows, 3) if self.by_batch else (self.count * (len(self.widths) - 1), size)
+            fields |= dict(factors=new(*shape), by_batch=self.by_batch)
         return Stack(n=size, lanes=size, outputs=outputs, gradients=gradients, **self.fields(), **fields)
 
 

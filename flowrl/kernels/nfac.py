@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
+from flowrl.algorithms.sac.update import polyak_update
 from flowrl.critics.heads import Atoms, CategoricalHead, FlowHead, ScalarHead
 from flowrl.critics.return_critic import ReturnCritics
 from flowrl.critics.return_distribution import RAW_LIMIT
@@ -34,10 +36,7 @@ def read_nfac_parts(model: Any) -> tuple[Parts | None, str]:
     atoms, bins = (head.n_atoms, head.n_bins) if is_flow else (head.size, 1)
     if atoms > constant("MAX_ATOMS") or bins > constant("MAX_BINS"):
         return None, "the critic has more atoms or bins than the kernel has room for"
-    parts, reason = read_parts(model, ReturnCritics)
-    if parts is not None and (model.critic.architecture.unit_norm or model.actor.architecture.unit_norm):
-        return None, "the kernel does not keep matrices at unit length"
-    return parts, reason
+    return read_parts(model, ReturnCritics)
 
 
 class NFACUpdate(SACUpdate):
@@ -49,6 +48,7 @@ class NFACUpdate(SACUpdate):
     def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__(model, parts)
         self.head, self.distortion = model.critic.head, model.distortion
+        self._by_batch = [networks for networks in (self.actor, self.critics) if networks.by_batch]
         if isinstance(self.head, FlowHead):
             atoms = self.head.n_atoms
             alike = torch.full((atoms,), 1 / atoms, dtype=self.dtype)
@@ -59,7 +59,24 @@ class NFACUpdate(SACUpdate):
         return self.distortion is model.distortion and super().is_of(model)
 
     def why_not(self, model: Any) -> str:
-        return "the kernel does not pool atoms" if model.drop_atoms else super().why_not(model)
+        if model.drop_atoms:
+            return "the kernel does not pool atoms"
+        for networks in self._by_batch:
+            if False in networks.modes:
+                return "batch norms are in evaluation mode"
+            if not networks.read_moments():
+                return "the moments of batch norms differ from their weights in type or device, or are not contiguous"
+        return super().why_not(model)
+
+    def __call__(self, model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[float]:
+        follows = move_targets and not self.critics.by_batch
+        if not (model.critic.architecture.unit_norm or model.actor.architecture.unit_norm):
+            return super().__call__(model, batch, follows)
+        losses = super().__call__(model, batch, False)
+        model.policy.project()  # the targets follow what is left of the step
+        if follows:
+            polyak_update(model.critic.parameters(), model.critic_target.parameters(), model.tau)
+        return losses
 
     def _drawn(self, model: Any, noise: list[Tensor]) -> list[Tensor]:
         return noise if model.moves_actor else noise[1:]
@@ -88,5 +105,5 @@ class NFACUpdate(SACUpdate):
         else:
             name = "SCALAR" if isinstance(head, ScalarHead) else "CATEGORICAL"
             returns.head, returns.bins, returns.atoms = HEADS[name], head.size, head.size
-        job.target = new(job.returns.atoms, n)
+        job.target = new(job.returns.atoms, job.critics.n)
         return job, noise, new

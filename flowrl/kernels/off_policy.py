@@ -12,10 +12,11 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
+from flowrl.critics.return_critic import ReturnCritics
 from flowrl.kernels.adam import AdamStep, why_not_adam
 from flowrl.kernels.guard import AUTOCAST, HOOKED, Guard, are_same, are_silent
 from flowrl.kernels.library import MAX_SIZES, NO_LIBRARY, Memory, load, run
-from flowrl.kernels.networks import NO_PERCEPTRON, Networks, Perceptron, is_stateless
+from flowrl.kernels.networks import BATCH_NORMED, NO_PERCEPTRON, Networks, Perceptron, is_stateless
 from flowrl.kernels.program import LoweredFlow, lowered
 from flowrl.policies.action_distribution import FlowDistribution
 from flowrl.policies.off_policy import FlowActorMixin
@@ -197,6 +198,8 @@ def read_parts(model: SAC, critic_class: type) -> tuple[Parts | None, str]:
     shapes = {net and net.shape for net in (*critics, *targets)}
     if network is None or len(shapes) != 1 or None in critics or critics[0].active_end:
         return None, NO_PERCEPTRON
+    if critic_class is not ReturnCritics and "BATCH_NORM" in (network.norm, critics[0].norm):
+        return None, BATCH_NORMED
     if load(network.layers[0].weight.dtype) is None:
         return None, NO_LIBRARY
     return Parts(network, found, actor.action_dist, critics, targets), ""

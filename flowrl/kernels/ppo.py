@@ -19,7 +19,7 @@ from flowrl.kernels.adam import AdamStep, why_not_adam
 from flowrl.kernels.flow import flow_job
 from flowrl.kernels.guard import AUTOCAST, HOOKED, Guard, are_silent
 from flowrl.kernels.library import MAX_SIZES, NO_LIBRARY, POINTER, Memory, function, load, pointers
-from flowrl.kernels.networks import NO_PERCEPTRON, Networks, Perceptron, is_stateless
+from flowrl.kernels.networks import BATCH_NORMED, NO_PERCEPTRON, Networks, Perceptron, is_stateless
 from flowrl.kernels.program import LoweredFlow, lowered
 from flowrl.kernels.structures import enumeration, structure
 from flowrl.policies.action_distribution import FlowDistribution
@@ -184,6 +184,8 @@ def read_parts(model: PPO) -> tuple[Parts | None, str]:
     is_own = type(extractor) is MlpExtractor and not {"forward_actor", "forward_critic"} & vars(extractor).keys()
     if actor is None or critic is None or not is_own:
         return None, NO_PERCEPTRON
+    if "BATCH_NORM" in (actor.norm, critic.norm):
+        return None, BATCH_NORMED
     if load(actor.layers[0].weight.dtype) is None:
         return None, NO_LIBRARY
     return Parts(actor, critic, found, policy.action_dist), ""

@@ -35,14 +35,15 @@ class SACUpdate(OffPolicyUpdate):
         job = self.job_type(n=n, features=features, actions=d)
         job.noise = new(2 * n, d)
         noise = new.kept[-1].split(n)
-        job.all_states, job.state_actions = new(features, 2 * n), new(features + d, n)
-        job.to_state_actions = new(self.critics.count, features + d, n)
+        columns = 2 * n if self.critics.by_batch else n
+        job.all_states, job.state_actions = new(features, 2 * n), new(features + d, columns)
+        job.to_state_actions = new(self.critics.count, features + d, columns)
         job.td_target, job.to_log_prob = new(n), new(n)
         of_actor, of_critics = self.of_actor, self.of_critics
         values, gradients = map(ctypes.addressof, (of_actor.values, of_actor.gradients))
         job.actor = self.actor.job(2 * n, new, x=job.all_states, weights=values, to_weights=gradients)
         critics = dict(x=job.state_actions, weights=ctypes.addressof(of_critics.values))
-        job.critics = self.critics.job(n, new, **critics, to_weights=ctypes.addressof(of_critics.gradients))
+        job.critics = self.critics.job(columns, new, **critics, to_weights=ctypes.addressof(of_critics.gradients))
         critics["weights"] = ctypes.addressof(of_critics.target_values)  # type: ignore[arg-type]
         job.targets = self.critics.job(n, new, **critics)
         first_of_flow = POINTER * len(self.actor.parameters())

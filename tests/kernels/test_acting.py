@@ -68,15 +68,36 @@ def test_it_acts_as_a_policy_with_a_gain_does(algorithm):
     assert_same_actions(policy_of(algorithm, flow_kwargs=dict(context_gain=0.2)), observations(5).double())
 
 
-@pytest.mark.parametrize("batch", [1, 70])
-def test_it_acts_as_a_policy_with_layer_norms_does(batch):
+def normed(norm):
+    """A policy of NFAC."""
     torch.manual_seed(0)
     box = spaces.Box(-1.0, 1.0, (2,))
-    options = dict(net_arch=[16, 8], features_extractor_class=Precise, architecture=dict(norm="layer"))
+    options = dict(net_arch=[16, 8], features_extractor_class=Precise, architecture=dict(norm=norm))
     policy = NFACPolicy(OBSERVATIONS, box, lambda _: 1e-3, **options).double()
     perturb(policy, 0.1)
     policy.set_training_mode(False)
+    return policy
+
+
+@pytest.mark.parametrize("batch", [1, 70])
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_it_acts_as_a_policy_with_norms_does(batch, norm):
+    policy = normed(norm)
+    for part in policy.actor.latent_pi[1::3] if norm == "batch" else []:
+        part.mean.uniform_(-1, 1), part.variance.uniform_(0.5, 2)
     assert_same_actions(policy, observations(batch).double())
+
+
+def test_batch_norms_act_by_the_moments_that_they_have_now():
+    policy, obs = normed("batch"), observations(5).double()
+    assert_same_actions(policy, obs)
+    norm = policy.actor.latent_pi[1]
+    norm.mean = norm.mean + 1  # another tensor
+    assert_same_actions(policy, obs)
+    norm.variance *= 3  # the same
+    assert_same_actions(policy, obs)
+    policy.set_training_mode(True)  # by the batch, which is torch's
+    assert fused(policy, obs, True) is None
 
 
 def test_it_acts_as_tqc_does():

@@ -18,6 +18,7 @@ from flowrl.algorithms import update_form
 from flowrl.critics.heads import CategoricalHead
 from flowrl.flows import recipes
 from flowrl.kernels import library
+from flowrl.networks.batch_renorm import WARM_UP, BatchRenorm
 from flowrl.policies.action_distribution import FlowDistribution
 from tests.models import KERNEL_CASES, KERNEL_FLOWS, Precise, perturb
 
@@ -83,12 +84,12 @@ def trained(model: Any, form: str, *sizes: int) -> list[torch.Tensor]:
     optimizers = optimizers or [model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer]
     moved = [(each, parameter) for each in optimizers if each for parameter in each.param_groups[0]["params"]]
     moments = [value for each, parameter in moved for value in each.state[parameter].values()]
-    parameters = [*model.policy.parameters()]
+    parameters, buffers = [*model.policy.parameters()], [*model.policy.buffers()]
     gradients = [p.grad for p in parameters if p.grad is not None]
     logs = [
         torch.tensor(v) for k, v in model.logger.name_to_value.items() if k.startswith("train/") and "fraction" not in k
     ]
-    return [tensor.clone().double() for tensor in (*parameters, *gradients, *moments, *logs, torch.rand(()))]
+    return [tensor.clone().double() for tensor in (*parameters, *buffers, *gradients, *moments, *logs, torch.rand(()))]
 
 
 def assert_same(models: list[Any], *sizes: int, tolerance: float = 1e-9) -> None:
@@ -158,12 +159,69 @@ def test_nfac(critic, flow, d, size):
         dict(policy=dict(architecture=dict(norm="layer"), critic="scalar", net_arch=dict(pi=[70], qf=[80, 12]))),
         dict(policy=dict(architecture=dict(norm="layer"), actor_architecture={})),
         dict(policy=dict(actor_architecture=dict(norm="layer"))),
+        dict(policy=dict(architecture=dict(norm="layer", unit_norm=True))),
         dict(policy=dict(critic="scalar", n_critics=3), actor_pessimism=False),
     ],
     ids=str,
 )
 def test_nfac_in_every_setting(settings):
     assert_same([make("NFAC", 2, "nsf", **settings) for _ in range(2)], 32, 32, tolerance=1e-6)
+
+
+BATCH = dict(norm="batch")
+
+
+@pytest.mark.parametrize("updates", [0, WARM_UP - 1], ids=["warm-up", "corrected"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(policy=dict(architecture=BATCH)),
+        dict(policy=dict(architecture=BATCH, critic="scalar", activation_fn=nn.Tanh, n_critics=3)),
+        dict(policy=dict(architecture=BATCH | dict(unit_norm=True), critic="categorical"), policy_delay=2),
+        dict(policy=dict(architecture=BATCH, critic="categorical", net_arch=dict(pi=[70], qf=[80, 12])), n_steps=3),
+        dict(policy=dict(architecture=BATCH, actor_architecture=dict(norm="layer")), actor_pessimism=False),
+        dict(policy=dict(architecture={}, actor_architecture=BATCH), policy_delay=2),
+    ],
+    ids=str,
+)
+def test_nfac_with_batch_norms(settings, updates):
+    """The running moments, which begin anywhere here, follow as in torch, and after a while correct the batch's."""
+    models = [make("NFAC", 2, "nsf", **settings) for _ in range(2)]
+    for model in models:
+        for norm in (part for part in model.policy.modules() if isinstance(part, BatchRenorm)):
+            norm.updates.fill_(updates), norm.mean.fill_(0.4), norm.variance.fill_(0.03)
+    assert_same(models, 70, 33, tolerance=1e-6)
+
+
+def test_batch_norms_in_evaluation_mode_are_torchs():
+    model = make("NFAC", 2, policy=dict(architecture=BATCH))
+    model.policy.set_training_mode(True)
+    model.choose_update()
+    assert model.update_form == "C"
+    model.policy.set_training_mode(False)
+    model.choose_update()
+    assert model.update_form == "torch" and "evaluation mode" in model.update_reason
+    model.policy.set_training_mode(True)
+    norm = model.critic.networks[0][1]
+    norm.mean = norm.mean.float()
+    model.choose_update()
+    assert model.update_form == "torch" and "moments" in model.update_reason
+
+
+NORMED_PARTS = dict(
+    SAC=lambda model: [critic.qf0 for critic in (model.critic, model.critic_target)],
+    NFQ=lambda model: [model.actor.latent_pi],
+    PPO=lambda model: [model.policy.mlp_extractor.value_net],
+)
+
+
+@pytest.mark.parametrize("algorithm", NORMED_PARTS)
+def test_batch_norms_are_of_nfac_alone(algorithm):
+    model = make(algorithm, 2, policy=dict(n_critics=1, net_arch=[24]) if algorithm == "SAC" else dict(net_arch=[24]))
+    for network in NORMED_PARTS[algorithm](model):
+        network.insert(1, BatchRenorm(24))
+    model.choose_update()
+    assert model.update_form == "torch" and "NFAC" in model.update_reason
 
 
 @pytest.mark.parametrize(("flow", "d"), KERNEL_CASES)
@@ -189,6 +247,7 @@ def test_sac_with_batches_of_several_sizes_in_turn():
         ("SAC", 2, dict(net_arch=[140, 200])),  # the way back through the smallest critic goes by fewer columns
         ("NFAC", 2, dict(net_arch=[140, 300])),
         ("NFAC", 3, dict(net_arch=[140, 200], critic="categorical", architecture=dict(norm="layer"))),
+        ("NFAC", 3, dict(net_arch=[140, 200], critic="categorical", architecture=dict(norm="batch"))),
         ("NFQ", 2, dict(net_arch=[140, 300])),
         ("PPO", 2, dict(net_arch=[140, 300])),
     ],
@@ -484,11 +543,6 @@ def test_norms_that_the_kernel_does_not_know_are_torchs(norm):
     model.critic.networks[0][1] = norm
     model.choose_update()
     assert model.update_form == "torch" and "layer norm" in model.update_reason
-
-
-def test_matrices_of_unit_length_are_torchs():
-    model = normed(unit_norm=True)
-    assert model.update_form == "torch" and "unit length" in model.update_reason
 
 
 def test_a_norm_that_ends_a_network_is_torchs():

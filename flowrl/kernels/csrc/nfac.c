@@ -12,27 +12,37 @@ typedef struct {
     const REAL *smoothing; /* noise that moves a flow's target atoms, (batch, atoms), times smoothing_std */
     double smoothing_std, reward_scale; /* rewards are divided by the latter */
     int moves_actor, smallest; /* whether the actor moves; whether it goes by the smallest critic, else by their mean */
-    REAL *target, *values;     /* atoms, or weights of fixed returns, (atoms, n); of each sample, (networks, n) */
+    REAL *target, *values;     /* atoms, or weights of fixed returns, (atoms, the critics' columns); of each sample, (networks, n) */
     double value, clipped;     /* the mean of the target; the part of its atoms that lay beyond the interval */
 } Nfac;
 
 static inline Size head_size(const Stack *s) { return s->widths[s->depth]; }
 
-/* y = r / scale + discount (1 - done) (z' - alpha log pi(a'|s')), z' the atoms of the critic with the smaller mean. */
-static void returns_targets(Size threads, Nfac *job, double alpha) {
+/* The critics' outputs for both batches in one pass, so that batch norms go by the mixture, and no networks follow (CrossQ):
+ * the first columns are the states and the actions that were taken, the others those that follow. */
+static const REAL *critics_of_both(Size threads, Sac *s) {
+    Size n = s->n;
+    move_rows(s->state_actions + n, 2 * n, s->all_states + n, 2 * n, s->features, n);
+    move_rows(s->state_actions + n + s->features * 2 * n, 2 * n, acts(s) + n, 2 * n, s->actions, n);
+    return critics_of_taken(threads, s);
+}
+
+/* y = r / scale + discount (1 - done) (z' - alpha log pi(a'|s')), z' the atoms of the critic with the smaller mean; raw: the
+ * critics' outputs for the states that follow. */
+static void returns_targets(Nfac *job, const REAL *raw, double alpha) {
     Sac *s = &job->sac;
     const Returns *r = &job->returns;
-    Size n = s->n, atoms = r->atoms, size = head_size(&s->targets);
-    const REAL *raw = targets_of_next(threads, s), *log_prob = s->flow.ladj + n;
+    Size n = s->n, columns = s->critics.n, atoms = r->atoms, size = head_size(&s->critics);
+    const REAL *log_prob = s->flow.ladj + n;
     REAL bound = (REAL)r->bound, step = 2 * bound / (REAL)(atoms - 1);
     job->value = job->clipped = 0;
-    if (r->head == CATEGORICAL) memset(job->target, 0, (size_t)(atoms * n) * sizeof(REAL));
+    if (r->head == CATEGORICAL) memset(job->target, 0, (size_t)(atoms * columns) * sizeof(REAL));
     static __thread REAL values[MAX_ATOMS][LANES], weights[MAX_ATOMS][LANES], best[MAX_ATOMS][LANES], best_weights[MAX_ATOMS][LANES];
     for (Size b = 0; b < n; b += LANES) {
         int lanes = n - b < LANES ? (int)(n - b) : LANES;
         Lanes mean, best_mean;
-        for (Size i = 0; i < s->targets.networks; i++) {
-            atoms_of(r, raw + i * size * n + b, n, lanes, values, weights, mean);
+        for (Size i = 0; i < s->critics.networks; i++) {
+            atoms_of(r, raw + i * size * columns + b, columns, lanes, values, weights, mean);
             for (Size j = 0; j < atoms; j++)
                 for (int l = 0; l < LANES; l++)
                     if (!i || !(mean[l] >= best_mean[l])) best[j][l] = values[j][l], best_weights[j][l] = weights[j][l];
@@ -53,15 +63,15 @@ static void returns_targets(Size threads, Nfac *job, double alpha) {
                     Size low = position >= 0 ? (Size)position : 0; /* NaN: anywhere, since its weight is NaN */
                     low = low > atoms - 2 ? atoms - 2 : low;
                     REAL upper = position - (REAL)low;
-                    job->target[low * n + at] += best_weights[j][l] * (1 - upper);
-                    job->target[(low + 1) * n + at] += best_weights[j][l] * upper;
+                    job->target[low * columns + at] += best_weights[j][l] * (1 - upper);
+                    job->target[(low + 1) * columns + at] += best_weights[j][l] * upper;
                 } else if (r->head == SCALAR) {
                     job->target[at] = y;
                 } else {
                     REAL noised = inside + (REAL)job->smoothing_std * job->smoothing[at * atoms + j];
                     noised = noised > bound ? 2 * bound - noised : noised;
                     noised = noised < -bound ? -2 * bound - noised : noised;
-                    job->target[j * n + at] = noised > bound ? bound : noised < -bound ? -bound : noised;
+                    job->target[j * columns + at] = noised > bound ? bound : noised < -bound ? -bound : noised;
                 }
             }
         }
@@ -79,16 +89,16 @@ typedef struct {
 static void head_block(const void *given, Size number) {
     const HeadJob *h = given;
     const Sac *s = &h->job->sac;
-    Size n = s->n, count = (n + LANES - 1) / LANES, network = number / count, b = number % count * LANES;
+    Size n = s->n, columns = s->critics.n, count = (n + LANES - 1) / LANES, network = number / count, b = number % count * LANES;
     int lanes = n - b < LANES ? (int)(n - b) : LANES;
-    Size at = network * head_size(&s->critics) * n + b;
+    Size at = network * head_size(&s->critics) * columns + b;
     Lanes out, scale;
     REAL *gradients = h->gradients ? h->gradients + at : NULL;
     if (h->measures) {
         if (h->scale) gather(scale, h->scale + network * n + b, 1, lanes);
-        measure_returns(&h->job->returns, h->raw + at, n, lanes, scale, out, gradients);
+        measure_returns(&h->job->returns, h->raw + at, columns, lanes, scale, out, gradients);
     } else {
-        learn_returns(&h->job->returns, h->raw + at, n, lanes, h->job->target + b, 1 / (REAL)n, out, gradients);
+        learn_returns(&h->job->returns, h->raw + at, columns, lanes, h->job->target + b, 1 / (REAL)n, out, gradients);
     }
     for (int l = 0; l < lanes; l++) h->out[network * n + b + l] = out[l];
 }
@@ -98,12 +108,14 @@ static void heads(Size threads, const Nfac *job, HeadJob part) {
     share(head_block, &part, job->sac.critics.networks * ((job->sac.n + LANES - 1) / LANES), threads);
 }
 
-/* Moves the critics by the gradient of the sum of their mean losses. */
-static void returns_critics(Size threads, Nfac *job) {
+/* Moves the critics by the gradient of the sum of their mean losses; raw: their outputs for the actions that were taken. */
+static void returns_critics(Size threads, Nfac *job, const REAL *raw) {
     Sac *s = &job->sac;
-    const REAL *raw = critics_of_taken(threads, s);
-    heads(threads, job, (HeadJob){.raw = raw, .out = job->values,
-                                  .gradients = last_layers(&s->critics, s->critics.gradients)});
+    REAL *gradients = last_layers(&s->critics, s->critics.gradients);
+    heads(threads, job, (HeadJob){.raw = raw, .out = job->values, .gradients = gradients});
+    if (by_layers(&s->critics)) /* of what follows nothing is learned */
+        for (Size i = 0; i < s->critics.networks * head_size(&s->critics); i++)
+            memset(gradients + 2 * i * s->n + s->n, 0, (size_t)s->n * sizeof(REAL));
     for (Size i = 0; i < s->critics.networks * s->n; i++) s->losses[2] += job->values[i] / (double)s->n;
     if (!isfinite(s->losses[2])) return;
     stack_backward(threads, &s->critics);
@@ -118,7 +130,7 @@ static void returns_actor(Size threads, Nfac *job, double alpha) {
     const REAL *raw = last_layers(&frozen, frozen.outputs), *log_prob = s->flow.ladj;
     heads(threads, job, (HeadJob){.raw = raw, .out = job->values, .measures = 1});
     for (Size b = 0; b < n; b++) {
-        Size which = least(&frozen, job->values, b);
+        Size which = least(networks, n, job->values, b);
         REAL mean = 0;
         for (Size i = 0; i < networks; i++) mean += job->values[i * n + b] / (REAL)networks;
         s->losses[3] += (alpha * log_prob[b] - (job->smallest ? job->values[which * n + b] : mean)) / (double)n;
@@ -136,12 +148,18 @@ static void returns_actor(Size threads, Nfac *job, double alpha) {
 void nfac_update(Size threads, Nfac *job) {
     Sac *s = &job->sac;
     s->losses[0] = s->losses[2] = s->losses[3] = 0;
-    act_in_all_states(threads, s);
+    act_in_all_states(threads, s, job->moves_actor);
     double alpha = s->log_alpha ? exp(*s->log_alpha) : s->alpha;
     if (s->log_alpha && job->moves_actor)
         temperature(threads, &s->of_temperature, s->log_alpha, s->flow.ladj, s->n, s->target_entropy, s->losses);
     s->losses[1] = alpha;
-    returns_targets(threads, job, alpha);
-    returns_critics(threads, job);
+    if (by_layers(&s->critics)) {
+        const REAL *raw = critics_of_both(threads, s);
+        returns_targets(job, raw + s->n, alpha);
+        returns_critics(threads, job, raw);
+    } else {
+        returns_targets(job, targets_of_next(threads, s), alpha);
+        returns_critics(threads, job, critics_of_taken(threads, s));
+    }
     if (job->moves_actor && isfinite(s->losses[0]) && isfinite(s->losses[2])) returns_actor(threads, job, alpha);
 }

@@ -16,13 +16,13 @@ typedef struct {
     double discount;
     Stack actor;           /* over 2 n columns: the states, then those that follow */
     Flow flow;             /* alike */
-    Stack critics, targets;
+    Stack critics, targets; /* over n columns; critics with batch norms over 2 n: this batch, then the one that follows */
     Adam of_actor, of_critics, of_temperature; /* that of the critics moves the targets too */
     const REAL *log_alpha; /* NULL where alpha is fixed */
     double alpha, target_entropy;
     REAL *all_states;              /* the actor's inputs, (features, 2 n) */
-    REAL *state_actions;           /* the critics', (features + actions, n) */
-    REAL *to_state_actions;        /* the gradients in them, (networks, features + actions, n) */
+    REAL *state_actions;           /* the critics', (features + actions, columns) */
+    REAL *to_state_actions;        /* the gradients in them, (networks, features + actions, columns) */
     REAL *td_target, *to_log_prob; /* (n) */
     double losses[4];              /* the temperature's, alpha, the critics', the actor's */
 } Sac;
@@ -30,20 +30,29 @@ typedef struct {
 /* The actions that the flow gives. */
 static inline const REAL *acts(const Sac *s) { return s->flow.states + s->flow.count * s->actions * 2 * s->n; }
 
-/* The least of the networks' values of one of the batch; which of them has it. */
-static inline Size least(const Stack *s, const REAL *q, Size b) {
+/* Which of the networks has the least value of one of the batch; q: (networks, n). */
+static inline Size least(Size networks, Size n, const REAL *q, Size b) {
     Size which = 0;
-    for (Size i = 1; i < s->networks; i++)
-        if (q[i * s->n + b] < q[which * s->n + b] || q[i * s->n + b] != q[i * s->n + b]) which = i; /* NaN is the least */
+    for (Size i = 1; i < networks; i++)
+        if (q[i * n + b] < q[which * n + b] || q[i * n + b] != q[i * n + b]) which = i; /* NaN is the least */
     return which;
 }
 
-/* The policy's actions in the states and in those that follow. */
-static void act_in_all_states(Size threads, Sac *s) {
+/* The policy's actions in the states and in those that follow. Batch norms go by the former, where these are wanted, and take
+ * the latter by their running moments. */
+static void act_in_all_states(Size threads, Sac *s, int wants_former) {
     Size n = s->n;
     transpose(n, s->features, s->states, s->all_states, 2 * n);
     transpose(n, s->features, s->next_states, s->all_states + n, 2 * n);
-    stack_forward(threads, &s->actor);
+    if (by_layers(&s->actor)) {
+        Stack former = s->actor, latter = s->actor;
+        former.lanes = latter.lanes = n;
+        latter.by_batch = 0, latter.x += n, latter.outputs += n;
+        if (wants_former) stack_forward(threads, &former);
+        stack_forward(threads, &latter);
+    } else {
+        stack_forward(threads, &s->actor);
+    }
     s->flow.parameters = last_layers(&s->actor, s->actor.outputs);
     s->flow.to_parameters = last_layers(&s->actor, s->actor.gradients);
     transpose(2 * n, s->actions, s->noise, s->flow.states, 2 * n);
@@ -61,19 +70,19 @@ static const REAL *targets_of_next(Size threads, Sac *s) {
 
 /* The critics' outputs for the states and the actions that were taken. */
 static const REAL *critics_of_taken(Size threads, Sac *s) {
-    Size n = s->n;
-    move_rows(s->state_actions, n, s->all_states, 2 * n, s->features, n);
-    transpose(n, s->actions, s->taken, s->state_actions + s->features * n, n);
+    Size n = s->n, columns = s->critics.n;
+    move_rows(s->state_actions, columns, s->all_states, 2 * n, s->features, n);
+    transpose(n, s->actions, s->taken, s->state_actions + s->features * columns, columns);
     stack_forward(threads, &s->critics);
     return last_layers(&s->critics, s->critics.outputs);
 }
 
 /* The critics for the states (where they were last asked for these) and the policy's actions there; they will not move. */
 static Stack critics_of_policy(Size threads, Sac *s) {
-    Size n = s->n;
-    move_rows(s->state_actions + s->features * n, n, acts(s), 2 * n, s->actions, n);
+    Size n = s->n, columns = s->critics.n;
+    move_rows(s->state_actions + s->features * columns, columns, acts(s), 2 * n, s->actions, n);
     Stack frozen = s->critics;
-    frozen.to_weights = NULL, frozen.to_x = s->to_state_actions;
+    frozen.to_weights = NULL, frozen.to_x = s->to_state_actions, frozen.lanes = n, frozen.by_batch = 0;
     stack_forward(threads, &frozen);
     return frozen;
 }
@@ -86,7 +95,7 @@ static void move_actor(Size threads, Sac *s, const Stack *frozen) {
         REAL *to_action = s->flow.to_state + f * 2 * n;
         memset(to_action, 0, (size_t)n * sizeof(REAL));
         for (Size i = 0; i < frozen->networks; i++) {
-            const REAL *part = s->to_state_actions + (i * (s->features + d) + s->features + f) * n;
+            const REAL *part = s->to_state_actions + (i * (s->features + d) + s->features + f) * frozen->n;
             for (Size b = 0; b < n; b++) to_action[b] += part[b];
         }
     }
@@ -103,7 +112,7 @@ static void td_targets(Size threads, Sac *s, double alpha) {
     Size n = s->n;
     const REAL *q = targets_of_next(threads, s), *log_prob = s->flow.ladj + n;
     for (Size b = 0; b < n; b++) {
-        REAL value = q[least(&s->targets, q, b) * n + b] - (REAL)alpha * log_prob[b];
+        REAL value = q[least(s->targets.networks, n, q, b) * n + b] - (REAL)alpha * log_prob[b];
         REAL discount = s->discounts ? s->discounts[b] : (REAL)s->discount;
         s->td_target[b] = s->rewards[b] + (1 - s->dones[b]) * discount * value;
     }
@@ -134,7 +143,7 @@ static void actor(Size threads, Sac *s, double alpha) {
     memset(g, 0, (size_t)(frozen.networks * n) * sizeof(REAL));
     s->losses[3] = 0;
     for (Size b = 0; b < n; b++) {
-        Size which = least(&frozen, q, b) * n + b;
+        Size which = least(frozen.networks, n, q, b) * n + b;
         s->losses[3] += (alpha * log_prob[b] - q[which]) / (double)n;
         g[which] = -1 / (REAL)n;
         s->to_log_prob[b] = -(REAL)alpha / (REAL)n; /* in the log-determinant, which the log-prob has with a minus */
@@ -148,7 +157,7 @@ static void actor(Size threads, Sac *s, double alpha) {
 void sac_update(Size threads, Sac *s) {
     Size n = s->n;
     s->losses[0] = s->losses[2] = s->losses[3] = 0;
-    act_in_all_states(threads, s);
+    act_in_all_states(threads, s, 1);
     double alpha = s->alpha;
     if (s->log_alpha)
         alpha = temperature(threads, &s->of_temperature, s->log_alpha, s->flow.ladj, n, s->target_entropy, s->losses);

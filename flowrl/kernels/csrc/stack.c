@@ -1,8 +1,8 @@
-/* Equal networks (critics; an actor and a critic; one alone) over a batch, side by side, and their gradients. Arrays are
- * (network, feature, batch), the batch contiguous; those of several layers follow each other.
- */
+/* Stacks of layers over a batch, and their gradients. */
 #pragma once
+#include "batch_norm.c"
 #include "gain.c"
+#include "layer_norm.c"
 #include "products.c"
 #include "threads.c"
 
@@ -11,135 +11,6 @@ static void transpose(Size rows, Size columns, const REAL *in, REAL *out, Size n
     for (Size b = 0; b < rows; b++)
         for (Size f = 0; f < columns; f++) out[f * n + b] = in[b * columns + f];
 }
-
-typedef struct {
-    Size n, lanes;      /* rows lie n apart, and the first lanes count */
-    Size networks, depth;
-    const Size *widths; /* of the inputs, then of each layer's outputs, (depth + 1) */
-    int is_tanh;        /* whether the activation is tanh; ReLU if not */
-    int active_end;     /* whether it follows the last layer too */
-    Size plain;         /* the last layer's rows after these: their weights, not their biases, are multiplied by the gain */
-    double gain;
-    int has_norm;       /* whether each layer but the last has a layer norm (Ba et al. 2016) before its activation */
-    double epsilon;     /* of the norms */
-    Size rounded;       /* of float: the layers after the first up to this one multiply factors rounded to bfloat16; 0: none */
-    const REAL *const *weights; /* of each layer the matrix and the bias of each network, (depth, networks, 2) pointers; after
-                                   them of each norm the scale and the shift, (depth - 1, networks, 2) */
-    const REAL *x;  /* the input that all networks share */
-    REAL *outputs;  /* of all layers */
-    REAL *gradients; /* in these; at first the last layer's alone; at the end before the activations and norms */
-    REAL *normed, *to_normed; /* as outputs: before a norm's scale and shift, and the gradients after these; NULL: not kept */
-    REAL *factors;            /* 1 / deviation, (depth, networks, n) */
-    /* Where nobody asks for the gradients in the weights, the way back leaves gradients, normed and factors in disorder. */
-    REAL *to_x;              /* NULL where nobody asks */
-    REAL *const *to_weights; /* as weights; NULL where nobody asks */
-} Stack;
-
-/* One layer of one network. */
-typedef struct {
-    Size before, width;
-    Size matrix;            /* its matrix among the pointers to weights; its bias comes after it */
-    Size scale;             /* its norm's scale there; the shift comes after it */
-    Size factors;           /* where what its norm has multiplied by begins */
-    Size outputs, previous; /* where its outputs begin, and those of the layer before, among those of all */
-} Layer;
-
-static Layer layer_of(const Stack *s, Size layer, Size network) {
-    Layer at = {.before = s->widths[layer], .width = s->widths[layer + 1]};
-    for (Size l = 0; l < layer; l++) {
-        at.previous = at.outputs;
-        at.outputs += s->networks * s->widths[l + 1] * s->n;
-    }
-    at.previous += network * at.before * s->n;
-    at.outputs += network * at.width * s->n;
-    at.matrix = 2 * (layer * s->networks + network);
-    at.scale = at.matrix + 2 * s->depth * s->networks;
-    at.factors = (layer * s->networks + network) * s->n;
-    return at;
-}
-
-/* Where the last layer of the first network begins, in the outputs or in the gradients in them. */
-static REAL *last_layers(const Stack *s, REAL *arrays) { return arrays + layer_of(s, s->depth - 1, 0).outputs; }
-
-static inline int has_norm(const Stack *s, Size layer) { return s->has_norm && layer < s->depth - 1; }
-
-/* Not the first layer: what it reads may be large, with little in the last digits. */
-static inline int is_rounded(const Stack *s, Size layer) { return layer > 0 && layer <= s->rounded && s->n > 1; }
-
-/* A norm's sums go over rows n apart, of which it takes this many vectors of columns together: often n is a power of two, and
- * rows push each other out of the nearest cache before the rest of a line is asked for. */
-enum { TOGETHER = 4 };
-#define EACH for (int v = 0; v < vectors; v++)
-
-/* z becomes f((z - mean) / deviation * scale + shift), mean and deviation over a layer's outputs, f the activation; in some
- * vectors of columns from the first on, of each vector in up to all lanes. */
-static inline __attribute__((always_inline)) void normalize_vectors(const Stack *s, const Layer *at, Size first, int vectors,
-                                                                    Size lanes) {
-    const REAL *scale = s->weights[at->scale], *shift = s->weights[at->scale + 1];
-    REAL *z = s->outputs + at->outputs + first, *kept = s->normed ? s->normed + at->outputs + first : NULL;
-    REAL share = 1 / (REAL)at->width, unused;
-    Vector base[TOGETHER], mean[TOGETHER] = {{0}}, variance[TOGETHER] = {{0}}, factor[TOGETHER];
-    EACH base[v] = lanes_of(z + v * WIDTH, lanes); /* sums of small numbers round less */
-    for (Size i = 0; i < at->width; i++) EACH mean[v] += share * (lanes_of(z + i * s->n + v * WIDTH, lanes) - base[v]);
-    EACH mean[v] += base[v];
-    for (Size i = 0; i < at->width; i++) EACH {
-        Vector centred = lanes_of(z + i * s->n + v * WIDTH, lanes) - mean[v];
-        variance[v] += share * centred * centred;
-    }
-    EACH {
-        for (Size l = 0; l < WIDTH; l++) factor[v][l] = 1 / (REAL)sqrt((double)variance[v][l] + s->epsilon);
-        factor[v] += variance[v] - variance[v]; /* NaN where squares overflow, lest the state be taken for zeros */
-        if (s->factors) put_lanes(s->factors + at->factors + first + v * WIDTH, factor[v], lanes);
-    }
-    for (Size i = 0; i < at->width; i++) EACH {
-        REAL *here = z + i * s->n + v * WIDTH;
-        Vector h = (lanes_of(here, lanes) - mean[v]) * factor[v], y = h * scale[i] + shift[i];
-        if (kept) put_lanes(kept + i * s->n + v * WIDTH, h, lanes);
-        if (s->is_tanh)
-            for (Size l = 0; l < WIDTH; l++) y[l] = tangent(y[l], &unused);
-        else
-            y = (Vector)((Mask)y & ~(y < 0)); /* NaN stays NaN */
-        put_lanes(here, y, lanes);
-    }
-}
-
-/* The gradients after a norm's scale and shift become those before the norm: with h what it has normed,
- * (g - mean g - h mean(g h)) / deviation, g those times the scale. */
-static inline __attribute__((always_inline)) void normalize_vectors_backward(const Stack *s, const Layer *at, Size first,
-                                                                             int vectors, Size lanes) {
-    const REAL *scale = s->weights[at->scale], *h = s->normed + at->outputs + first;
-    REAL *g = s->gradients + at->outputs + first, *kept = s->to_weights ? s->to_normed + at->outputs + first : NULL;
-    REAL share = 1 / (REAL)at->width;
-    Vector mean[TOGETHER] = {{0}}, along[TOGETHER] = {{0}}, factor[TOGETHER];
-    EACH factor[v] = lanes_of(s->factors + at->factors + first + v * WIDTH, lanes);
-    for (Size i = 0; i < at->width; i++) EACH {
-        Vector scaled = lanes_of(g + i * s->n + v * WIDTH, lanes) * scale[i];
-        mean[v] += share * scaled;
-        along[v] += share * scaled * lanes_of(h + i * s->n + v * WIDTH, lanes);
-    }
-    for (Size i = 0; i < at->width; i++) EACH {
-        Size here = i * s->n + v * WIDTH;
-        Vector given = lanes_of(g + here, lanes);
-        if (kept) put_lanes(kept + here, given, lanes);
-        put_lanes(g + here, (given * scale[i] - mean[v] - lanes_of(h + here, lanes) * along[v]) * factor[v], lanes);
-    }
-}
-
-/* Columns in as many whole vectors as there are, by a function whose last two arguments the compiler then knows. */
-#define IN_VECTORS(function)                                                                                              \
-    Size b = 0;                                                                                                           \
-    for (; b + TOGETHER * WIDTH <= lanes; b += TOGETHER * WIDTH) function(s, at, first + b, TOGETHER, WIDTH);             \
-    for (; b + WIDTH <= lanes; b += WIDTH) function(s, at, first + b, 1, WIDTH);                                          \
-    if (b < lanes) function(s, at, first + b, 1, lanes - b)
-
-static void normalize(const Stack *s, const Layer *at, Size first, Size lanes) { IN_VECTORS(normalize_vectors); }
-
-static void normalize_backward(const Stack *s, const Layer *at, Size first, Size lanes) {
-    IN_VECTORS(normalize_vectors_backward);
-}
-
-#undef EACH
-#undef IN_VECTORS
 
 /* The gradients in a norm's scale and shift. */
 static void norm_gradient(const Stack *s, const Layer *at) {
@@ -153,27 +24,57 @@ static void norm_gradient(const Stack *s, const Layer *at) {
     }
 }
 
-/* A block of columns of one network, through all layers. */
+/* One layer of all networks. */
+typedef struct {
+    const Stack *s;
+    Size layer;
+} OneLayer;
+
+/* A block of columns through one layer; not through its norm where that goes by the batch. */
+static void layer_forward(const Stack *s, Size l, Size network, Size block) {
+    Size first = block * COLUMNS, lanes = columns_of(s->lanes, block);
+    Layer at = layer_of(s, l, network);
+    const REAL *x = l ? s->outputs + at.previous : s->x;
+    int is_linear = has_norm(s, l) || (l == s->depth - 1 && !s->active_end);
+    End end = is_linear ? LINEAR : s->is_tanh ? TANH : RELU;
+    multiply(&(Product){.n = s->n, .rows = at.width, .depth = at.before,
+                        .weights = {s->weights[at.matrix], at.before, 1},
+                        .x = x + first, .bias = s->weights[at.matrix + 1], .end = end,
+                        .out = s->outputs + at.outputs + first, .rounded = is_rounded(s, l)},
+             lanes);
+    if (l == s->depth - 1)
+        apply_gain(s->gain, s->plain, at.width, s->n, lanes, s->outputs + at.outputs + first, s->weights[at.matrix + 1]);
+    if (!has_norm(s, l) || by_layers(s)) return;
+    if (s->norm == LAYER_NORM)
+        normalize(s, &at, first, lanes);
+    else
+        normalize_by_running(s, &at, first, lanes);
+}
+
 static void stack_forward_block(const void *job, Size number) {
     const Stack *s = job;
-    Size network = number / blocks(s->lanes), block = number % blocks(s->lanes);
-    Size first = block * COLUMNS, lanes = columns_of(s->lanes, block);
-    for (Size l = 0; l < s->depth; l++) {
-        Layer at = layer_of(s, l, network);
-        const REAL *x = l ? s->outputs + at.previous : s->x;
-        int is_linear = has_norm(s, l) || (l == s->depth - 1 && !s->active_end);
-        End end = is_linear ? LINEAR : s->is_tanh ? TANH : RELU;
-        multiply(&(Product){.n = s->n, .rows = at.width, .depth = at.before,
-                            .weights = {s->weights[at.matrix], at.before, 1},
-                            .x = x + first, .bias = s->weights[at.matrix + 1], .end = end,
-                            .out = s->outputs + at.outputs + first, .rounded = is_rounded(s, l)},
-                 lanes);
-        if (l == s->depth - 1)
-            apply_gain(s->gain, s->plain, at.width, s->n, lanes, s->outputs + at.outputs + first,
-                       s->weights[at.matrix + 1]);
-        if (has_norm(s, l)) normalize(s, &at, first, lanes);
-    }
+    for (Size l = 0; l < s->depth; l++) layer_forward(s, l, number / blocks(s->lanes), number % blocks(s->lanes));
 }
+
+static void layer_forward_block(const void *job, Size number) {
+    const OneLayer *one = job;
+    layer_forward(one->s, one->layer, number / blocks(one->s->lanes), number % blocks(one->s->lanes));
+}
+
+/* Rows of a layer are shared out this many together. */
+enum { ROWS = 16 };
+
+static inline Size row_groups(const OneLayer *one) { return (one->s->widths[one->layer + 1] + ROWS - 1) / ROWS; }
+
+static void each_row(const OneLayer *one, Size number, void (*task)(const Stack *, const Layer *, Size)) {
+    Layer at = layer_of(one->s, one->layer, number / row_groups(one));
+    Size first = number % row_groups(one) * ROWS;
+    for (Size i = first; i < first + ROWS && i < at.width; i++) task(one->s, &at, i);
+}
+
+static void normalize_rows(const void *job, Size number) { each_row(job, number, normalize_row); }
+
+static void normalize_rows_backward(const void *job, Size number) { each_row(job, number, normalize_row_backward); }
 
 /* Some columns of rows n apart, in increasing order, side by side: to may be from, whose first columns they then replace. */
 static void pick(const REAL *from, REAL *to, Size rows, Size n, Size count, const Size *which) {
@@ -206,49 +107,74 @@ static void spread(REAL *row, Size lanes, Size count, const Size *which) {
     for (Size b = lanes - 1, i = count - 1; b >= 0; b--) row[b] = i >= 0 && which[i] == b ? row[i--] : 0;
 }
 
+/* In the smallest of several critics each action goes through one of them: half the columns of two are zero. Those that are
+ * not are put side by side, and these alone are gone through. */
+typedef struct {
+    int sparse;
+    Size count, which[COLUMNS]; /* all of them at first */
+} Columns;
+
+static Columns columns_with_gradient(const Stack *s, Size lanes) {
+    Columns some = {.sparse = !s->to_weights && !s->active_end, .count = lanes};
+    for (Size l = 2; l <= s->depth; l++) some.sparse &= s->widths[l] <= BLOCK; /* or multiply() would write before it reads */
+    return some;
+}
+
+/* A block's gradients in a layer's outputs become those in the outputs of the layer below, before its activation and, if
+ * that does not go by the batch, its norm; the first layer's become those in the input, if these are wanted. */
+static void layer_backward(const Stack *s, Size l, Size network, Size block, Columns *some) {
+    Size first = block * COLUMNS, lanes = columns_of(s->lanes, block);
+    End slope = s->is_tanh ? TANH_SLOPE : RELU_SLOPE;
+    Layer at = layer_of(s, l, network);
+    Size here = at.outputs + first, below = at.previous + first;
+    if (l == s->depth - 1 && s->active_end)
+        for (Size i = 0; i < at.width; i++) {
+            REAL *g = s->gradients + here + i * s->n;
+            const REAL *h = s->outputs + here + i * s->n;
+            for (Size b = 0; b < lanes; b++) g[b] = s->is_tanh ? g[b] * (1 - h[b] * h[b]) : h[b] <= 0 ? 0 : g[b]; /* NaN passes */
+        }
+    if (l == s->depth - 1) apply_gain(s->gain, s->plain, at.width, s->n, lanes, s->gradients + here, NULL);
+    if (l == s->depth - 1 && some->sparse) some->count = with_gradient(s->gradients + here, at.width, s->n, lanes, some->which);
+    if (l == 0 && !s->to_x) return;
+    REAL *out = l ? s->gradients + below : s->to_x + network * at.before * s->n + first;
+    const REAL *beside = l ? s->outputs + below : NULL;
+    if (l && some->count < lanes) { /* the outputs' own columns, where the gradients will replace them one by one */
+        pick(beside, out, at.before, s->n, some->count, some->which);
+        beside = out;
+    }
+    multiply(&(Product){.n = s->n, .rows = at.before, .depth = at.width,
+                        .weights = {s->weights[at.matrix], 1, at.before},
+                        .x = s->gradients + here, .end = l ? slope : LINEAR, .beside = beside, .out = out,
+                        .rounded = is_rounded(s, l)},
+             some->count);
+    if (l == 0 && some->count < lanes)
+        for (Size i = 0; i < at.before; i++) spread(out + i * s->n, lanes, some->count, some->which);
+    if (l == 0 || !has_norm(s, l - 1) || by_layers(s)) return;
+    Layer before = layer_of(s, l - 1, network);
+    if (s->norm == BATCH_NORM) {
+        normalize_by_running_backward(s, &before, first, some->count);
+        return;
+    }
+    if (some->count < lanes) { /* nobody needs the others any more */
+        REAL *normed = s->normed + below, *factors = s->factors + before.factors + first;
+        pick(normed, normed, at.before, s->n, some->count, some->which);
+        pick(factors, factors, 1, s->n, some->count, some->which);
+    }
+    normalize_backward(s, &before, first, some->count);
+}
+
 static void stack_backward_block(const void *job, Size number) {
     const Stack *s = job;
     Size network = number / blocks(s->lanes), block = number % blocks(s->lanes);
-    Size first = block * COLUMNS, lanes = columns_of(s->lanes, block), some = lanes, which[COLUMNS];
-    End slope = s->is_tanh ? TANH_SLOPE : RELU_SLOPE;
-    /* In the smallest of several critics each action goes through one of them: half the columns of two are zero. */
-    int sparse = !s->to_weights && !s->active_end;
-    for (Size l = 2; l <= s->depth; l++) sparse &= s->widths[l] <= BLOCK; /* or multiply() would write before it reads */
-    for (Size l = s->depth - 1; l >= 0; l--) {
-        Layer at = layer_of(s, l, network);
-        Size here = at.outputs + first, below = at.previous + first;
-        if (l == s->depth - 1 && s->active_end)
-            for (Size i = 0; i < at.width; i++) {
-                REAL *g = s->gradients + here + i * s->n;
-                const REAL *h = s->outputs + here + i * s->n;
-                for (Size b = 0; b < lanes; b++) g[b] = s->is_tanh ? g[b] * (1 - h[b] * h[b]) : h[b] <= 0 ? 0 : g[b]; /* NaN passes */
-            }
-        if (l == s->depth - 1) apply_gain(s->gain, s->plain, at.width, s->n, lanes, s->gradients + here, NULL);
-        if (l == s->depth - 1 && sparse) some = with_gradient(s->gradients + here, at.width, s->n, lanes, which);
-        if (l == 0 && !s->to_x) return;
-        REAL *out = l ? s->gradients + below : s->to_x + network * at.before * s->n + first;
-        const REAL *beside = l ? s->outputs + below : NULL;
-        if (l && some < lanes) { /* the outputs' own columns, where the gradients will replace them one by one */
-            pick(beside, out, at.before, s->n, some, which);
-            beside = out;
-        }
-        multiply(&(Product){.n = s->n, .rows = at.before, .depth = at.width,
-                            .weights = {s->weights[at.matrix], 1, at.before},
-                            .x = s->gradients + here, .end = l ? slope : LINEAR, .beside = beside, .out = out,
-                            .rounded = is_rounded(s, l)},
-                 some);
-        if (l && has_norm(s, l - 1)) {
-            Layer before = layer_of(s, l - 1, network);
-            if (some < lanes) { /* nobody needs the others any more */
-                REAL *normed = s->normed + below, *factors = s->factors + before.factors + first;
-                pick(normed, normed, at.before, s->n, some, which);
-                pick(factors, factors, 1, s->n, some, which);
-            }
-            normalize_backward(s, &before, first, some);
-        }
-        if (l == 0 && some < lanes)
-            for (Size i = 0; i < at.before; i++) spread(out + i * s->n, lanes, some, which);
-    }
+    Columns some = columns_with_gradient(s, columns_of(s->lanes, block));
+    for (Size l = s->depth - 1; l >= 0; l--) layer_backward(s, l, network, block, &some);
+}
+
+static void layer_backward_block(const void *job, Size number) {
+    const OneLayer *one = job;
+    Size block = number % blocks(one->s->lanes);
+    Columns all = {.count = columns_of(one->s->lanes, block)};
+    layer_backward(one->s, one->layer, number / blocks(one->s->lanes), block, &all);
 }
 
 static Size stack_panels(const Stack *s) {
@@ -280,11 +206,29 @@ static Size threads_for(const Stack *s, Size threads) {
 }
 
 void stack_forward(Size threads, const Stack *s) {
-    share(stack_forward_block, s, s->networks * blocks(s->lanes), threads_for(s, threads));
+    threads = threads_for(s, threads);
+    Size count = s->networks * blocks(s->lanes);
+    if (!by_layers(s)) {
+        share(stack_forward_block, s, count, threads);
+        return;
+    }
+    for (Size l = 0; l < s->depth; l++) {
+        OneLayer one = {s, l};
+        share(layer_forward_block, &one, count, threads);
+        if (!has_norm(s, l)) continue;
+        share(normalize_rows, &one, s->networks * row_groups(&one), threads);
+        for (Size i = 0; i < s->networks; i++) *s->moments[layer_of(s, l, i).moments + 2] += 1;
+    }
 }
 
 void stack_backward(Size threads, const Stack *s) {
     threads = threads_for(s, threads);
-    share(stack_backward_block, s, s->networks * blocks(s->lanes), threads);
+    Size count = s->networks * blocks(s->lanes);
+    if (!by_layers(s)) share(stack_backward_block, s, count, threads);
+    for (Size l = s->depth - 1; by_layers(s) && l >= 0; l--) {
+        OneLayer one = {s, l}, below = {s, l - 1};
+        share(layer_backward_block, &one, count, threads);
+        if (l && has_norm(s, l - 1)) share(normalize_rows_backward, &below, s->networks * row_groups(&below), threads);
+    }
     if (s->to_weights) share(stack_weights_panel, s, s->networks * stack_panels(s), threads);
 }
