@@ -82,7 +82,7 @@ class FusedActor:
         if None in read or load(self.dtype) is None:
             return
         networks = [Networks([network]) for network in read]  # type: ignore[list-item]
-        self._by_batch = [network for network in networks if network.by_batch]
+        self._by_batch = [network for network in networks if network.has_batch_norms]
         program: Program = found.program  # type: ignore[assignment]
         self.program = program.with_squash(distribution.pre_squash) if distribution.squash else program
         self._kept = networks
@@ -101,8 +101,8 @@ class FusedActor:
         self._job = job
 
     def is_ready(self) -> bool:
-        """Whether the weights, wherever they are now, are such as the kernel reads, and batch norms do not train."""
-        if any(True in network.modes or not network.read_moments() for network in self._by_batch):
+        """Whether the weights, wherever they are now, are such as the kernel reads, and no batch norm trains."""
+        if any(network.trains or not network.read_moments() for network in self._by_batch):
             return False
         seen = [tensor.data_ptr() for tensor in self._tensors]
         shapes = [(tensor.shape, tensor.stride()) for tensor in self._tensors]

@@ -21,7 +21,7 @@ NO_PERCEPTRON = (
     "a network is not made of linear layers, each maybe with a layer norm or batch renormalisation, and ReLU or tanh "
     "between them"
 )
-BATCH_NORMED = "the kernel goes by the batch in NFAC's networks alone"
+BATCH_NORMED = "a network has batch renormalisation, which C knows in NFAC alone"
 
 
 class Perceptron(NamedTuple):
@@ -94,9 +94,9 @@ class Networks:
         # All first layers, then all second ones, ...
         self._layers = [linear for layer in zip(*(network.layers for network in networks)) for linear in layer]
         self._norms: list[Any] = [norm for layer in zip(*(network.norms for network in networks)) for norm in layer]
-        self.by_batch = first.norm == "BATCH_NORM"
+        self.has_batch_norms = first.norm == "BATCH_NORM"
         self._norm, self._epsilon = NORMS[first.norm], first.epsilon
-        self._moments = (ctypes.c_void_p * (3 * len(self._norms) * self.by_batch))()
+        self._moments = (ctypes.c_void_p * (3 * len(self._norms) * self.has_batch_norms))()
         self.head = head = first.layers[-1]
         self.plain, self.gain = (head.plain, head.gain) if isinstance(head, ContextMap) else (0, 1.0)
         self._widths = (ctypes.c_int64 * len(self.widths))(*self.widths)
@@ -125,13 +125,13 @@ class Networks:
     def parameters(self) -> list[Tensor]:
         """Matrices and biases as they are now, in the kernel's order, and after them the norms' scales and shifts."""
         linear = [tensor for layer in self._layers for tensor in (layer.weight, layer.bias)]
-        names = ("scale", "shift") if self.by_batch else ("weight", "bias")
+        names = ("scale", "shift") if self.has_batch_norms else ("weight", "bias")
         return [*linear, *(getattr(norm, name) for norm in self._norms for name in names)]
 
     @property
-    def modes(self) -> set[bool]:
-        """Of batch norms, whether they are in training, that is go by the batch."""
-        return {norm.training for norm in self._norms if self.by_batch}
+    def trains(self) -> bool:
+        """Whether a batch norm goes by the batch."""
+        return self.has_batch_norms and any(norm.training for norm in self._norms)
 
     def read_moments(self) -> bool:
         """
@@ -139,10 +139,13 @@ class Networks:
 
         :return: whether they are such as the kernel reads
         """
-        found = [moment for norm in self._norms for moment in (norm.mean, norm.variance, norm.updates)]
+        found = [norm._buffers[name] for norm in self._norms for name in ("mean", "variance", "updates")]
         self._moments[:] = [moment.data_ptr() for moment in found]
-        kind = (self._layers[0].weight.dtype, "cpu")
-        return all((moment.dtype, moment.device.type) == kind and moment.is_contiguous() for moment in found)
+        dtype = self._layers[0].weight.dtype
+        sizes = [size for norm in self._norms for size in (len(norm.scale), len(norm.scale), 1)]
+        return [moment.numel() for moment in found] == sizes and all(
+            moment.dtype == dtype and moment.device.type == "cpu" and moment.is_contiguous() for moment in found
+        )
 
     @property
     def rows(self) -> int:
@@ -160,8 +163,10 @@ class Networks:
         outputs, gradients = new(self.rows, size), new(self.rows, size)
         if self._norms:
             fields |= dict(normed=new(self.rows, size), to_normed=new(self.rows, size))
-            shape = (self.rows, 3) if self.by_batch else (self.count * (len(self.widths) - 1), size)
-            fields |= dict(factors=new(*shape), by_batch=self.by_batch)
+        if self.has_batch_norms:
+            fields |= dict(renormed=new(self.rows, 3), by_batch=True)
+        elif self._norms:
+            fields |= dict(factors=new(self.count * (len(self.widths) - 1), size))
         return Stack(n=size, lanes=size, outputs=outputs, gradients=gradients, **self.fields(), **fields)
 
 

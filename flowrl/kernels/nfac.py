@@ -36,7 +36,10 @@ def read_nfac_parts(model: Any) -> tuple[Parts | None, str]:
     atoms, bins = (head.n_atoms, head.n_bins) if is_flow else (head.size, 1)
     if atoms > constant("MAX_ATOMS") or bins > constant("MAX_BINS"):
         return None, "the critic has more atoms or bins than the kernel has room for"
-    return read_parts(model, ReturnCritics)
+    parts, reason = read_parts(model, ReturnCritics)
+    if parts is not None and model.critic.has_batch_statistics != (parts.critics[0].norm == "BATCH_NORM"):
+        return None, "batch norms have been put into the critics, or taken out of them"
+    return parts, reason
 
 
 class NFACUpdate(SACUpdate):
@@ -48,7 +51,7 @@ class NFACUpdate(SACUpdate):
     def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__(model, parts)
         self.head, self.distortion = model.critic.head, model.distortion
-        self._by_batch = [networks for networks in (self.actor, self.critics) if networks.by_batch]
+        self._by_batch = [networks for networks in (self.actor, self.critics) if networks.has_batch_norms]
         if isinstance(self.head, FlowHead):
             atoms = self.head.n_atoms
             alike = torch.full((atoms,), 1 / atoms, dtype=self.dtype)
@@ -61,15 +64,12 @@ class NFACUpdate(SACUpdate):
     def why_not(self, model: Any) -> str:
         if model.drop_atoms:
             return "the kernel does not pool atoms"
-        for networks in self._by_batch:
-            if False in networks.modes:
-                return "batch norms are in evaluation mode"
-            if not networks.read_moments():
-                return "the moments of batch norms differ from their weights in type or device, or are not contiguous"
+        if not all(networks.read_moments() for networks in self._by_batch):
+            return "moments of batch norms differ from the weights in type, size or device, or are not contiguous"
         return super().why_not(model)
 
     def __call__(self, model: Any, batch: ReplayBufferSamples, move_targets: bool) -> list[float]:
-        follows = move_targets and not self.critics.by_batch
+        follows = move_targets and not self.critics.has_batch_norms
         if not (model.critic.architecture.unit_norm or model.actor.architecture.unit_norm):
             return super().__call__(model, batch, follows)
         losses = super().__call__(model, batch, False)

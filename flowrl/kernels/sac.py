@@ -35,7 +35,7 @@ class SACUpdate(OffPolicyUpdate):
         job = self.job_type(n=n, features=features, actions=d)
         job.noise = new(2 * n, d)
         noise = new.kept[-1].split(n)
-        columns = 2 * n if self.critics.by_batch else n
+        columns = 2 * n if self.critics.has_batch_norms else n
         job.all_states, job.state_actions = new(features, 2 * n), new(features + d, columns)
         job.to_state_actions = new(self.critics.count, features + d, columns)
         job.td_target, job.to_log_prob = new(n), new(n)

@@ -216,6 +216,7 @@ def test_an_actor_that_shuns_risk_does_not_gamble(critic):
     "architecture",
     [
         dict(norm="layer", unit_norm=True, input_shift=3.0),
+        dict(norm="layer", unit_norm=True),
         dict(norm="rms", residual=True),
         dict(norm="batch"),
     ],
@@ -224,7 +225,7 @@ def test_an_actor_that_shuns_risk_does_not_gamble(critic):
 def test_every_architecture_trains_saves_and_loads(architecture, tmp_path):
     model = nfac(policy_kwargs=dict(architecture=architecture, net_arch=[16, 16]))
     model.learn(60)
-    assert model.update_form == "torch" and model._n_updates == 10
+    assert model._n_updates == 10
     model.save(tmp_path / "model")
     loaded = NFAC.load(tmp_path / "model", env=model.env)
     obs = observations(8).numpy()

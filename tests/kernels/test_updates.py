@@ -190,22 +190,55 @@ def test_nfac_with_batch_norms(settings, updates):
     for model in models:
         for norm in (part for part in model.policy.modules() if isinstance(part, BatchRenorm)):
             norm.updates.fill_(updates), norm.mean.fill_(0.4), norm.variance.fill_(0.03)
-    assert_same(models, 70, 33, tolerance=1e-6)
+    assert_same(models, 70, 33, 1, tolerance=1e-6)
 
 
-def test_batch_norms_in_evaluation_mode_are_torchs():
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_learning_with_norms_goes_by_c(norm):
+    """Where a rollout has put the networks into evaluation mode."""
+    policy_kwargs = dict(architecture=dict(norm=norm, unit_norm=True), net_arch=[8], features_extractor_class=Precise)
+    model = algorithms.NFAC("FlowPolicy", "Pendulum-v1", learning_starts=10, policy_kwargs=policy_kwargs).learn(30)
+    assert model.update_form == "C"
+    assert norm == "layer" or model.actor.latent_pi[1].updates == model._n_updates
+
+
+def test_moments_of_another_size_or_type_are_torchs():
     model = make("NFAC", 2, policy=dict(architecture=BATCH))
-    model.policy.set_training_mode(True)
+    norm = model.critic.networks[0][1]
+    kept = norm.mean
+    for wrong in (kept.float(), kept[:1]):
+        norm.mean = wrong
+        model.choose_update()
+        assert model.update_form == "torch" and "moments" in model.update_reason
+    norm.mean = kept.clone()
     model.choose_update()
     assert model.update_form == "C"
-    model.policy.set_training_mode(False)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_batch_norms_put_into_critics_are_torchs(norm):
+    """Which pass they need is the architecture's to say."""
+    model = make("NFAC", 2, policy=dict(architecture=dict(norm=norm), net_arch=[24]))
+    for critic in (model.critic, model.critic_target):
+        for network in critic.networks:
+            if norm == "none":
+                network.insert(1, BatchRenorm(24))
+            else:
+                del network[1]
     model.choose_update()
-    assert model.update_form == "torch" and "evaluation mode" in model.update_reason
-    model.policy.set_training_mode(True)
-    norm = model.critic.networks[0][1]
-    norm.mean = norm.mean.float()
-    model.choose_update()
-    assert model.update_form == "torch" and "moments" in model.update_reason
+    assert model.update_form == "torch" and "batch norms" in model.update_reason
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["actor", "critic"])
+def test_moments_stay_finite(part):
+    model = make("NFAC", 2, policy=dict(architecture=BATCH))
+    network = model.actor.latent_pi if part == "actor" else model.critic.networks[0]
+    network[0].bias[0] = float("nan")
+    with torch.enable_grad(), pytest.raises(flowrl.Diverged):
+        model.train(1, 32)
+    assert model.update_form == "C"
+    assert all(buffer.isfinite().all() for buffer in model.policy.buffers())
 
 
 NORMED_PARTS = dict(

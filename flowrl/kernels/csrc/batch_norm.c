@@ -4,14 +4,7 @@
 
 static const double MOMENTUM = 0.01, WARM_UP = 100000, MAX_RATIO = 3, MAX_SHIFT = 5;
 
-/* What a batch norm has made of a row: (z - mean) / deviation * ratio + shift. */
-typedef struct {
-    REAL deviation, ratio, shift;
-} Renormed;
-
-static inline Renormed *renormed(const Stack *s, const Layer *at, Size row) {
-    return (Renormed *)s->factors + at->outputs / s->n + row;
-}
+static inline Renormed *renormed(const Stack *s, const Layer *at, Size row) { return s->renormed + at->outputs / s->n + row; }
 
 static inline REAL activated(const Stack *s, REAL y) {
     REAL unused;

@@ -6,6 +6,11 @@
 
 enum Norm { NO_NORM, LAYER_NORM, BATCH_NORM };
 
+/* What a batch norm has made of a row: (z - mean) / deviation * ratio + shift. */
+typedef struct {
+    REAL deviation, ratio, shift;
+} Renormed;
+
 typedef struct {
     Size n, lanes;      /* rows lie n apart, and the first lanes count */
     Size networks, depth;
@@ -26,7 +31,8 @@ typedef struct {
     REAL *outputs;  /* of all layers */
     REAL *gradients; /* in these; at first the last layer's alone; at the end before the activations and norms */
     REAL *normed, *to_normed; /* as outputs: before a norm's scale and shift, and the gradients after these; NULL: not kept */
-    REAL *factors;            /* layer norms': 1 / deviation, (depth, networks, n); batch norms': Renormed, of each row */
+    REAL *factors;            /* of layer norms: 1 / deviation, (depth, networks, n) */
+    Renormed *renormed;       /* of batch norms: of each row */
     /* Where nobody asks for the gradients in the weights, the way back leaves gradients, normed and factors in disorder. */
     REAL *to_x;              /* NULL where nobody asks */
     REAL *const *to_weights; /* as weights; NULL where nobody asks */
