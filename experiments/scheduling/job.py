@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from experiments.training.errors import UsageError
+from experiments.training.replacing import replacing
 from experiments.training.tables import read_csv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,9 +113,8 @@ class Job:
         directory = ROOT / self.directory
         directory.mkdir(parents=True, exist_ok=True)
         if self.run_directory() is None or not (directory / ARGUMENTS).exists():
-            unfinished = directory / f".{ARGUMENTS}.{os.getpid()}"
-            unfinished.write_text(json.dumps(self.arguments) + "\n")
-            os.replace(unfinished, directory / ARGUMENTS)
+            with replacing(directory / ARGUMENTS) as unfinished:
+                unfinished.write_text(json.dumps(self.arguments) + "\n")
 
     @contextmanager
     def locked(self, processes: "Processes") -> Iterator[IO[str]]:

@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_wr
 from experiments.training.clock import TrainingClock
 from experiments.training.continuation import load_environment, save_continuation, save_environment
 from experiments.training.errors import TrainingError
+from experiments.training.replacing import replacing
 from experiments.training.replay_files import DIRECTORY as REPLAY_BUFFER
 from experiments.training.replay_files import has_replay_buffer, load_replay_buffer, save_replay_buffer
 from experiments.training.trust import warn_of_foreign_pickles
@@ -58,8 +59,10 @@ def save_model(model: BaseAlgorithm, directory: Path, prefix: str = "") -> None:
         raise NonFiniteWeights("the model has weights that are NaN or infinite")
     normalization = model.get_vec_normalize_env()
     if normalization is not None:
-        _write_whole(directory / (prefix + NORMALIZATION), lambda path: normalization.save(str(path)))
-    _write_whole(directory / (prefix + MODEL), model.save)
+        with replacing(directory / (prefix + NORMALIZATION)) as unfinished_file:
+            normalization.save(str(unfinished_file))
+    with replacing(directory / (prefix + MODEL)) as unfinished_file:
+        model.save(unfinished_file)
 
 
 def save_checkpoint(
@@ -244,13 +247,3 @@ def saved_step(path: Path) -> float:
             return json.loads(archive.read("data"))["num_timesteps"]
     except (zipfile.BadZipFile, KeyError, ValueError):
         return float("inf")
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    unfinished = path.with_name(f".unfinished_{path.name}")
-    try:
-        write(unfinished)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

@@ -38,6 +38,7 @@ from experiments.training.clock import TrainingClock
 from experiments.training.errors import TrainingError, UsageError
 from experiments.training.full_disk import when_there_is_space
 from experiments.training.logs import ProgressTable, ResumedTensorBoard
+from experiments.training.replacing import replacing
 from experiments.training.replay_files import drop_replay_buffer, has_replay_buffer
 from experiments.training.tables import append_row, read_csv, write_csv
 
@@ -163,11 +164,9 @@ class RunDirectory:
 
     @config.setter
     def config(self, config: dict[str, Any]) -> None:
-        unfinished = self.path / ".config.json.unfinished"
-
         def write() -> None:
-            unfinished.write_text(json.dumps(config, indent=2, default=_named) + "\n")
-            os.replace(unfinished, self.path / "config.json")
+            with replacing(self.path / "config.json") as unfinished:
+                unfinished.write_text(json.dumps(config, indent=2, default=_named) + "\n")
 
         when_there_is_space(write, "config.json")
 

@@ -2,10 +2,11 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from experiments.training.replacing import replacing
 
 Row = Mapping[str, Any]
 
@@ -42,13 +43,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     :param rows: a value for each column, or for some
     :raises OSError: if it cannot be written; the one that was there is as it was
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")  # two processes may write it at once
-    try:
+    with replacing(path) as unfinished:
         unfinished.write_text(_text(columns, rows, header=True))
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 def append_row(path: Path, columns: Sequence[str], row: Row) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 
 import pytest
 from rich.console import Console
@@ -104,7 +105,7 @@ def test_a_row_is_written_whole_or_not_at_all(tmp_path, small_disk):
 
 def test_a_table_that_cannot_be_written_anew_is_as_it_was(tmp_path, monkeypatch):
     write_csv(tmp_path / "table.csv", ["a"], [dict(a=1)])
-    monkeypatch.setattr(tables.os, "replace", Disk(None, 1))
+    monkeypatch.setattr(os, "replace", Disk(None, 1))
     with pytest.raises(OSError, match="No space"):
         write_csv(tmp_path / "table.csv", ["a", "b"], [dict(a=1, b=2)])
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
