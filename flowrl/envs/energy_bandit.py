@@ -86,7 +86,10 @@ class EnergyBandit(gym.Env):
         :return: log p*, shape ``(*,)``, in nats
         """
         parts = self._components(torch.as_tensor(np.asarray(actions, np.float64)))  # (*, d, n)
-        return self._log_mixture(parts.sum(-2).exp().mean(-1)).numpy()
+        # By logarithms: densities of some hundred dimensions overflow, and 2^-d underflows
+        log_background, log_rest = torch.tensor([self.background, 1 - self.background], dtype=torch.float64).log()
+        log_modes = parts.sum(-2).logsumexp(-1) - math.log(len(self.centers))
+        return torch.logaddexp(log_background - self.dimensions * math.log(2), log_rest + log_modes).numpy()
 
     def optimum(self, alpha: float = 1.0) -> float:
         """
@@ -189,7 +192,7 @@ class EnergyBandit(gym.Env):
         return -0.5 * ((actions[..., None] - centers) / self.scale).square() - log_z
 
     def _log_mixture(self, modes: Tensor) -> Tensor:
-        """log p* from the mean density of the modes."""
+        """log p* from the mean density of the modes, in two dimensions."""
         return (self.background / 2**self.dimensions + (1 - self.background) * modes).log()
 
 

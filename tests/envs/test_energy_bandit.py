@@ -1,5 +1,7 @@
 """EnergyBandit: its density, its soft value, and how far a Gaussian stays below it."""
 
+import math
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -19,6 +21,17 @@ def test_the_reward_is_the_log_of_a_density_on_the_box(n_modes):
 def test_the_reward_is_the_log_of_a_density_in_three_dimensions_too():
     actions = np.random.default_rng(0).uniform(-1, 1, (200_000, 3))
     assert 8 * np.exp(EnergyBandit(4, 3).log_density(actions)).mean() == pytest.approx(1, abs=0.05)
+
+
+def test_the_reward_is_finite_in_a_thousand_dimensions():
+    """Where densities are beyond float64 at the centre of a mode, and far from it nothing is left of them."""
+    env = EnergyBandit(1, 1_000)
+    (centre,) = env.centers
+    inside = [0.5 * (math.erf((1 - c) / env.scale / 2**0.5) + math.erf((1 + c) / env.scale / 2**0.5)) for c in centre]
+    peak = -sum(math.log(part * env.scale * (2 * math.pi) ** 0.5) for part in inside)
+    assert peak > 709, "or its exponential would be finite"
+    assert env.log_density(centre) == pytest.approx(math.log(1 - env.background) + peak)
+    assert env.log_density(-centre) == pytest.approx(math.log(env.background) - 1_000 * math.log(2))
 
 
 def test_modes_cut_off_by_the_box_are_normalised_there():
