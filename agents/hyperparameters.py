@@ -191,8 +191,8 @@ NFQ["NoisyLQR"]["policy_kwargs"] |= dict(n_critics=1)
 OFFLINE: dict[str, Hyperparameters] = {"nfq": dict(cql_weight=0.3, importance_floor=1.0, replay_buffer_class=None)}
 
 # NFAC: observations and rewards normalised, a low first temperature and more entropy, as in SimbaV2; SAC's networks
-# with layer norms and matrices of unit length, and with these a learning rate three times SAC's (docs/nfac.md).
-NFAC_POLICY = dict(normalize_observations=True, architecture=dict(norm="layer", unit_norm=True))
+# with layer norms, and with these a learning rate three times SAC's.
+NFAC_POLICY = dict(normalize_observations=True, architecture=dict(norm="layer"))
 NFAC_DEFAULTS: Hyperparameters = SAC_DEFAULTS | dict(
     learning_rate=1e-3,
     learning_starts=5_000,
