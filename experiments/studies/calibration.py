@@ -1,9 +1,10 @@
-"""Are NFAC's return distributions true? ``python experiments/studies/calibration.py RUN_DIR [RUN_DIR ...]``.
+"""Are critics' values and distributions true? ``python experiments/studies/calibration.py RUN_DIR [RUN_DIR ...]``.
 
 Plays fresh episodes with sampled actions, and asks how often the discounted return from a state, with the entropy terms
 that the critic's targets hold, lies in the 90 % interval that the critic gave for it. Returns are taken from the first
 half of an episode that ends by its time limit, whose rest is then worth little (0.99^500 is 0.7 %), and from everywhere
-in one that terminates. Writes ``calibration.csv`` and ``.json``.
+in one that terminates. Writes ``calibration.csv`` and ``.json``. Of SAC, whose critics know the mean alone, that of the
+smaller is compared, and no interval.
 """
 
 import sys
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.reports.results import ResultsParser, Row, write_results
+from flowrl.algorithms import NFAC
 from flowrl.algorithms.sac.update import temperature
 
 LEVELS = (0.5, 0.9)
@@ -30,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: the arguments; those of the process by default
     :return: the exit code
     """
-    parser = ResultsParser("calibration.py", __doc__, runs="of nfac")
+    parser = ResultsParser("calibration.py", __doc__, runs="of nfac or flow-sac")
     parser.add_argument("--episodes", type=int, default=200, help="of each run (default: 200)")
     arguments = parser.parse_args(argv)
     write_results(arguments.output, "calibration", [row_of(run, arguments.episodes) for run in arguments.runs])
@@ -41,14 +43,14 @@ def row_of(path: Path, n_episodes: int) -> Row:
     """
     :param path: of a run
     :param n_episodes: how many are played
-    :return: the part of returns that each interval covers, and the mean error
+    :return: the part of returns that each interval covers (of SAC: None), and the mean error
     """
     from experiments.studies.measures import open_model  # SB3 takes seconds to import
     from experiments.training.run_directory import RunDirectory
 
     model, env = open_model(path)
     states, actions, returns = (np.concatenate(part) for part in zip(*(play(model, env, i) for i in range(n_episodes))))
-    values, weights = model.returns(states, actions)
+    values, weights = returns_of(model, states, actions)
     total = weights.cumsum(1) / weights.sum(1, keepdims=True)
     config = RunDirectory.open(path).config
     row: Row = dict(
@@ -60,10 +62,29 @@ def row_of(path: Path, n_episodes: int) -> Row:
     )
     for level in LEVELS:
         low, high = (_quantile(values, total, q) for q in ((1 - level) / 2, (1 + level) / 2))
-        row[f"covered_{level:.0%}".rstrip("%")] = round(float(((returns >= low) & (returns <= high)).mean()), 4)
+        covered = round(float(((returns >= low) & (returns <= high)).mean()), 4)
+        row[f"covered_{level:.0%}".rstrip("%")] = covered if values.shape[1] > 1 else None
     mean = (values * weights).sum(1) / weights.sum(1)
     row |= dict(mean_return=round(float(returns.mean()), 2), mean_error=round(float((mean - returns).mean()), 2))
     return row
+
+
+@torch.no_grad()
+def returns_of(model: Any, states: NDArray[Any], actions: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """
+    What the critics expect.
+
+    :param model: NFAC or SAC
+    :param states: a batch
+    :param actions: in the environment's units
+    :return: atoms and their weights, each of shape ``(batch, n)``; of SAC one atom, the smaller value
+    """
+    if isinstance(model, NFAC):
+        return model.returns(states, actions)
+    obs, _ = model.policy.obs_to_tensor(states)
+    scaled = torch.as_tensor(model.policy.scale_action(actions), device=model.device)
+    values = torch.cat(model.critic(obs, scaled), 1).amin(1, keepdim=True).cpu().numpy()
+    return values, np.ones_like(values)
 
 
 @torch.no_grad()
@@ -71,7 +92,7 @@ def play(model: Any, env: Any, seed: int) -> tuple[NDArray[Any], NDArray[Any], N
     """
     An episode of sampled actions.
 
-    :param model: NFAC
+    :param model: NFAC or SAC
     :param env: one environment, not normalised
     :param seed: of its reset
     :return: states and actions every few steps, and the discounted soft return from each, in the environment's rewards
@@ -86,7 +107,7 @@ def play(model: Any, env: Any, seed: int) -> tuple[NDArray[Any], NDArray[Any], N
         action = model.policy.unscale_action(scaled.cpu().numpy())[0]
         states.append(observation)
         actions.append(action)
-        bonuses.append(-alpha * model.reward_scale * log_prob.item())
+        bonuses.append(-alpha * getattr(model, "reward_scale", 1.0) * log_prob.item())
         observation, reward, terminated, truncated, _ = env.step(action)
         rewards.append(float(reward))
         ended = terminated or truncated

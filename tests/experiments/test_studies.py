@@ -186,6 +186,21 @@ def test_untrained_models_are_measured_and_drawn(env, measure, agent, tmp_path, 
         draw({"agent": run}).savefig(tmp_path / "picture.png", dpi=40)
 
 
+def test_of_sac_the_smaller_value_is_compared_with_returns(tmp_path):
+    words = "--env NoisyLQR --agent flow-sac --flow gaussian --steps 20 --eval-every 0 --no-progress".split()
+    assert main([*words, "--logdir", str(tmp_path)]) == 0
+    (run,) = tmp_path.glob("*/*/*")
+    row = calibration.row_of(run, 3)
+    assert row["covered_50"] is row["covered_90"] is None and np.isfinite(row["mean_error"])
+    model, env = measures.open_model(run)
+    states, actions, _ = calibration.play(model, env, 0)
+    values, weights = calibration.returns_of(model, states, actions)
+    scaled = torch.as_tensor(model.policy.scale_action(actions))
+    q = torch.cat(model.critic(torch.as_tensor(states), scaled), 1)
+    np.testing.assert_array_equal(values, q.detach().amin(1, keepdim=True))
+    assert (weights == 1).all()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("moved", PARTS)
 def test_an_updates_divergence_is_that_of_the_part_that_moved(moved):
