@@ -5,9 +5,11 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from torch import nn
@@ -169,15 +171,17 @@ def constructor_types(cls: type) -> dict[str, Any]:
 
 def parse(text: str) -> Any:
     """
-    Read a value as Python would; what is no literal is a string.
+    Read a value as Python would, or a mapping or a list as YAML has it; anything else is a string.
 
-    :param text: ``100``, ``1e-3``, ``[64,64]``, ``None``, ``auto``
+    :param text: ``100``, ``1e-3``, ``[64,64]``, ``{norm: layer}``, ``None``, ``auto``
     :return: the value
     """
-    try:
+    with suppress(ValueError, SyntaxError, TypeError):  # the last: {[1]: 2}
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):  # the last: {[1]: 2}
-        return text
+    with suppress(yaml.YAMLError):
+        if text.startswith(("{", "[")):
+            return yaml.safe_load(text)
+    return text
 
 
 def convert(value: Any, annotation: Any, key: str) -> Any:

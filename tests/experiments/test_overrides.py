@@ -56,6 +56,18 @@ def test_values_of_another_type_are_refused(text):
         override("sac", text)
 
 
+@pytest.mark.parametrize("text", ["{norm: layer, unit_norm: true}", "{'norm': 'layer', 'unit_norm': True}"])
+def test_a_mapping_is_read_as_yaml_or_python_has_it(text):
+    architecture = override("nfac", f"policy_kwargs.architecture={text}")["policy_kwargs"]["architecture"]
+    assert architecture == dict(norm="layer", unit_norm=True)
+
+
+@pytest.mark.parametrize("text", ["{norm: [}", "{[1]: 2}"])
+def test_what_is_neither_is_refused(text):
+    with pytest.raises(UsageError, match="expected dict"):
+        override("nfac", f"policy_kwargs.architecture={text}")
+
+
 @pytest.mark.parametrize(
     ("agent", "text"),
     [
