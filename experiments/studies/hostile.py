@@ -31,7 +31,9 @@ UPDATES = {"C": 100_000, "torch": 10_000}
 # Names of classes of `flowrl.algorithms`, with arguments of their policies
 ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in ("SAC", "PPO", "NFQ", "NFAC")}
 # Critics and norms of the agent nfac; its normalised observations are the environment's business
-ALGORITHMS["NFAC with layer norms"] = ("NFAC", dict(critic="categorical", architecture=dict(norm="layer")))
+for norm, architecture in dict(layer={}, batch=dict(unit_norm=True)).items():
+    of_policy = dict(critic="categorical", architecture=dict(norm=norm) | architecture)
+    ALGORITHMS[f"NFAC with {norm} norms"] = ("NFAC", of_policy)
 CASES = [("SAC", flow) for flow in available_flows()]
 CASES += [(algorithm, flow) for algorithm in [*ALGORITHMS][1:] for flow in ("triangular", "nsf")]
 # One step of the integrator and few hidden units: what is asked is whether numbers stay finite.

@@ -13,10 +13,11 @@ UNHEARD_BY = {
     "PPO": {name for name in ATTACKS if "next observation" in name},  # a rollout has none
     "NFAC": {name for name in ATTACKS if "rewards" in name},  # its returns stay within an interval
 }
+UNHEARD_BY["NFAC with batch norms"] = UNHEARD_BY["NFAC"]
 IN_TORCH = [("SAC", flow, "torch") for flow in available_flows()]
-IN_TORCH += [(algorithm, "triangular", "torch") for algorithm in ("PPO", "NFQ", "NFAC")]
+IN_TORCH += [(algorithm, "triangular", "torch") for algorithm in ("PPO", "NFQ", "NFAC", "NFAC with batch norms")]
 IN_C = [("SAC", flow, "C") for flow in KERNEL_FLOWS]
-IN_C += [(algorithm, "triangular", "C") for algorithm in ("PPO", "NFQ", "NFAC")]
+IN_C += [(algorithm, "triangular", "C") for algorithm in ("PPO", "NFQ", "NFAC", "NFAC with batch norms")]
 
 
 @pytest.mark.parametrize(("algorithm", "flow", "form"), IN_TORCH + IN_C * HAS_KERNELS)
