@@ -3,8 +3,8 @@
 Plays fresh episodes with sampled actions, and asks how often the discounted return from a state, with the entropy terms
 that the critic's targets hold, lies in the 90 % interval that the critic gave for it. Returns are taken from the first
 half of an episode that ends by its time limit, whose rest is then worth little (0.99^500 is 0.7 %), and from everywhere
-in one that terminates. Writes ``calibration.csv`` and ``.json``. Of SAC, whose critics know the mean alone, that of the
-smaller is compared, and no interval.
+in one that terminates. SAC's critics give means alone: the smaller one is compared with the returns, and there is no
+interval. Writes ``calibration.csv`` and ``.json``.
 """
 
 import sys

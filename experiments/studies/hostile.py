@@ -31,9 +31,11 @@ UPDATES = {"C": 100_000, "torch": 10_000}
 # Names of classes of `flowrl.algorithms`, with arguments of their policies
 ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in ("SAC", "PPO", "NFQ", "NFAC")}
 # Critics and norms of the agent nfac; its normalised observations are the environment's business
-for norm, architecture in dict(layer={}, batch=dict(unit_norm=True)).items():
-    of_policy = dict(critic="categorical", architecture=dict(norm=norm) | architecture)
-    ALGORITHMS[f"NFAC with {norm} norms"] = ("NFAC", of_policy)
+WITH_NORMS = dict(layer=dict(norm="layer"), batch=dict(norm="batch", unit_norm=True))
+ALGORITHMS |= {
+    f"NFAC with {name} norms": ("NFAC", dict(critic="categorical", architecture=architecture))
+    for name, architecture in WITH_NORMS.items()
+}
 CASES = [("SAC", flow) for flow in available_flows()]
 CASES += [(algorithm, flow) for algorithm in [*ALGORITHMS][1:] for flow in ("triangular", "nsf")]
 # One step of the integrator and few hidden units: what is asked is whether numbers stay finite.

@@ -37,7 +37,7 @@ def words_of(options: dict[str, Any]) -> list[str]:
         if str(name).replace("-", "_") in MAPPINGS:
             if not isinstance(value, dict):
                 raise UsageError(f"{name} must be a mapping (key: value), got {value!r}")
-            words += [word for key, item in _flat(value) for word in (option, f"{key}={_with_numbers(item)}")]
+            words += [word for key, item in _flat(value) for word in (option, f"{key}={with_numbers(item)}")]
         elif value is True:
             words.append(option)
         elif value is not None and value is not False:
@@ -54,8 +54,13 @@ def _flat(mapping: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
             yield str(key), value
 
 
-def _with_numbers(value: Any) -> Any:
-    """Lists and mappings as they would be typed: YAML reads 1e-5 as text. (Text by itself is typed as it is.)"""
+def with_numbers(value: Any) -> Any:
+    """
+    Lists and mappings as they would be typed: YAML reads 1e-5 as text.
+
+    :param value: as YAML has read it; text by itself is typed as it is
+    :return: with numbers for such text
+    """
     if isinstance(value, dict):
         return {key: _number_or(item) for key, item in value.items()}
     return [_number_or(item) for item in value] if isinstance(value, list) else value
@@ -64,7 +69,7 @@ def _with_numbers(value: Any) -> Any:
 def _number_or(item: Any) -> Any:
     if isinstance(item, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)e[-+]?\d+", item, re.IGNORECASE):
         return float(item)
-    return _with_numbers(item)
+    return with_numbers(item)
 
 
 def read_config(path: Path, options: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from torch import nn
 
 from agents import Agent
 from agents.hyperparameters import Hyperparameters
+from experiments.training.config_file import with_numbers
 from experiments.training.errors import UsageError, did_you_mean
 from flowrl.algorithms.schedules import PREFIX, linear_schedule
 from flowrl.flows.options import options_of
@@ -180,7 +181,7 @@ def parse(text: str) -> Any:
         return ast.literal_eval(text)
     with suppress(yaml.YAMLError):
         if text.startswith(("{", "[")):
-            return yaml.safe_load(text)
+            return with_numbers(yaml.safe_load(text))
     return text
 
 

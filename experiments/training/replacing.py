@@ -12,7 +12,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Write a file, which replaces the one that is there when it is complete.
 
     :param path: the file
-    :return: where to write it meanwhile: beside it, and another place for each process, since two may write it at once
+    :return: a path beside it to write to; each process has its own, since two may write at once
     :raises OSError: if it cannot be written; the one that was there is as it was
     """
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")  # its end is kept, by which some tell what to write

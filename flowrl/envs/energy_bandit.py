@@ -178,7 +178,9 @@ class EnergyBandit(gym.Env):
         u = mean[..., None] + log_std.exp()[..., None] * noise  # (batch, 2, points)
         first, second = self._components(u.tanh().movedim(-2, -1)).exp().unbind(-2)  # (batch, points, n) each
         # A product of two dimensions is one matrix product over the modes: (points, n) times (n, points).
-        reward = self._log_mixture(first @ second.mT / len(self.centers))
+        # Not by logarithms: in two dimensions these are finite, and of a density of 0 they would have no gradient.
+        modes = first @ second.mT / len(self.centers)
+        reward = (self.background / 2**self.dimensions + (1 - self.background) * modes).log()
         log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))  # of tanh
         entropy = (log_std + 0.5 * math.log(2 * math.pi * math.e) + log_slope @ weight).sum(-1)
         return reward @ weight @ weight + alpha * entropy
@@ -190,10 +192,6 @@ class EnergyBandit(gym.Env):
         upper, lower = (torch.special.ndtr(end) for end in ends)
         log_z = (upper - lower).log() + math.log(self.scale * math.sqrt(2 * math.pi))
         return -0.5 * ((actions[..., None] - centers) / self.scale).square() - log_z
-
-    def _log_mixture(self, modes: Tensor) -> Tensor:
-        """log p* from the mean density of the modes, in two dimensions."""
-        return (self.background / 2**self.dimensions + (1 - self.background) * modes).log()
 
 
 def _spread(n: int, dimensions: int, random: np.random.Generator) -> NDArray[np.float64]:

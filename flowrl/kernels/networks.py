@@ -66,6 +66,11 @@ class Perceptron(NamedTuple):
         return (self.layers[0].in_features, *(layer.out_features for layer in self.layers))
 
     @property
+    def has_batch_norms(self) -> bool:
+        """Whether it is normalised by the batch in training."""
+        return self.norm == "BATCH_NORM"
+
+    @property
     def shape(self) -> tuple[Any, ...]:
         """What networks must share to be stacked."""
         return self.widths, self.norm, self.epsilon, self.activation, self.active_end
@@ -94,7 +99,7 @@ class Networks:
         # All first layers, then all second ones, ...
         self._layers = [linear for layer in zip(*(network.layers for network in networks)) for linear in layer]
         self._norms: list[Any] = [norm for layer in zip(*(network.norms for network in networks)) for norm in layer]
-        self.has_batch_norms = first.norm == "BATCH_NORM"
+        self.has_batch_norms = first.has_batch_norms
         self._norm, self._epsilon = NORMS[first.norm], first.epsilon
         self._moments = (ctypes.c_void_p * (3 * len(self._norms) * self.has_batch_norms))()
         self.head = head = first.layers[-1]

@@ -37,7 +37,7 @@ def read_nfac_parts(model: Any) -> tuple[Parts | None, str]:
     if atoms > constant("MAX_ATOMS") or bins > constant("MAX_BINS"):
         return None, "the critic has more atoms or bins than the kernel has room for"
     parts, reason = read_parts(model, ReturnCritics)
-    if parts is not None and model.critic.has_batch_statistics != (parts.critics[0].norm == "BATCH_NORM"):
+    if parts is not None and model.critic.has_batch_statistics != parts.critics[0].has_batch_norms:
         return None, "batch norms have been put into the critics, or taken out of them"
     return parts, reason
 
@@ -73,7 +73,7 @@ class NFACUpdate(SACUpdate):
         if not (model.critic.architecture.unit_norm or model.actor.architecture.unit_norm):
             return super().__call__(model, batch, follows)
         losses = super().__call__(model, batch, False)
-        model.policy.project()  # the targets follow what is left of the step
+        model.policy.project()  # and then the targets follow, as in torch
         if follows:
             polyak_update(model.critic.parameters(), model.critic_target.parameters(), model.tau)
         return losses

@@ -198,7 +198,7 @@ def read_parts(model: SAC, critic_class: type) -> tuple[Parts | None, str]:
     shapes = {net and net.shape for net in (*critics, *targets)}
     if network is None or len(shapes) != 1 or None in critics or critics[0].active_end:
         return None, NO_PERCEPTRON
-    if critic_class is not ReturnCritics and "BATCH_NORM" in (network.norm, critics[0].norm):
+    if critic_class is not ReturnCritics and (network.has_batch_norms or critics[0].has_batch_norms):
         return None, BATCH_NORMED
     if load(network.layers[0].weight.dtype) is None:
         return None, NO_LIBRARY

@@ -184,7 +184,7 @@ def read_parts(model: PPO) -> tuple[Parts | None, str]:
     is_own = type(extractor) is MlpExtractor and not {"forward_actor", "forward_critic"} & vars(extractor).keys()
     if actor is None or critic is None or not is_own:
         return None, NO_PERCEPTRON
-    if "BATCH_NORM" in (actor.norm, critic.norm):
+    if actor.has_batch_norms or critic.has_batch_norms:
         return None, BATCH_NORMED
     if load(actor.layers[0].weight.dtype) is None:
         return None, NO_LIBRARY

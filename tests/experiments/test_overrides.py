@@ -62,6 +62,11 @@ def test_a_mapping_is_read_as_yaml_or_python_has_it(text):
     assert architecture == dict(norm="layer", unit_norm=True)
 
 
+def test_numbers_in_a_mapping_of_yaml_are_numbers():
+    policy_kwargs = override("flow-sac", "policy_kwargs.flow_kwargs={context_gain: 1e-1}")["policy_kwargs"]
+    assert policy_kwargs["flow_kwargs"] == dict(context_gain=0.1)
+
+
 @pytest.mark.parametrize("text", ["{norm: [}", "{[1]: 2}"])
 def test_what_is_neither_is_refused(text):
     with pytest.raises(UsageError, match="expected dict"):

@@ -38,18 +38,18 @@ static inline Size least(Size networks, Size n, const REAL *q, Size b) {
     return which;
 }
 
-/* The policy's actions in the states and in those that follow. Batch norms go by the former, where these are wanted, and take
- * the latter by their running moments. */
-static void act_in_all_states(Size threads, Sac *s, int wants_former) {
+/* The policy's actions in the states and in those that follow. Batch norms normalise the states by their batch, where these
+ * are wanted, and those that follow by the running moments. */
+static void act_in_all_states(Size threads, Sac *s, int wants_states) {
     Size n = s->n;
     transpose(n, s->features, s->states, s->all_states, 2 * n);
     transpose(n, s->features, s->next_states, s->all_states + n, 2 * n);
     if (by_layers(&s->actor)) {
-        Stack former = s->actor, latter = s->actor;
-        former.lanes = latter.lanes = n;
-        latter.by_batch = 0, latter.x += n, latter.outputs += n;
-        if (wants_former) stack_forward(threads, &former);
-        stack_forward(threads, &latter);
+        Stack of_states = s->actor, of_next = s->actor;
+        of_states.lanes = of_next.lanes = n;
+        of_next.by_batch = 0, of_next.x += n, of_next.outputs += n;
+        if (wants_states) stack_forward(threads, &of_states);
+        stack_forward(threads, &of_next);
     } else {
         stack_forward(threads, &s->actor);
     }

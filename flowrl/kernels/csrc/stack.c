@@ -205,30 +205,37 @@ static Size threads_for(const Stack *s, Size threads) {
     return s->networks * s->lanes * products < WORTHWHILE ? 1 : threads;
 }
 
-void stack_forward(Size threads, const Stack *s) {
-    threads = threads_for(s, threads);
-    Size count = s->networks * blocks(s->lanes);
-    if (!by_layers(s)) {
-        share(stack_forward_block, s, count, threads);
-        return;
-    }
+static void forward_by_layers(Size threads, const Stack *s) {
     for (Size l = 0; l < s->depth; l++) {
         OneLayer one = {s, l};
-        share(layer_forward_block, &one, count, threads);
+        share(layer_forward_block, &one, s->networks * blocks(s->lanes), threads);
         if (!has_norm(s, l)) continue;
         share(normalize_rows, &one, s->networks * row_groups(&one), threads);
         for (Size i = 0; i < s->networks; i++) *s->moments[layer_of(s, l, i).moments + 2] += 1;
     }
 }
 
-void stack_backward(Size threads, const Stack *s) {
-    threads = threads_for(s, threads);
-    Size count = s->networks * blocks(s->lanes);
-    if (!by_layers(s)) share(stack_backward_block, s, count, threads);
-    for (Size l = s->depth - 1; by_layers(s) && l >= 0; l--) {
+static void backward_by_layers(Size threads, const Stack *s) {
+    for (Size l = s->depth - 1; l >= 0; l--) {
         OneLayer one = {s, l}, below = {s, l - 1};
-        share(layer_backward_block, &one, count, threads);
+        share(layer_backward_block, &one, s->networks * blocks(s->lanes), threads);
         if (l && has_norm(s, l - 1)) share(normalize_rows_backward, &below, s->networks * row_groups(&below), threads);
     }
+}
+
+void stack_forward(Size threads, const Stack *s) {
+    threads = threads_for(s, threads);
+    if (by_layers(s))
+        forward_by_layers(threads, s);
+    else
+        share(stack_forward_block, s, s->networks * blocks(s->lanes), threads);
+}
+
+void stack_backward(Size threads, const Stack *s) {
+    threads = threads_for(s, threads);
+    if (by_layers(s))
+        backward_by_layers(threads, s);
+    else
+        share(stack_backward_block, s, s->networks * blocks(s->lanes), threads);
     if (s->to_weights) share(stack_weights_panel, s, s->networks * stack_panels(s), threads);
 }
