@@ -1,7 +1,5 @@
 """Whether the kernels may round what they multiply to bfloat16: see csrc/bfloat16.c."""
 
-import ctypes
-
 import torch
 
 from flowrl.kernels.library import load
@@ -24,4 +22,4 @@ def is_rounded(dtype: torch.dtype) -> bool:
     """
     if dtype != torch.float32 or torch_precision() != "medium":
         return False
-    return bool(ctypes.c_int.in_dll(load(dtype), "bfloat16_is_fast").value)  # type: ignore[arg-type]
+    return bool(load(dtype).bfloat16_is_fast())  # type: ignore[union-attr]

@@ -4,6 +4,7 @@ import ctypes
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,16 +136,43 @@ def first(algorithm, **settings):
 
 def test_it_is_asked_of_torch_and_of_the_processor(medium):
     assert bfloat16.is_rounded(torch.float64) is False
-    fast = ctypes.c_int.in_dll(load(torch.float32), "bfloat16_is_fast").value
+    fast = load(torch.float32).bfloat16_is_fast()
     assert bfloat16.is_rounded(torch.float32) is bool(fast)
     for precision in ("highest", "high"):
         torch.set_float32_matmul_precision(precision)
         assert bfloat16.is_rounded(torch.float32) is False
 
 
-@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="a processor without the instruction")
-def test_the_instruction_is_found_where_there_is_one():
-    assert ctypes.c_int.in_dll(load(torch.float32), "bfloat16_is_fast").value == 1
+def processor_says(*words):
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and set(words) <= set(cpuinfo.read_text().split())
+
+
+@pytest.mark.parametrize("words", [("AuthenticAMD", "avx512_bf16"), ("GenuineIntel", "amx_bf16")], ids=str)
+def test_what_makes_it_fast_is_found_where_it_is(words):
+    if not processor_says(*words):
+        pytest.skip("another processor")
+    assert load(torch.float32).bfloat16_is_fast() == 1
+
+
+@pytest.mark.skipif(processor_says("AuthenticAMD") or processor_says("amx_bf16"), reason="a processor with a fast one")
+def test_it_is_not_taken_for_fast_elsewhere():
+    assert load(torch.float32).bfloat16_is_fast() == 0
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "NFAC"])
+def test_threads_share_it_out(monkeypatch, algorithm):
+    """A matrix unit is set up by each of them."""
+    monkeypatch.setattr("flowrl.kernels.sac.is_rounded", lambda _: True)
+    before = torch.get_num_threads()
+    policies = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        model = first(algorithm, learning_starts=8, batch_size=200)
+        policies.append(model.learn(12).policy.state_dict())
+        assert model.update_form == "C", model.update_reason
+    torch.set_num_threads(before)
+    torch.testing.assert_close(*policies, rtol=1e-5, atol=1e-6)
 
 
 def test_acting_is_never_rounded(medium):

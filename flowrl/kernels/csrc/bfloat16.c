@@ -1,5 +1,6 @@
-/* Products whose factors are rounded to bfloat16, eight bits of a number, and whose sums are of float. Processors that have
- * an instruction for it multiply twice as many at once; on others it is slower than float, and for tests alone.
+/* Products whose factors are rounded to bfloat16, eight bits of a number, and whose sums are of float. AMD's processors that
+ * have an instruction for it multiply twice as many at once; on others it is slower than float, and for tests alone, but for
+ * those with a matrix unit (matrix_unit.c).
  *
  * Two rounded numbers lie in the place of one float: in a pair. Sums over k go over k/2 pairs, so that the factors are packed
  * in pairs along k, whose last one has a zero where k is odd.
@@ -9,7 +10,6 @@
 
 #if defined(SINGLE) && defined(__AVX512BF16__)
 #include <immintrin.h>
-const int bfloat16_is_fast = 1;
 
 /* Lane by lane the sum of sum and of the products of x's pair and w's. */
 static inline Vector add_pairs(Vector sum, Vector x, Vector w) {
@@ -36,8 +36,6 @@ static inline Vector pairs_across(Vector low, Vector high) {
     return (Vector)_mm512_permutexvar_epi16(_mm512_loadu_si512(order), (__m512i)pairs_along(low, high));
 }
 #else /* of double it is compiled, and never called */
-const int bfloat16_is_fast = 0;
-
 static inline REAL of_bits(uint32_t bits) {
     REAL number = 0;
     memcpy(&number, &bits, sizeof bits);
@@ -118,4 +116,24 @@ static inline Matrix pack_weights(Matrix weights, Size rows, Size depth, REAL *o
         pack_two_rows(row, k + 1 < depth ? row + weights.column : NULL, rows, out + k / 2 * most_rows);
     }
     return (Matrix){out, 1, most_rows};
+}
+
+/* As pack_weights, a row's pairs always side by side, whole vectors of them. */
+static inline Matrix pack_by_rows(Matrix weights, Size rows, Size depth, REAL *out) {
+    if (weights.column == 1) return pack_weights(weights, rows, depth, out, rows);
+    Size n = (depth + 2 * WIDTH - 1) / (2 * WIDTH) * WIDTH;
+    for (Size k = 0; k < n; k += WIDTH)
+        for (Size r = 0; r < rows; r += WIDTH) {
+            Vector pairs[WIDTH];
+            const REAL *at[WIDTH];
+            for (Size i = 0; i < WIDTH; i++) {
+                Size low = 2 * (k + i);
+                const REAL *row = weights.entries + low * weights.column + r;
+                pairs[i] = pairs_across(low < depth ? masked(row, rows - r) : (Vector){0},
+                                        low + 1 < depth ? masked(row + weights.column, rows - r) : (Vector){0});
+                at[i] = (const REAL *)&pairs[i];
+            }
+            transpose_rows(at, WIDTH, out + r * n + k, n);
+        }
+    return (Matrix){out, n, 1};
 }

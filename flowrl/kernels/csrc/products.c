@@ -1,6 +1,6 @@
 /* Products of a matrix of weights with activations (feature, batch), the batch contiguous, and their gradients. */
 #pragma once
-#include "bfloat16.c"
+#include "matrix_unit.c"
 
 /* A tile is TILE rows times up to VECTORS vectors of the batch: more sums than hide a multiplication's latency, few enough to
  * stay in registers with one row of activations. */
@@ -171,6 +171,15 @@ static void multiply_one(const Product *p) {
     }
 }
 
+/* What sums by matrices begin with: their rows of out as they are, or each row's bias. */
+static void begin_sums(Size rows, const REAL *out, const Size *to, Size n, int lanes, const REAL *bias, REAL (*sums)[SPAN]) {
+    for (Size r = 0; r < rows; r++)
+        if (out)
+            copy_lanes(sums[r], out + (to ? to[r] : r) * n, lanes);
+        else
+            for (int l = 0; l < SPAN; l++) sums[r][l] = bias ? bias[r] : 0;
+}
+
 /* Of the batch's first lanes; of a later part, from arrays that begin there. */
 static void multiply(const Product *p, Size count) {
     if (p->n == 1 && p->weights.column == 1 && !p->to && !p->beside) {
@@ -179,6 +188,8 @@ static void multiply(const Product *p, Size count) {
     }
     REAL packed[BLOCK * SPAN] __attribute__((aligned(64))), paired[PAIRED * BLOCK / 2] __attribute__((aligned(64)));
     REAL copies[3][TILE][SPAN] = {{{0}}}; /* of rows that end within a vector */
+    int by_matrices = p->rounded && has_matrix_unit();
+    REAL sums[PAIRED][SPAN] __attribute__((aligned(64)));
     for (Size b = 0; b < count; b += SPAN) {
         int lanes = (int)smaller(count - b, SPAN), vectors = (lanes + WIDTH - 1) / WIDTH, whole = lanes == vectors * WIDTH;
         if (!whole && !p->rounded) memset(packed, 0, (size_t)(smaller(p->depth, BLOCK) * vectors * WIDTH) * sizeof(REAL));
@@ -192,6 +203,7 @@ static void multiply(const Product *p, Size count) {
                 x_n = vectors * WIDTH;
                 for (Size k = 0; k < depth; k += 2)
                     pack_two_rows(x + k * p->n, k + 1 < depth ? x + (k + 1) * p->n : NULL, lanes, packed + k / 2 * x_n);
+                if (by_matrices) clear_after((depth + 1) / 2, x_n, packed);
                 x = packed;
             } else if (!whole || p->from || p->rows > FEW) {
                 x_n = vectors * WIDTH;
@@ -217,7 +229,17 @@ static void multiply(const Product *p, Size count) {
                 Matrix weights = {p->weights.entries + i * p->weights.row + start * p->weights.column, p->weights.row,
                                   p->weights.column};
                 const REAL *bias = base ? NULL : p->bias ? p->bias + i : zeros;
-                if (p->rounded) {
+                if (by_matrices) {
+                    if (i % PAIRED == 0) {
+                        Size some = smaller(p->rows - i, PAIRED);
+                        begin_sums(some, base ? base + (p->to ? 0 : i) * p->n + b : NULL, p->to ? p->to + i : NULL, p->n, lanes,
+                                   p->bias ? p->bias + i : NULL, sums);
+                        pairs = pack_by_rows(weights, some, depth, paired);
+                        add_products(some, vectors, pairs.row, pairs.entries, pairs.row, x, x_n, sums[0], SPAN);
+                    }
+                    for (int r = 0; r < rows; r++) at.base[r] = sums[i % PAIRED + r];
+                    tile_of(rows, vectors, 0, weights, x, x_n, NULL, end, &at);
+                } else if (p->rounded) {
                     if (i % PAIRED == 0) pairs = pack_weights(weights, smaller(p->rows - i, PAIRED), depth, paired, PAIRED);
                     weights = (Matrix){pairs.entries + i % PAIRED * pairs.row, pairs.row, pairs.column};
                     tile_of_pairs(rows, vectors, (depth + 1) / 2, weights, x, x_n, bias, end, &at);
@@ -238,7 +260,9 @@ static void weight_gradient(int rounded, Size n, Size lanes, Size rows, const RE
                             Size first, Size last, REAL *to_weights, Size depth) {
     REAL packed[LANE_BLOCK * SPAN] __attribute__((aligned(64)));
     REAL copies[TILE][SPAN] = {{0}}; /* of rows that end within a vector */
-    REAL pairs[(int)WIDTH > (int)TILE ? WIDTH : TILE][LANE_BLOCK / 2] __attribute__((aligned(64)));
+    REAL pairs[PAIRED][LANE_BLOCK / 2] __attribute__((aligned(64)));
+    int by_matrices = rounded && has_matrix_unit();
+    REAL sums[PAIRED][SPAN] __attribute__((aligned(64)));
     if (rows == 1) {
         dots(last - first, lanes, from ? x : x + first * n, n, from ? from + first : NULL, g, to_weights + first);
         return;
@@ -260,6 +284,7 @@ static void weight_gradient(int rounded, Size n, Size lanes, Size rows, const RE
                 }
                 transpose_rows(columns_of_x, rounded ? (some + 1) / 2 : some, packed + c, width);
             }
+            if (by_matrices) clear_after((some + 1) / 2, width, packed);
             for (Size i = 0; i < rows; i += TILE) {
                 int count = (int)smaller(rows - i, TILE);
                 Rows at = {{NULL}, {NULL}, {NULL}};
@@ -269,7 +294,16 @@ static void weight_gradient(int rounded, Size n, Size lanes, Size rows, const RE
                     if (!whole && start) copy_lanes(copies[r], to_weights + (i + r) * depth + k, columns);
                 }
                 const REAL *bias = start ? NULL : zeros;
-                if (rounded) {
+                if (by_matrices) {
+                    if (i % PAIRED == 0) {
+                        Size several = smaller(rows - i, PAIRED);
+                        for (Size r = 0; r < several; r++) pack_row(g + (i + r) * n + start, some, pairs[r]);
+                        begin_sums(several, start ? to_weights + i * depth + k : NULL, NULL, depth, columns, NULL, sums);
+                        add_products(several, vectors, (some + 1) / 2, pairs[0], LANE_BLOCK / 2, packed, width, sums[0], SPAN);
+                    }
+                    for (int r = 0; r < count; r++) at.base[r] = sums[i % PAIRED + r];
+                    tile_of(count, vectors, 0, (Matrix){g, n, 1}, packed, width, NULL, LINEAR, &at);
+                } else if (rounded) {
                     for (int r = 0; r < count; r++) pack_row(g + (i + r) * n + start, some, pairs[r]);
                     Matrix paired = {pairs[0], LANE_BLOCK / 2, 1};
                     tile_of_pairs(count, vectors, (some + 1) / 2, paired, packed, width, bias, LINEAR, &at);
