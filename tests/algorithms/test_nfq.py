@@ -188,8 +188,9 @@ def test_one_update_moves_flow_values_temperature_and_targets():
     [
         ("triangular", {}, 0.005, 0.6, 1.4),
         ("triangular", {}, 1.0, 0.75, 1.25),
-        ("nsf", {}, 0.02, 0.25, 0.9),
-        ("nsf", dict(bound=12.0), 0.02, 0.85, 1.15),
+        # Where Adam ends here is decided by rounding: 0.30 to 0.48, and 0.75 to 0.97, over initial weights 1e-9 apart
+        ("nsf", {}, 0.02, 0.2, 0.6),
+        ("nsf", dict(bound=12.0), 0.02, 0.6, 1.15),
     ],
 )
 def test_log_pi_spans_the_range_of_q_over_alpha(flow, options, alpha, least, most):
