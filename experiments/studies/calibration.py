@@ -3,8 +3,8 @@
 Plays fresh episodes with sampled actions, and asks how often the discounted return from a state, with the entropy terms
 that the critic's targets hold, lies in the 90 % interval that the critic gave for it. Returns are taken from the first
 half of an episode that ends by its time limit, whose rest is then worth little (0.99^500 is 0.7 %), and from everywhere
-in one that terminates. SAC's critics give means alone: the smaller one is compared with the returns, and there is no
-interval. Writes ``calibration.csv`` and ``.json``.
+in one that terminates. Also says how far off the critics' values are, on average and the smaller of them, which targets
+are made of. SAC's critics give values alone, and no interval. Writes ``calibration.csv`` and ``.json``.
 """
 
 import sys
@@ -43,15 +43,13 @@ def row_of(path: Path, n_episodes: int) -> Row:
     """
     :param path: of a run
     :param n_episodes: how many are played
-    :return: the part of returns that each interval covers (of SAC: None), and the mean error
+    :return: the part of returns that each interval covers (of SAC: None), and mean errors
     """
     from experiments.studies.measures import open_model  # SB3 takes seconds to import
     from experiments.training.run_directory import RunDirectory
 
     model, env = open_model(path)
     states, actions, returns = (np.concatenate(part) for part in zip(*(play(model, env, i) for i in range(n_episodes))))
-    values, weights = returns_of(model, states, actions)
-    total = weights.cumsum(1) / weights.sum(1, keepdims=True)
     config = RunDirectory.open(path).config
     row: Row = dict(
         env=config["environment"]["name"],
@@ -60,31 +58,37 @@ def row_of(path: Path, n_episodes: int) -> Row:
         seed=config["seed"],
         states=len(states),
     )
+    if isinstance(model, NFAC):
+        atoms, weights = model.returns(states, actions)
+        total = weights.cumsum(1) / weights.sum(1, keepdims=True)
     for level in LEVELS:
-        low, high = (_quantile(values, total, q) for q in ((1 - level) / 2, (1 + level) / 2))
-        covered = round(float(((returns >= low) & (returns <= high)).mean()), 4)
-        row[f"covered_{level:.0%}".rstrip("%")] = covered if values.shape[1] > 1 else None
-    mean = (values * weights).sum(1) / weights.sum(1)
-    row |= dict(mean_return=round(float(returns.mean()), 2), mean_error=round(float((mean - returns).mean()), 2))
+        covered = None
+        if isinstance(model, NFAC):
+            low, high = (_quantile(atoms, total, q) for q in ((1 - level) / 2, (1 + level) / 2))
+            covered = round(float(((returns >= low) & (returns <= high)).mean()), 4)
+        row[f"covered_{level:.0%}".rstrip("%")] = covered
+    values = values_of(model, states, actions)
+    row["mean_return"] = round(float(returns.mean()), 2)
+    row["mean_error"] = round(float((values.mean(0) - returns).mean()), 2)
+    row["smaller_error"] = round(float((values.min(0) - returns).mean()), 2)
     return row
 
 
 @torch.no_grad()
-def returns_of(model: Any, states: NDArray[Any], actions: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def values_of(model: Any, states: NDArray[Any], actions: NDArray[Any]) -> NDArray[Any]:
     """
-    What the critics expect.
+    The mean return by each critic.
 
     :param model: NFAC or SAC
     :param states: a batch
     :param actions: in the environment's units
-    :return: atoms and their weights, each of shape ``(batch, n)``; of SAC one atom, the smaller value
+    :return: in the environment's rewards, shape ``(n_critics, batch)``
     """
-    if isinstance(model, NFAC):
-        return model.returns(states, actions)
     obs, _ = model.policy.obs_to_tensor(states)
     scaled = torch.as_tensor(model.policy.scale_action(actions), device=model.device)
-    values = torch.cat(model.critic(obs, scaled), 1).amin(1, keepdim=True).cpu().numpy()
-    return values, np.ones_like(values)
+    if isinstance(model, NFAC):
+        return (model.critic.head.atoms(model.critic.raw(obs, scaled)).mean() * model.reward_scale).cpu().numpy()
+    return torch.cat(model.critic(obs, scaled), 1).T.cpu().numpy()
 
 
 @torch.no_grad()
