@@ -1,6 +1,6 @@
-/* Products whose factors are rounded to bfloat16, eight bits of a number, and whose sums are of float. AMD's processors that
- * have an instruction for it multiply twice as many at once; on others it is slower than float, and for tests alone, but for
- * those with a matrix unit (matrix_unit.c).
+/* Products whose factors are rounded to bfloat16, eight bits of a number, and whose sums are of float. AMD's processors have an
+ * instruction that multiplies twice as many at once. Where Intel's have a matrix unit, that does it (matrix_unit.c). Elsewhere
+ * this is for tests alone.
  *
  * Two rounded numbers lie in the place of one float: in a pair. Sums over k go over k/2 pairs, so that the factors are packed
  * in pairs along k, whose last one has a zero where k is odd.

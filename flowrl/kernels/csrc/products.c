@@ -14,6 +14,7 @@ enum { SPAN = VECTORS * WIDTH, TILE = 6 };
 /* Activations are packed BLOCK rows (where the sums go over the batch: LANE_BLOCK of its columns) at a time, which stay in
  * the nearest caches. Packing is not worth it for FEW rows of weights; in pairs, PAIRED rows of these are packed at a time. */
 enum { BLOCK = 256, FEW = 4 * TILE, PAIRED = 16 * TILE };
+_Static_assert(PAIRED % SUM_ROWS == 0 && BLOCK / 2 % PAIR_BLOCK == 0 && LANE_BLOCK / 2 % PAIR_BLOCK == 0, "whole tiles");
 
 /* An activation function, or the slope of one at the output that lies beside: what a sum goes through at the end. */
 typedef enum { LINEAR, RELU, TANH, RELU_SLOPE, TANH_SLOPE } End;
@@ -124,7 +125,7 @@ typedef struct {
     const REAL *beside; /* as out; for the slopes */
     REAL *out;
     const Size *to;
-    int rounded; /* whether the factors are rounded to bfloat16: of float, from NULL, n above one */
+    int rounded; /* whether the factors are rounded to bfloat16: of float, from and to NULL, n above one */
 } Product;
 
 /* out[i] = sum over l of matrix[from[i], l] x[l], rows matrix_n apart; x NULL: of ones. The sums' lanes are added up for many
@@ -172,10 +173,10 @@ static void multiply_one(const Product *p) {
 }
 
 /* What sums by matrices begin with: their rows of out as they are, or each row's bias. */
-static void begin_sums(Size rows, const REAL *out, const Size *to, Size n, int lanes, const REAL *bias, REAL (*sums)[SPAN]) {
+static void begin_sums(Size rows, const REAL *out, Size n, int lanes, const REAL *bias, REAL (*sums)[SPAN]) {
     for (Size r = 0; r < rows; r++)
         if (out)
-            copy_lanes(sums[r], out + (to ? to[r] : r) * n, lanes);
+            copy_lanes(sums[r], out + r * n, lanes);
         else
             for (int l = 0; l < SPAN; l++) sums[r][l] = bias ? bias[r] : 0;
 }
@@ -232,8 +233,7 @@ static void multiply(const Product *p, Size count) {
                 if (by_matrices) {
                     if (i % PAIRED == 0) {
                         Size some = smaller(p->rows - i, PAIRED);
-                        begin_sums(some, base ? base + (p->to ? 0 : i) * p->n + b : NULL, p->to ? p->to + i : NULL, p->n, lanes,
-                                   p->bias ? p->bias + i : NULL, sums);
+                        begin_sums(some, base ? base + i * p->n + b : NULL, p->n, lanes, p->bias ? p->bias + i : NULL, sums);
                         pairs = pack_by_rows(weights, some, depth, paired);
                         add_products(some, vectors, pairs.row, pairs.entries, pairs.row, x, x_n, sums[0], SPAN);
                     }
@@ -285,7 +285,15 @@ static void weight_gradient(int rounded, Size n, Size lanes, Size rows, const RE
                 transpose_rows(columns_of_x, rounded ? (some + 1) / 2 : some, packed + c, width);
             }
             if (by_matrices) clear_after((some + 1) / 2, width, packed);
-            for (Size i = 0; i < rows; i += TILE) {
+            for (Size i = 0; by_matrices && i < rows; i += PAIRED) {
+                Size several = smaller(rows - i, PAIRED);
+                REAL *out = to_weights + i * depth + k;
+                for (Size r = 0; r < several; r++) pack_row(g + (i + r) * n + start, some, pairs[r]);
+                begin_sums(several, start ? out : NULL, depth, columns, NULL, sums);
+                add_products(several, vectors, (some + 1) / 2, pairs[0], LANE_BLOCK / 2, packed, width, sums[0], SPAN);
+                for (Size r = 0; r < several; r++) copy_lanes(out + r * depth, sums[r], columns);
+            }
+            for (Size i = 0; !by_matrices && i < rows; i += TILE) {
                 int count = (int)smaller(rows - i, TILE);
                 Rows at = {{NULL}, {NULL}, {NULL}};
                 for (int r = 0; r < count; r++) {
@@ -294,16 +302,7 @@ static void weight_gradient(int rounded, Size n, Size lanes, Size rows, const RE
                     if (!whole && start) copy_lanes(copies[r], to_weights + (i + r) * depth + k, columns);
                 }
                 const REAL *bias = start ? NULL : zeros;
-                if (by_matrices) {
-                    if (i % PAIRED == 0) {
-                        Size several = smaller(rows - i, PAIRED);
-                        for (Size r = 0; r < several; r++) pack_row(g + (i + r) * n + start, some, pairs[r]);
-                        begin_sums(several, start ? to_weights + i * depth + k : NULL, NULL, depth, columns, NULL, sums);
-                        add_products(several, vectors, (some + 1) / 2, pairs[0], LANE_BLOCK / 2, packed, width, sums[0], SPAN);
-                    }
-                    for (int r = 0; r < count; r++) at.base[r] = sums[i % PAIRED + r];
-                    tile_of(count, vectors, 0, (Matrix){g, n, 1}, packed, width, NULL, LINEAR, &at);
-                } else if (rounded) {
+                if (rounded) {
                     for (int r = 0; r < count; r++) pack_row(g + (i + r) * n + start, some, pairs[r]);
                     Matrix paired = {pairs[0], LANE_BLOCK / 2, 1};
                     tile_of_pairs(count, vectors, (some + 1) / 2, paired, packed, width, bias, LINEAR, &at);
