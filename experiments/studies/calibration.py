@@ -58,20 +58,27 @@ def row_of(path: Path, n_episodes: int) -> Row:
         seed=config["seed"],
         states=len(states),
     )
-    if isinstance(model, NFAC):
-        atoms, weights = model.returns(states, actions)
-        total = weights.cumsum(1) / weights.sum(1, keepdims=True)
+    distribution = model.returns(states, actions) if isinstance(model, NFAC) else None
     for level in LEVELS:
-        covered = None
-        if isinstance(model, NFAC):
-            low, high = (_quantile(atoms, total, q) for q in ((1 - level) / 2, (1 + level) / 2))
-            covered = round(float(((returns >= low) & (returns <= high)).mean()), 4)
-        row[f"covered_{level:.0%}".rstrip("%")] = covered
+        row[f"covered_{level:.0%}".rstrip("%")] = coverage(*distribution, returns, level) if distribution else None
     values = values_of(model, states, actions)
     row["mean_return"] = round(float(returns.mean()), 2)
     row["mean_error"] = round(float((values.mean(0) - returns).mean()), 2)
     row["smaller_error"] = round(float((values.min(0) - returns).mean()), 2)
     return row
+
+
+def coverage(atoms: NDArray[Any], weights: NDArray[Any], returns: NDArray[Any], level: float) -> float:
+    """
+    :param atoms: of each state's distribution, in increasing order, shape ``(batch, n)``
+    :param weights: of the atoms
+    :param returns: from the states
+    :param level: of the central interval
+    :return: the part of the returns that lies within it
+    """
+    total = weights.cumsum(1) / weights.sum(1, keepdims=True)
+    low, high = (_quantile(atoms, total, q) for q in ((1 - level) / 2, (1 + level) / 2))
+    return round(float(((returns >= low) & (returns <= high)).mean()), 4)
 
 
 @torch.no_grad()
@@ -86,9 +93,7 @@ def values_of(model: Any, states: NDArray[Any], actions: NDArray[Any]) -> NDArra
     """
     obs, _ = model.policy.obs_to_tensor(states)
     scaled = torch.as_tensor(model.policy.scale_action(actions), device=model.device)
-    if isinstance(model, NFAC):
-        return (model.critic.head.atoms(model.critic.raw(obs, scaled)).mean() * model.reward_scale).cpu().numpy()
-    return torch.cat(model.critic(obs, scaled), 1).T.cpu().numpy()
+    return torch.cat(model.critic(obs, scaled), 1).T.cpu().numpy() * getattr(model, "reward_scale", 1.0)
 
 
 @torch.no_grad()

@@ -254,15 +254,31 @@ static void multiply(const Product *p, Size count) {
     }
 }
 
+/* Some columns of the gradient in the weights over up to LANE_BLOCK lanes, by matrices: x is packed in pairs along the lanes, its
+ * columns side by side as far as vectors reach. goes_on: out holds the sum over earlier lanes. */
+static void gradient_by_matrices(Size rows, Size lanes, const REAL *g, Size n, REAL *x, int columns, int goes_on, REAL *out,
+                                 Size depth) {
+    REAL paired[PAIRED][LANE_BLOCK / 2] __attribute__((aligned(64))), sums[PAIRED][SPAN] __attribute__((aligned(64)));
+    Size pairs = (lanes + 1) / 2, vectors = (columns + WIDTH - 1) / WIDTH, x_n = vectors * WIDTH;
+    clear_after(pairs, x_n, x);
+    for (Size i = 0; i < rows; i += PAIRED) {
+        Size some = smaller(rows - i, PAIRED);
+        REAL *at = out + i * depth;
+        for (Size r = 0; r < some; r++) pack_row(g + (i + r) * n, lanes, paired[r]);
+        begin_sums(some, goes_on ? at : NULL, depth, columns, NULL, sums);
+        add_products(some, vectors, pairs, paired[0], LANE_BLOCK / 2, x, x_n, sums[0], SPAN);
+        for (Size r = 0; r < some; r++) copy_lanes(at + r * depth, sums[r], columns);
+    }
+}
+
 /* The gradient in the weights: to_weights[i, k] = sum over the lanes of g[i] x[from[k]], for k from first to last; rows of
  * g and x lie n apart, those of to_weights depth. rounded: g and x to bfloat16, where there is more than one row. */
 static void weight_gradient(int rounded, Size n, Size lanes, Size rows, const REAL *g, const REAL *x, const Size *from,
                             Size first, Size last, REAL *to_weights, Size depth) {
     REAL packed[LANE_BLOCK * SPAN] __attribute__((aligned(64)));
     REAL copies[TILE][SPAN] = {{0}}; /* of rows that end within a vector */
-    REAL pairs[PAIRED][LANE_BLOCK / 2] __attribute__((aligned(64)));
+    REAL pairs[(int)WIDTH > (int)TILE ? WIDTH : TILE][LANE_BLOCK / 2] __attribute__((aligned(64)));
     int by_matrices = rounded && has_matrix_unit();
-    REAL sums[PAIRED][SPAN] __attribute__((aligned(64)));
     if (rows == 1) {
         dots(last - first, lanes, from ? x : x + first * n, n, from ? from + first : NULL, g, to_weights + first);
         return;
@@ -284,16 +300,11 @@ static void weight_gradient(int rounded, Size n, Size lanes, Size rows, const RE
                 }
                 transpose_rows(columns_of_x, rounded ? (some + 1) / 2 : some, packed + c, width);
             }
-            if (by_matrices) clear_after((some + 1) / 2, width, packed);
-            for (Size i = 0; by_matrices && i < rows; i += PAIRED) {
-                Size several = smaller(rows - i, PAIRED);
-                REAL *out = to_weights + i * depth + k;
-                for (Size r = 0; r < several; r++) pack_row(g + (i + r) * n + start, some, pairs[r]);
-                begin_sums(several, start ? out : NULL, depth, columns, NULL, sums);
-                add_products(several, vectors, (some + 1) / 2, pairs[0], LANE_BLOCK / 2, packed, width, sums[0], SPAN);
-                for (Size r = 0; r < several; r++) copy_lanes(out + r * depth, sums[r], columns);
+            if (by_matrices) {
+                gradient_by_matrices(rows, some, g + start, n, packed, columns, start > 0, to_weights + k, depth);
+                continue;
             }
-            for (Size i = 0; !by_matrices && i < rows; i += TILE) {
+            for (Size i = 0; i < rows; i += TILE) {
                 int count = (int)smaller(rows - i, TILE);
                 Rows at = {{NULL}, {NULL}, {NULL}};
                 for (int r = 0; r < count; r++) {
